@@ -1,0 +1,140 @@
+"""Projected gradient descent, the attack inside adversarial training."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from sat_tf.attacks import geometry, noise
+
+BATCH_NORMS = ("inference", "batch")
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Computes `-log softmax(z)_y` for every image, in float32, without label smoothing."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+
+
+class PGD:
+    """Searches inside a norm ball for the image that the network gets most wrong.
+
+    Start: `x_0 = P(x + u)`, `u` uniform in the L-inf ball or uniform in the L2 ball.
+    Step: `x_k = P(x_{k-1} + step_size * s(grad_x sum_i CE(f(x_{k-1}), y)_i))`, where `s` is
+    the sign for L-inf and the gradient over its L2 norm for L2.
+    Project: `P` projects on the ball of radius epsilon around `x` and on the range [0, 255].
+    The result is the last iterate; no gradient flows through it. Memory does not grow with the
+    number of steps. FGSM with random start is PGD with one step.
+
+    Source: Madry et al., arXiv 1706.06083, section 2.1; Xie et al., arXiv 2006.14536, section 3.
+    Deviation: the released evaluation code of the latter leaves the random start outside the pixel
+    range until the first step; here it is projected at once.
+
+    Args:
+      epsilon: radius of the ball in pixels, at least 0.
+      step_size: length of a step in pixels, above 0 (any value where epsilon is 0).
+      steps: number of gradient steps, at least 1.
+      random_start: whether to start at a random point of the ball, else at the image.
+      norm: "linf" or "l2".
+      batch_norm: "inference" uses the moving statistics, as the released code; "batch" uses the
+        batch's own, as the weight update does. Neither changes them.
+
+    Raises:
+      ValueError: a negative or unclear epsilon, too few steps, an unknown norm or mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        step_size: float,
+        steps: int,
+        random_start: bool = True,
+        norm: str = "linf",
+        batch_norm: str = "inference",
+    ):
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon is {epsilon}; give a radius in pixels (0-255), at least 0")
+        if steps < 1:
+            raise ValueError(
+                f"steps is {steps}; PGD needs at least 1 (use the attack 'none' for 0)"
+            )
+        if epsilon > 0 and not step_size > 0:
+            raise ValueError(f"step_size is {step_size}; give a length in pixels above 0")
+        if batch_norm not in BATCH_NORMS:
+            raise ValueError(f"batch_norm is {batch_norm!r}; use one of: {', '.join(BATCH_NORMS)}")
+        self.epsilon = float(epsilon)
+        self.step_size = float(step_size)
+        self.steps = int(steps)
+        self.random_start = random_start
+        self.norm = geometry.check_norm(norm, ("linf", "l2"))
+        self.batch_norm = batch_norm
+
+    def __call__(
+        self,
+        network: Callable[..., tf.Tensor],
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns adversarial images.
+
+        Args:
+          network: maps pixels to logits [N, C] and takes `training`.
+          images: float32 [N, H, W, C] in pixels.
+          labels: int [N].
+          seed: int32 [2] or [N, 2]; None draws one from TensorFlow's global generator.
+        """
+        images = tf.convert_to_tensor(images, tf.float32)
+        adversarial = self.start(images, seed)
+        if self.steps == 1:
+            adversarial = self.step(network, adversarial, images, labels)
+        else:
+            # A loop in the graph: memory and compile time do not depend on the number of steps.
+            (adversarial,) = tf.while_loop(
+                lambda _: True,
+                lambda iterate: (self.step(network, iterate, images, labels),),
+                (adversarial,),
+                parallel_iterations=1,
+                maximum_iterations=self.steps,
+            )
+        return tf.stop_gradient(adversarial)
+
+    def start(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Returns the first iterate."""
+        if not self.random_start or self.epsilon == 0:
+            return images
+        seed = noise.fresh_seed() if seed is None else seed
+        if self.norm == "linf":
+            offset = noise.uniform(seed, images, -self.epsilon, self.epsilon)
+        else:
+            offset = self.epsilon * noise.unit_ball(seed, images)
+        return self.project(images + offset, images)
+
+    def step(
+        self, network: Callable[..., tf.Tensor], iterate: tf.Tensor, images: tf.Tensor, labels
+    ) -> tf.Tensor:
+        """Returns the next iterate."""
+        gradient = self.gradient(network, iterate, labels)
+        direction = geometry.steepest_direction(gradient, self.norm)
+        return self.project(iterate + self.step_size * direction, images)
+
+    def project(self, iterate: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Returns the nearest allowed images."""
+        return geometry.project(iterate, images, self.epsilon, self.norm)
+
+    def gradient(
+        self, network: Callable[..., tf.Tensor], iterate: tf.Tensor, labels: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the gradient of the summed cross-entropy, so no image's depends on the batch."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(iterate)
+            loss = tf.reduce_sum(cross_entropy(self.logits(network, iterate), labels))
+        return tape.gradient(loss, iterate)
+
+    def logits(self, network: Callable[..., tf.Tensor], iterate: tf.Tensor) -> tf.Tensor:
+        """Returns the network's outputs in the chosen batch-norm mode, changing no variable."""
+        if self.batch_norm == "inference":
+            return network(iterate, training=False)
+        # The scope catches the updates of the moving statistics and they are dropped with it.
+        with keras.StatelessScope():
+            return network(iterate, training=True)
