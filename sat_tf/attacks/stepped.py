@@ -1,0 +1,159 @@
+"""Attacks as state machines over single images: what packed evaluation drives.
+
+An attack has one state an image. A step costs one evaluation of the network for the whole batch,
+whatever step each image is at, so the images of a batch may have started at different times: an
+image whose fate is known gives its slot to the next one. Nothing that an image's state becomes
+depends on the other images of the batch.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import tensorflow as tf
+
+from sat_tf.attacks import noise
+
+Network = Callable[..., tf.Tensor]
+State = dict[str, tf.Tensor]
+
+
+class SteppedAttack(Protocol):
+    """An attack that can be interrupted after every evaluation of the network.
+
+    Attributes:
+      name: what reports call it, such as "apgd-ce".
+      norm: one of `geometry.NORMS`.
+      epsilon: radius of the ball in pixels.
+      num_steps: the most steps an image can take, restarts and targets included.
+    """
+
+    name: str
+    norm: str
+    epsilon: float
+    num_steps: int
+
+    def start(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, logits: tf.Tensor
+    ) -> State:
+        """Returns the state of images that took no step yet, without calling the network.
+
+        Args:
+          images: clean images, float32 [N, H, W, C] in pixels.
+          labels: int32 [N].
+          seeds: int32 [N, 2], one for each image.
+          logits: float32 [N, classes], the network's outputs for the clean images.
+
+        Returns:
+          Tensors of leading dimension N, whose shapes and dtypes `step` keeps. Every state has
+          "images", "labels", "seeds", "step" (int32 [N], steps taken), "broken" (bool [N]) and
+          "adversarial" (float32 [N, H, W, C]): the point that broke the image, inside the ball
+          and the pixel range, or else the best the attack has found in there so far.
+        """
+        ...
+
+    def step(self, network: Network, state: State) -> State:
+        """Returns the state after one more evaluation of every image.
+
+        A broken image keeps "broken" and "adversarial", and so does one that took all its steps.
+        """
+        ...
+
+
+class Stepped:
+    """Makes a stepped attack callable like any other: `attack(network, images, labels, seed)`."""
+
+    name: str
+    norm: str
+    epsilon: float
+    num_steps: int
+
+    def __call__(
+        self,
+        network: Network,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns adversarial images: where an image broke, the point that broke it first.
+
+        Elsewhere it is the best point the attack has found. The loop ends as soon as every image
+        is broken. Inside a `tf.function` it is a loop of the graph.
+
+        Args:
+          network: maps pixels to logits [N, classes] and takes `training`.
+          images: float32 [N, H, W, C] in pixels.
+          labels: int [N].
+          seed: int32 [2] or [N, 2] (one an image); None draws one from TensorFlow's generator.
+        """
+        images = tf.convert_to_tensor(images, tf.float32)
+        labels = tf.cast(labels, tf.int32)
+        seed = noise.fresh_seed() if seed is None else tf.convert_to_tensor(seed, tf.int32)
+        if seed.shape.rank == 1:
+            shape = [tf.shape(images)[0], 2]
+            seed = tf.random.stateless_uniform(shape, seed, None, None, tf.int32)
+        state = self.start(images, labels, seed, network(images, training=False))
+        state = tf.while_loop(
+            lambda state: tf.reduce_any(unfinished(state, self.num_steps)),
+            lambda state: (self.step(network, state),),
+            (state,),
+            parallel_iterations=1,
+            maximum_iterations=self.num_steps,
+        )[0]
+        return tf.stop_gradient(state["adversarial"])
+
+    def start(self, images, labels, seeds, logits) -> State:
+        """Returns the state of images that took no step yet (see `SteppedAttack`)."""
+        raise TypeError(f"{type(self).__name__} must define `start` and `step`")
+
+    def step(self, network: Network, state: State) -> State:
+        """Returns the state after one more evaluation (see `SteppedAttack`)."""
+        raise TypeError(f"{type(self).__name__} must define `start` and `step`")
+
+
+def begin(images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, **more: tf.Tensor) -> State:
+    """Returns the part of the first state that all attacks share, and what else an attack keeps."""
+    batch = tf.shape(images)[:1]
+    return {
+        "images": images,
+        "labels": tf.cast(labels, tf.int32),
+        "seeds": tf.cast(seeds, tf.int32),
+        "step": tf.zeros(batch, tf.int32),
+        "broken": tf.zeros(batch, tf.bool),
+        "adversarial": images,
+        **more,
+    }
+
+
+def unfinished(state: State, num_steps: int) -> tf.Tensor:
+    """Tells for every image whether it still stands and has steps left, as bool [N]."""
+    return ~state["broken"] & (state["step"] < num_steps)
+
+
+def advance(
+    state: State, num_steps: int, point: tf.Tensor, hit: tf.Tensor, best: tf.Tensor, **more
+) -> State:
+    """Returns the state one step later.
+
+    Args:
+      state: the state before.
+      num_steps: the attack's.
+      point: the points just evaluated.
+      hit: bool [N], where `point` breaks the image.
+      best: what "adversarial" holds where nothing has broken the image.
+      **more: the attack's own entries that changed.
+    """
+    active = unfinished(state, num_steps)
+    adversarial = where(hit, point, best)
+    return {
+        **state,
+        **more,
+        "step": state["step"] + 1,
+        "broken": state["broken"] | (active & hit),
+        "adversarial": where(active, adversarial, state["adversarial"]),
+    }
+
+
+def where(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Chooses whole images: `x[n]` where `condition[n]`, else `y[n]`."""
+    ones = [1] * (max(tf.convert_to_tensor(x).shape.rank, tf.convert_to_tensor(y).shape.rank) - 1)
+    return tf.where(tf.reshape(condition, [-1, *ones]), x, y)
