@@ -1,0 +1,80 @@
+"""Networks by name, their activation handed in: pixels > normalise > body > logits."""
+
+import inspect
+import re
+from collections.abc import Callable
+
+import keras
+
+from sat_tf.models import cifar
+from sat_tf.models.layers import Activation, activation_sites
+
+_BODIES = {**cifar.NETWORKS}
+NAMES = tuple(_BODIES)
+
+
+def build(
+    name: str,
+    *,
+    activation: Activation,
+    num_classes: int,
+    image_size: int | tuple[int, int],
+    num_channels: int = 3,
+    **options,
+) -> keras.Model:
+    """Builds a network from float32 pixels [N, H, W, C] in [0, 255] to float32 logits [N, classes].
+
+    Pixels x are normalised inside, as x * 2 / 255 - 1, in float32 whatever the dtype policy is.
+    Layer names depend on nothing but the arguments. Weight decay is left to the trainer.
+
+    Args:
+      name: one of `NAMES`, or any wide ResNet as "wrn-<depth>-<width>".
+      activation: a spec for `sat_tf.activations.make`, or a callable that makes a layer from a
+          name; called afresh at every site.
+      num_classes: number of logits, at least 2.
+      image_size: side of a square image or (height, width), in pixels.
+      num_channels: channels of an image: 3, or 1 for the digits.
+      **options: the network's own, such as `width` and `zero_gamma` of a ResNet.
+
+    Returns:
+      A functional model named `name`.
+
+    Raises:
+      ValueError: an unknown name or option, or a size, channel or class number that cannot be.
+
+    Source: Xie et al. 2020, arXiv 2006.14536, for the range [-1, 1]; CIFAR networks keep it.
+    """
+    body = _body(name)
+    _check_options(name, body, options)
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, not {num_classes}.")
+    height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+    if min(height, width, num_channels) < 1:
+        raise ValueError(
+            f"An image needs a positive height, width and number of channels, not {height} x "
+            f"{width} x {num_channels}."
+        )
+    pixels = keras.Input((height, width, num_channels), dtype="float32", name="pixels")
+    images = keras.layers.Rescaling(2 / 255, offset=-1.0, dtype="float32", name="normalise")(pixels)
+    logits = body(images, activation_sites(activation), num_classes, **options)
+    return keras.Model(pixels, logits, name=name)
+
+
+def _body(name: str) -> Callable[..., keras.KerasTensor]:
+    if name in _BODIES:
+        return _BODIES[name]
+    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        return cifar.wide_resnet(*map(int, wide.groups()))
+    raise ValueError(
+        f"Unknown network {name!r}; expected wrn-<depth>-<width> or one of: {', '.join(NAMES)}."
+    )
+
+
+def _check_options(name: str, body: Callable[..., keras.KerasTensor], options: dict) -> None:
+    parameters = inspect.signature(body).parameters.values()
+    valid = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    if unknown := sorted(set(options) - set(valid)):
+        raise ValueError(
+            f"Network {name!r} has no option {', '.join(unknown)}; its options are: "
+            f"num_channels, {', '.join(valid)}."
+        )

@@ -1,0 +1,213 @@
+"""Laws that hold for every network, and the CIFAR family against the literature."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf import models
+
+ONE_LAYER = keras.layers.ReLU(name="shared")
+SMALL = ("resnet8", "resnet18", "preactresnet18", "wrn-10-1")
+
+
+def build(name, activation="swish", num_classes=10, image_size=8, **options):
+    if name in ("resnet18", "resnet34"):
+        options.setdefault("width", 8)
+    return models.build(
+        name, activation=activation, num_classes=num_classes, image_size=image_size, **options
+    )
+
+
+def num_parameters(network):
+    return sum(int(np.prod(w.shape)) for w in network.trainable_weights)
+
+
+def site_names(name, **options):
+    """Names of the sites at which the network asked for an activation."""
+    names = []
+
+    def activation(site):
+        names.append(site)
+        return keras.layers.Activation("tanh", name=site)
+
+    return build(name, activation, **options), names
+
+
+def conv(size, filters_in, filters_out):
+    return size * size * filters_in * filters_out
+
+
+def basic_resnet(num_blocks, width, projection, classes=10):
+    """Parameters of a post-activation ResNet, by the formula of the paper's tables."""
+    total, channels = conv(3, 3, width) + 2 * width, width
+    for group, repeats in enumerate(num_blocks):
+        filters = width * 2**group
+        for _ in range(repeats):
+            total += conv(3, channels, filters) + conv(3, filters, filters) + 4 * filters
+            if channels != filters and projection:
+                total += conv(1, channels, filters) + 2 * filters
+            channels = filters
+    return total + channels * classes + classes
+
+
+def preactivation_resnet(num_blocks, stem, width, classes=10):
+    total, channels = conv(3, 3, stem), stem
+    for group, repeats in enumerate(num_blocks):
+        filters = width * 2**group
+        for _ in range(repeats):
+            total += 2 * channels + conv(3, channels, filters)
+            total += 2 * filters + conv(3, filters, filters)
+            total += conv(1, channels, filters) if channels != filters else 0
+            channels = filters
+    return total + 2 * channels + channels * classes + classes
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "closed_form"),
+    [
+        # He et al. 2015, table 6, gives 0.27M, 0.46M, 0.85M and 1.7M.
+        ("resnet20", 269_722, basic_resnet((3,) * 3, 16, False)),
+        ("resnet32", 464_154, basic_resnet((5,) * 3, 16, False)),
+        ("resnet56", 853_018, basic_resnet((9,) * 3, 16, False)),
+        # Zagoruyko and Komodakis 2016, table 4, gives 2.7M and 36.5M.
+        ("wrn-16-4", 2_748_890, preactivation_resnet((2,) * 3, 16, 64)),
+        ("wrn-28-10", 36_479_194, preactivation_resnet((4,) * 3, 16, 160)),
+    ],
+)
+def test_parameters_are_those_of_the_literature(name, published, closed_form):
+    assert num_parameters(build(name, "relu", image_size=32)) == published == closed_form
+
+
+def test_wide_variants_of_the_imagenet_depths_are_those_of_the_literature():
+    def count(name, **options):
+        return num_parameters(build(name, "relu", image_size=32, **options))
+
+    assert count("resnet18", width=64) == 11_173_962 == basic_resnet((2,) * 4, 64, True)
+    assert count("resnet34", width=64) == 21_282_122 == basic_resnet((3, 4, 6, 3), 64, True)
+    # The published count, of a variant without the last norm, and that norm.
+    assert count("preactresnet18") == 11_171_146 + 2 * 512
+    assert count("preactresnet18") == preactivation_resnet((2,) * 4, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "sites"),
+    [("resnet8", 1 + 2 * 3), ("resnet18", 1 + 2 * 8), ("preactresnet18", 2 * 8 + 1)],
+)
+def test_the_activation_reaches_every_site_and_nothing_else_bends(name, sites):
+    network, names = site_names(name)
+    assert len(names) == len(set(names)) == sites
+    assert [x.name for x in network.layers if isinstance(x, keras.layers.Activation)] == names
+    fused = [x for x in network.layers if hasattr(x, "activation") and x.name not in names]
+    assert all(x.activation is keras.activations.linear for x in fused)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_spec_reaches_every_site_as_a_layer_of_its_own(name):
+    _, names = site_names(name)
+    network = build(name, "swish")
+    layers = [network.get_layer(site) for site in names]
+    assert len({id(layer) for layer in layers}) == len(names)
+    x = tf.constant([-2.0, 0.5])
+    for layer in layers:
+        np.testing.assert_allclose(layer(x), x / (1 + np.exp([2.0, -0.5])), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_names_do_not_depend_on_what_was_built_before(name):
+    first, second = build(name), build(name)
+    assert first.name == name
+    assert [x.name for x in first.layers] == [x.name for x in second.layers]
+    assert [w.path for w in first.weights] == [w.path for w in second.weights]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_are_float32_of_any_batch_and_return_from_a_file(name, tmp_path):
+    network = build(name, num_classes=7)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    for batch in (1, 3):
+        pixels = tf.random.uniform((batch, 8, 8, 3), 0, 255)
+        logits = network(pixels)
+        assert logits.shape == (batch, 7)
+        assert logits.dtype == tf.float32
+        np.testing.assert_array_equal(loaded(pixels), logits)
+
+
+def test_images_may_be_oblong_and_grey():
+    network = build("resnet8", image_size=(8, 12), num_channels=1)
+    assert network.input_shape == (None, 8, 12, 1)
+    assert network(tf.zeros((2, 8, 12, 1))).shape == (2, 10)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_pixels_are_normalised_to_plus_minus_one_without_rounding(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        network = build("resnet8")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert network.get_layer("group0_block0_conv1").compute_dtype == policy.removeprefix("mixed_")
+    # 100.3 is between two bfloat16 numbers, 100.0 and 100.5.
+    pixels = np.tile([0.0, 100.3, 255.0], (1, 8, 8, 1)).astype(np.float32)
+    until = keras.Model(network.input, [network.get_layer("normalise").output, network.output])
+    for call in (until, tf.function(until)):
+        images, logits = call(tf.constant(pixels))
+        assert images.dtype == logits.dtype == tf.float32
+        np.testing.assert_allclose(images[0, 0, 0], [-1, 100.3 / 127.5 - 1, 1], atol=1e-6)
+
+
+def test_a_strided_block_sees_its_whole_neighbourhood():
+    """A unit image moves the strided 3x3 outputs whose centre, an even position, is next to it."""
+    network = build("resnet8", image_size=8)
+    x = network.get_layer("group0_block0_act").output
+    strided = keras.Model(x, network.get_layer("group1_block0_conv1").output)
+    for position, expected in ((0, [0]), (2, [1]), (3, [1, 2]), (7, [3])):
+        image = np.zeros((1, 8, 8, 16), np.float32)
+        image[0, position] = 1
+        moved = np.abs(strided(image)).sum(axis=(0, 2, 3))
+        assert np.flatnonzero(moved).tolist() == expected
+
+
+def test_the_padded_shortcut_keeps_every_second_position_and_appends_zeros():
+    network = build("resnet8")
+    shortcut = network.get_layer("group1_block0_shortcut")
+    x = tf.random.normal((2, 5, 8, 16))
+    result = shortcut(x)
+    np.testing.assert_array_equal(result[..., :16], x[:, ::2, ::2])
+    np.testing.assert_array_equal(result[..., 16:], np.zeros((2, 3, 4, 16)))
+
+
+def test_zero_gamma_makes_every_block_an_identity_at_first():
+    network = build("resnet8", "linear", zero_gamma=True)
+    until = [network.get_layer(n).output for n in ("conv0_act", "group0_block0_act")]
+    before, after = keras.Model(network.input, until)(tf.random.uniform((1, 8, 8, 3), 0, 255))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_kernels_start_with_variance_two_over_the_fan_out():
+    kernel = build("resnet18", width=64).get_layer("group3_block1_conv2").kernel.numpy()
+    assert kernel.shape == (3, 3, 512, 512)
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 512)), rtol=0.01)
+
+
+def test_no_network_regularises_itself():
+    for name in SMALL:
+        assert build(name).losses == []
+        assert all(getattr(x, "kernel_regularizer", None) is None for x in build(name).layers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet21"}, "Unknown network 'resnet21'.*resnet20.*wrn-28-10"),
+        ({"name": "wrn-29-10"}, "6n . 4"),
+        ({"name": "resnet20", "depth": 3}, "no option depth.*width, zero_gamma"),
+        ({"name": "resnet20", "num_classes": 1}, "at least 2, not 1"),
+        ({"name": "resnet20", "image_size": 0}, "0 x 0 x 3"),
+        ({"name": "resnet20", "activation": lambda name: ONE_LAYER}, "sites"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_what_can(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
