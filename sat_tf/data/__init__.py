@@ -1,0 +1,87 @@
+"""Image classification data as `tf.data`: float32 pixels in [0, 255] and int32 labels.
+
+What a training batch holds depends on the seed and the step number alone (see `order`), so that a
+run that stops and starts again sees exactly the batches of one that never stopped.
+"""
+
+import tensorflow as tf
+
+from sat_tf.data.info import SPLITS, Info, Request
+
+__all__ = ["SPLITS", "Info", "describe", "load"]
+
+
+def describe(
+    name: str, data_dir: str | None = None, validation_examples: int | None = None
+) -> Info:
+    """Tells the classes, image shape and number of examples of a set without decoding it.
+
+    Args:
+      name: as in `load`.
+      data_dir: as in `load`.
+      validation_examples: as in `load`.
+    """
+    return _source(name, data_dir, validation_examples).info
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    batch_size: int,
+    image_size: int | None = None,
+    training: bool = False,
+    seed: int = 0,
+    start_step: int = 0,
+    augment: str | None = None,
+    data_dir: str | None = None,
+    validation_examples: int | None = None,
+) -> tf.data.Dataset:
+    """Reads a part of a set in batches (images float32 [N, H, W, C] in pixels, labels int32 [N]).
+
+    With `training`, an endless stream of full batches, shuffled anew every epoch of
+    `describe(name).steps_per_epoch(batch_size)` steps and augmented; otherwise every image once, in
+    a fixed order, the last batch smaller where the number does not divide.
+
+    Args:
+      name: "digits" or the name of a TFDS image classification set.
+      split: "train", "validation" or "test". The validation part is cut from the training split by
+        position, the same for every seed, and is never trained on.
+      batch_size: images a batch, over all replicas.
+      image_size: side of the images in pixels; None keeps the stored one.
+      training: whether to shuffle, repeat and augment.
+      seed: decides order and augmentation.
+      start_step: the first batch is that of this step of the stream.
+      augment: one of `augment.NAMES`; None takes the set's own default.
+      data_dir: where TFDS looks; None is TFDS's own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+      validation_examples: size of the validation part; None takes `default_validation_examples`.
+
+    Raises:
+      ValueError: an unknown name, split or augmentation; a batch that cannot be filled; a set that
+        is not there.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of: {', '.join(SPLITS)}")
+    if training and split != "train":
+        raise ValueError(f"training=True reads the split 'train', not {split!r}")
+    source = _source(name, data_dir, validation_examples)
+    if training:
+        source.info.steps_per_epoch(batch_size)
+    elif batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; give 1 or more")
+    request = Request(batch_size, image_size, training, seed, start_step, augment)
+    options = tf.data.Options()
+    options.deterministic = True
+    # Every worker of several reads the same stream and keeps its own part of each batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return source.load(split, request).prefetch(2).with_options(options)
+
+
+def _source(name: str, data_dir: str | None, validation_examples: int | None):
+    if name == "digits":
+        from sat_tf.data.digits import Digits
+
+        return Digits(validation_examples)
+    from sat_tf.data.tfds_sets import Tfds
+
+    return Tfds(name, data_dir, validation_examples)

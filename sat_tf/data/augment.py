@@ -1,0 +1,67 @@
+"""Random changes of a training batch, decided by (seed, step) and the place in the batch."""
+
+import tensorflow as tf
+
+NAMES = ("none", "crop", "crop_flip", "inception")
+
+# Separates the numbers of augmentation from those of the order, which use (seed, epoch).
+_AUGMENT_STREAM = 0x617567
+
+
+def check_augment(name: str, supported: tuple[str, ...] = NAMES) -> str:
+    """Returns `name` if it is one of `supported`.
+
+    Raises:
+      ValueError: an unknown augmentation, with the list of supported ones.
+    """
+    if name not in supported:
+        raise ValueError(f"augment={name!r} is not one of: {', '.join(supported)}")
+    return name
+
+
+def seed_of(seed: int, place: tf.Tensor) -> tf.Tensor:
+    """Derives the seed [2] of a step, or of one example's place in the endless stream."""
+    seed = tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, _AUGMENT_STREAM], tf.int64), tf.cast(place, tf.int64)
+    )
+    return seed
+
+
+def augment_batch(images: tf.Tensor, name: str, seed: tf.Tensor) -> tf.Tensor:
+    """Crops and flips every image of a batch at random.
+
+    "crop" pads every side with an eighth of it in black (4 pixels for 32, as is usual for CIFAR;
+    1 for 8) and cuts a window of the original size at a random place; "crop_flip" also mirrors
+    half of the images; "none" changes nothing.
+
+    Args:
+      images: tensor [N, H, W, C] of any dtype.
+      name: "none", "crop" or "crop_flip".
+      seed: integer tensor [2], as from `seed_of`.
+    """
+    if check_augment(name, NAMES[:3]) == "none":
+        return images
+    num, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    top = tf.random.stateless_uniform([num], seeds[0], 0, 2 * (height // 8) + 1, tf.int32)
+    left = tf.random.stateless_uniform([num], seeds[1], 0, 2 * (width // 8) + 1, tf.int32)
+    flip = tf.random.stateless_uniform([num], seeds[2], 0, 2, tf.int32) == 1
+    return windows(images, top, left, flip & (name == "crop_flip"))
+
+
+def windows(images: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+    """Cuts a window of the original size out of each image, padded by an eighth of its sides.
+
+    Args:
+      images: tensor [N, H, W, C].
+      top: int32 [N], first row of the window in the padded image, 0 to 2 (H // 8).
+      left: int32 [N], first column, 0 to 2 (W // 8).
+      flip: bool [N], which windows are mirrored left to right.
+    """
+    height, width = images.shape[1], images.shape[2]
+    rows, columns = height // 8, width // 8
+    padded = tf.pad(images, [[0, 0], [rows, rows], [columns, columns], [0, 0]])
+    across = tf.range(width)
+    across = tf.where(flip[:, None], across[::-1], across)
+    padded = tf.gather(padded, top[:, None] + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(padded, left[:, None] + across, axis=2, batch_dims=1)

@@ -1,0 +1,60 @@
+"""The handwritten digits that scikit-learn carries: real, tiny, and there without a download."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.data import memory
+from sat_tf.data.info import Info, Request, check_validation_examples
+
+# The set comes ordered by writer and without a test split: every fifth image is ours.
+_TEST_EVERY = 5
+
+
+class Digits:
+    """1,797 grey images of 8 x 8 pixels, ten classes, stored values 0 to 16 scaled to 0 to 255.
+
+    Fixed parts: every fifth image (the last of each five) is test, 359 in all; of the other 1,438,
+    143 evenly spread ones are validation.
+
+    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, test
+    part, as in `sklearn.datasets.load_digits`. The split into parts is ours.
+    """
+
+    default_augment = "none"  # a mirrored digit is another digit, or none
+
+    def __init__(self, validation_examples: int | None = None):
+        indices = np.arange(len(_arrays().labels))
+        is_test = indices % _TEST_EVERY == _TEST_EVERY - 1
+        train = indices[~is_test]
+        size = check_validation_examples(validation_examples, len(train))
+        train, validation = cut_evenly(train, size)
+        self._parts = {"train": train, "validation": validation, "test": indices[is_test]}
+        self.info = Info(
+            "digits",
+            tuple("0123456789"),
+            (8, 8, 1),
+            {split: len(part) for split, part in self._parts.items()},
+        )
+
+    def load(self, split: str, request: Request) -> tf.data.Dataset:
+        if request.training:
+            name = request.augment or self.default_augment
+            return memory.training(_arrays(), self._parts[split], name, request)
+        return memory.evaluation(_arrays(), self._parts[split], request)
+
+
+def cut_evenly(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Takes `size` evenly spread entries out of `indices`: returns (the others, those taken)."""
+    places = (np.arange(size) * 2 + 1) * len(indices) // (2 * max(size, 1))
+    return np.delete(indices, places), indices[places]
+
+
+@functools.cache
+def _arrays() -> memory.Arrays:
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    images = np.rint(digits.images[..., None] * (255 / 16)).astype(np.uint8)
+    return memory.Arrays.of(images, digits.target)

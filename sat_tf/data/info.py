@@ -1,0 +1,92 @@
+"""What a data set is, and what is asked of it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+SPLITS = ("train", "validation", "test")
+
+# More than this adds hours of attacks and hardly any precision to the choice of a checkpoint.
+_MOST_VALIDATION_EXAMPLES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Describes an image classification set as the project sees it.
+
+    Attributes:
+      name: the name it was asked for by.
+      class_names: one string a class, in the order of the labels.
+      image_shape: (height, width, channels) as stored; height and width are None where they vary.
+      num_examples: how many images each of "train", "validation" and "test" holds. "train" is what
+        is trained on: the validation part is already taken out of it.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int | None, int | None, int]
+    num_examples: Mapping[str, int]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        return self.image_shape[2]
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the stored images in pixels; None where they vary or are not square."""
+        height, width, _ = self.image_shape
+        return height if height == width else None
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Counts the full batches of an epoch: `floor(num_examples["train"] / batch_size)`.
+
+        Raises:
+          ValueError: not one batch can be filled.
+        """
+        steps = self.num_examples["train"] // batch_size if batch_size > 0 else 0
+        if not steps:
+            raise ValueError(
+                f"batch size {batch_size} cannot be filled from the {self.num_examples['train']} "
+                f"training images of {self.name}; give 1 to {self.num_examples['train']}"
+            )
+        return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `load` was asked for, beside the name and the split; see there."""
+
+    batch_size: int
+    image_size: int | None = None
+    training: bool = False
+    seed: int = 0
+    start_step: int = 0
+    augment: str | None = None
+    eval_resize: str = "center_crop"
+
+
+def default_validation_examples(num_train: int) -> int:
+    """Sizes the validation part of a training split.
+
+    2 % of the split, but at least 1,000 images, at most a tenth of the split or 10,000 images:
+    digits 143, CIFAR 1,000, ImageNet 10,000.
+    """
+    return min(num_train // 10, max(1_000, num_train // 50), _MOST_VALIDATION_EXAMPLES)
+
+
+def check_validation_examples(requested: int | None, num_train: int) -> int:
+    """Returns the size of the validation part, the default where none was requested.
+
+    Raises:
+      ValueError: the part is negative or leaves nothing to train on.
+    """
+    size = default_validation_examples(num_train) if requested is None else requested
+    if not 0 <= size < num_train:
+        raise ValueError(
+            f"validation_examples={size} of a training split of {num_train} images; "
+            f"give 0 to {num_train - 1}"
+        )
+    return size

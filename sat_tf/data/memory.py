@@ -1,0 +1,71 @@
+"""Sets small enough to be held decoded in memory: a batch is one gather."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.data import augment, order
+from sat_tf.data.info import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Decoded images, held once for all the splits that are cut from them.
+
+    Attributes:
+      images: uint8 tensor [N, H, W, C] on the host.
+      labels: int32 tensor [N].
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray) -> "Arrays":
+        # The host's memory: a data set must not sit on an accelerator.
+        with tf.device("CPU:0"):
+            return cls(tf.constant(images, tf.uint8), tf.constant(labels, tf.int32))
+
+
+def training(arrays: Arrays, indices: np.ndarray, name: str, request: Request) -> tf.data.Dataset:
+    """Yields the batches of steps `request.start_step`, ... of an endless stream.
+
+    Args:
+      arrays: where the examples lie.
+      indices: int64 [n], which of them are trained on.
+      name: the augmentation, one that works on batches.
+      request: batch size, image size, seed and first step.
+    """
+    augment.check_augment(name, augment.NAMES[:3])
+    indices = tf.constant(indices, tf.int64)
+
+    def make(step: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        chosen = tf.gather(indices, places)
+        images = tf.gather(arrays.images, chosen)
+        images = augment.augment_batch(images, name, augment.seed_of(request.seed, step))
+        return to_pixels(images, request.image_size), tf.gather(arrays.labels, chosen)
+
+    steps = order.batches(len(indices), request.batch_size, request.seed, request.start_step)
+    return steps.map(make, num_parallel_calls=2)
+
+
+def evaluation(arrays: Arrays, indices: np.ndarray, request: Request) -> tf.data.Dataset:
+    """Yields every image of `indices` once, in that order; the last batch may be smaller."""
+
+    def make(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images = to_pixels(tf.gather(arrays.images, chosen), request.image_size)
+        return images, tf.gather(arrays.labels, chosen)
+
+    chosen = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+    return chosen.batch(request.batch_size).map(make, num_parallel_calls=2)
+
+
+def to_pixels(images: tf.Tensor, image_size: int | None) -> tf.Tensor:
+    """Casts uint8 images to float32 pixels and resizes them bilinearly to another side.
+
+    Bilinear (antialiased where it shrinks) stays inside the pixel range, as bicubic does not.
+    """
+    if image_size is None or images.shape[1:3] == (image_size, image_size):
+        return tf.cast(images, tf.float32)
+    return tf.image.resize(images, [image_size, image_size], "bilinear", antialias=True)
