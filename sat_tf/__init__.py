@@ -1,3 +1,10 @@
 """Smooth adversarial training (Xie et al., arXiv 2006.14536) in TensorFlow and Keras."""
 
+import sys
+
 __version__ = "0.1.0"
+
+if sys.argv[0] == "-m":  # a program of ours is starting, nobody imports us as a library
+    from sat_tf import quiet
+
+    quiet.import_tensorflow()

@@ -1,0 +1,36 @@
+"""The flag type of lengths in pixels: 8 is right, 8/255 is not."""
+
+from absl import flags
+
+
+class PixelsParser(flags.ArgumentParser):
+    """Reads a length in pixels (0-255), at least 0."""
+
+    syntactic_help = "a length in pixels, where images span 0-255"
+
+    def parse(self, argument: str | float) -> float:
+        """Returns the number.
+
+        Raises:
+          ValueError: a fraction of 255, a negative number, or no number.
+        """
+        text = str(argument)
+        if "/" in text:
+            head = text.split("/")[0]
+            raise ValueError(f"the unit is pixels, as the paper counts: write {head}, not {text}")
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number; give pixels, such as 8") from None
+        if not 0 <= value <= 255:
+            raise ValueError(f"{text} pixels is out of range; give a number from 0 to 255")
+        return value
+
+    def flag_type(self) -> str:
+        """Returns the type's name in the help text."""
+        return "pixels"
+
+
+def define(name: str, default: float | None, description: str) -> None:
+    """Defines a flag of this type."""
+    flags.DEFINE(PixelsParser(), name, default, description, serializer=flags.ArgumentSerializer())

@@ -1,0 +1,107 @@
+"""Keeps the workdir able to continue the run at any moment."""
+
+import contextlib
+import pathlib
+import signal
+from collections.abc import Callable, Iterator
+
+import keras
+
+from sat_tf import atomic, checkpoints
+
+
+class Interrupted(Exception):
+    """The run was told to stop and has saved its state.
+
+    Args:
+      step: optimiser steps done and saved.
+      signal_number: of the signal that stopped it.
+    """
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after step {step}; the state is "
+            "saved, and the same command continues from there"
+        )
+        self.signal_number = signal_number
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the training state and the best network.
+
+    At the end of every epoch, and every `every` steps, the state goes to
+    `<workdir>/checkpoints/step_<step>.npz`. `<workdir>/network.keras` is the network of the epoch
+    with the highest robust validation accuracy, the later one among equals, as robust overfitting
+    makes the last epoch a poor choice (Rice et al., arXiv 2002.11569); without validation images
+    it is the last. Inside `handling_signals`, Ctrl-C and SIGTERM save after the current step.
+
+    Put it last among the callbacks: whatever stops the run on a bad step must come before.
+
+    Args:
+      workdir: directory of the run.
+      record: what a restored run knows beside its variables: "history", a list of the logs of
+        every epoch, and "best", the one that was chosen.
+      every: steps between checkpoints; 0 saves at the end of epochs only.
+      on_save: called with the record after the end of every epoch.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        record: dict,
+        *,
+        every: int = 0,
+        on_save: Callable[[dict], None] = lambda record: None,
+    ):
+        super().__init__()
+        self.workdir, self.record, self.every, self.on_save = workdir, record, every, on_save
+        self._step = 0
+        self._signal: int | None = None
+
+    @contextlib.contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Turns Ctrl-C and SIGTERM into a saved state; a second one stops at once."""
+
+        def remember(number, frame):
+            self._signal = number
+            signal.signal(number, previous[number])
+
+        previous = {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, logs=None) -> None:
+        """Reads where the run stands."""
+        self._step = int(self.model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        """Saves where it is due; counts by itself, as reading the device would make it wait."""
+        self._step += 1
+        if self._signal is not None:
+            self._save()
+            raise Interrupted(self._step, self._signal)
+        if self.every and self._step % self.every == 0:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Keeps the logs, the network if it is the best so far, and the state."""
+        entry = {"epoch": epoch + 1, "step": self._step}
+        entry |= {name: float(value) for name, value in (logs or {}).items()}
+        history = [old for old in self.record["history"] if old["epoch"] <= epoch]
+        self.record["history"] = [*history, entry]
+        if _score(entry) >= _score(self.record["best"]):
+            self.record["best"] = entry
+            with atomic.replacing(self.workdir / "network.keras") as temporary:
+                self.model.best_network.save(temporary)
+        self._save()
+        self.on_save(self.record)
+
+    def _save(self):
+        checkpoints.save(self.workdir / "checkpoints", self._step, self.model.state, self.record)
+
+
+def _score(entry):
+    return -1.0 if entry is None else entry.get("val_adversarial_accuracy", 0.0)

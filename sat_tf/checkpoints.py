@@ -1,0 +1,108 @@
+"""Training state on disk: written whole or not at all, checked when read."""
+
+import json
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from absl import logging
+
+from sat_tf import atomic
+
+_RECORD = "record.json"
+
+
+def save(
+    directory: pathlib.Path, step: int, state: Sequence[keras.Variable], record: dict, keep: int = 2
+) -> pathlib.Path:
+    """Writes `step_<step>.npz`, then removes all but the newest `keep` files.
+
+    An array a variable, named by position and path, and a JSON record. The zip format carries a
+    CRC-32 of each, so damage is noticed when the file is read. Nothing is pickled.
+
+    Args:
+      directory: made if it is missing.
+      step: optimiser steps done.
+      state: variables to restore, in an order that is the same in every run.
+      record: whatever else the run must know, as JSON.
+      keep: files to keep, at least 1.
+
+    Raises:
+      OSError: the disk is full or not writable; the older files are untouched.
+    """
+    arrays = {_key(i, variable): _value(variable) for i, variable in enumerate(state)}
+    arrays[_RECORD] = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    path = directory / f"step_{step:09d}.npz"
+    with atomic.replacing(path) as temporary:
+        np.savez(temporary, **arrays)
+    for old in _newest_first(directory)[keep:]:
+        old.unlink()
+    return path
+
+
+def restore(directory: pathlib.Path, state: Sequence[keras.Variable]) -> tuple[int, dict] | None:
+    """Assigns the newest readable file to `state` and returns its step and record.
+
+    A damaged file is named in a warning and the one before it is used. Returns None where there
+    is no file at all.
+
+    Raises:
+      ValueError: files exist but none is readable, or one belongs to another network.
+    """
+    paths = _newest_first(directory)
+    for path in paths:
+        try:
+            arrays = _read(path)
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
+            logging.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
+            continue
+        record = json.loads(arrays.pop(_RECORD).tobytes().decode())
+        _assign(path, arrays, state)
+        return int(path.stem.split("_")[1]), record
+    if paths:
+        raise ValueError(
+            f"none of the {len(paths)} checkpoints in {directory} is readable; start again with "
+            "--overwrite or in another --workdir"
+        )
+    return None
+
+
+def _newest_first(directory):
+    return sorted(directory.glob("step_*.npz"), reverse=True)
+
+
+def _read(path):
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+        if bad is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {bad}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _assign(path, arrays, state):
+    expected = {_key(i, variable): variable for i, variable in enumerate(state)}
+    if arrays.keys() != expected.keys():
+        odd = sorted(arrays.keys() ^ expected.keys())
+        raise ValueError(
+            f"checkpoint {path} belongs to another network or optimiser: {len(odd)} variables "
+            f"differ, the first is {odd[0]!r}; use the flags it was made with or another --workdir"
+        )
+    for name, variable in expected.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise ValueError(
+                f"checkpoint {path}: {name} has shape {arrays[name].shape}, expected "
+                f"{tuple(variable.shape)}"
+            )
+        variable.assign(arrays[name])
+
+
+def _key(index, variable):
+    return f"{index:05d}:{variable.path}"
+
+
+def _value(variable):
+    return keras.ops.convert_to_numpy(variable.value)

@@ -1,0 +1,89 @@
+"""Learning rates as functions of the optimiser's step."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+NAMES = ("constant", "step", "cosine", "one_cycle")
+
+
+@keras.saving.register_keras_serializable(package="sat_tf")
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up from 0 to the peak, then one of four shapes down.
+
+    With `t` the step, `w` the warm-up's length, `T` the run's and `q = (t - w) / (T - w)`:
+
+    - warm-up (t < w): `peak * (t + 1) / w`
+    - constant: `peak`
+    - step: `peak * factor^(number of boundaries b with t >= b)`
+    - cosine: `peak * (1 + cos(pi q)) / 2` (Loshchilov and Hutter, arXiv 1608.03983)
+    - one_cycle: `peak * (1 - q)`, the triangle of Smith, arXiv 1708.07120, used for fast
+      adversarial training by Wong et al., arXiv 2001.03994
+
+    Args:
+      name: one of `NAMES`.
+      peak: the largest learning rate, for the whole batch as given (nothing scales it).
+      num_steps: T, optimiser steps in the run.
+      warmup_steps: w.
+      boundaries: optimiser steps at which "step" falls; increasing.
+      factor: what "step" multiplies by, 0.1 in the paper.
+
+    Raises:
+      ValueError: an unknown name, a rate or length out of range, boundaries out of order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        peak: float,
+        num_steps: int,
+        warmup_steps: int = 0,
+        boundaries: tuple[int, ...] = (),
+        factor: float = 0.1,
+    ):
+        if name not in NAMES:
+            raise ValueError(f"schedule {name!r} is unknown; use one of: {', '.join(NAMES)}")
+        if not peak > 0:
+            raise ValueError(f"the learning rate is {peak}; give a number above 0")
+        if not 0 <= warmup_steps < num_steps:
+            raise ValueError(
+                f"the warm-up takes {warmup_steps} of {num_steps} steps; make it shorter than "
+                "the run"
+            )
+        if list(boundaries) != sorted(set(boundaries)):
+            raise ValueError(f"boundaries are {boundaries}; give increasing, different numbers")
+        self.name, self.peak, self.num_steps = name, peak, num_steps
+        self.warmup_steps, self.boundaries, self.factor = warmup_steps, tuple(boundaries), factor
+
+    def __call__(self, step) -> tf.Tensor:
+        """Returns the float32 learning rate at an optimiser step."""
+        step = tf.cast(step, tf.float32)
+        warming = self.peak * (step + 1) / max(self.warmup_steps, 1)
+        return tf.where(step < self.warmup_steps, warming, self.peak * self._shape(step))
+
+    def _shape(self, step):
+        progress = (step - self.warmup_steps) / (self.num_steps - self.warmup_steps)
+        progress = tf.clip_by_value(progress, 0.0, 1.0)
+        if self.name == "step":
+            passed = tf.reduce_sum(
+                tf.cast(step[None] >= tf.constant(self.boundaries, tf.float32), tf.float32)
+            )
+            return tf.pow(tf.constant(self.factor, tf.float32), passed)
+        if self.name == "cosine":
+            return (1 + tf.cos(math.pi * progress)) / 2
+        if self.name == "one_cycle":
+            return 1 - progress
+        return tf.ones_like(step)
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {
+            "name": self.name,
+            "peak": self.peak,
+            "num_steps": self.num_steps,
+            "warmup_steps": self.warmup_steps,
+            "boundaries": self.boundaries,
+            "factor": self.factor,
+        }

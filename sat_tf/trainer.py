@@ -1,0 +1,225 @@
+"""The trainer: a Keras model whose step is "perturb, then learn"."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from sat_tf.attacks import Attack, noise
+from sat_tf.attacks.pgd import cross_entropy
+
+# (network, images, adversarial, labels) -> (loss of every image [N], logits of adversarial [N, C]).
+Objective = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+
+
+def adversarial_cross_entropy(label_smoothing: float = 0.0) -> Objective:
+    """Makes the paper's loss: `CE(f(x_adv), (1 - s) onehot(y) + s / C)`, no clean term.
+
+    Source: Xie et al., arXiv 2006.14536, section 3 (min-max, equation 1). Smoothing is 0 in the
+    paper's wording and 0.1 in the released class; the attack's own loss is never smoothed.
+
+    Args:
+      label_smoothing: s, in [0, 1).
+
+    Raises:
+      ValueError: label_smoothing outside [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing is {label_smoothing}; give a number from 0 to below 1")
+
+    def objective(network, images, adversarial, labels):
+        del images
+        logits = tf.cast(network(adversarial, training=True), tf.float32)
+        if label_smoothing == 0:
+            return cross_entropy(logits, labels), logits
+        num_classes = logits.shape[-1]
+        targets = tf.one_hot(
+            labels, num_classes, 1 - label_smoothing * (1 - 1 / num_classes),
+            label_smoothing / num_classes,
+        )  # fmt: skip
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits), logits
+
+    return objective
+
+
+class AdversarialTrainer(keras.Model):
+    """Trains a network on the adversarial images that an attack finds for it.
+
+    One step: `x_adv = attack(f, x, y)`; then one optimiser update of the mean over the global
+    batch of `objective(f, x, x_adv, y)` plus `0.5 * weight_decay * sum |kernel|^2`. Works under
+    any `tf.distribute` strategy: build it, and call `compile`, inside the strategy's scope.
+
+    Training logs `loss` (the objective without the decay) and `adversarial_accuracy`, validation
+    `loss`, `clean_accuracy`, `adversarial_accuracy` and `attack_gain` (the mean cross-entropy on
+    adversarial minus that on clean images).
+
+    Random numbers depend on `seed`, the optimiser's step and the replica only, so a resumed run
+    draws what the uninterrupted one would have drawn.
+
+    Args:
+      network: functional model, pixels float32 [N, H, W, C] to logits [N, num_classes].
+      attack: perturbs the training images.
+      validation_attack: perturbs the validation images; stronger than `attack`, as a robust
+        accuracy is never reported from the training attack alone.
+      objective: the loss; default `adversarial_cross_entropy()`.
+      seed: of the attack's noise.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        attack: Attack,
+        *,
+        validation_attack: Attack | None = None,
+        objective: Objective | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(name=f"{network.name}_trainer")
+        self.network = network
+        self.average: keras.Model | None = None
+        self.attack = attack
+        self.validation_attack = validation_attack or attack
+        self.objective = objective or adversarial_cross_entropy()
+        self.seed = seed
+        self._means = {
+            name: keras.metrics.Mean(name)
+            for name in ("loss", "adversarial_accuracy", "clean_accuracy", "attack_gain")
+        }
+        self.built = True  # the network is; nothing else has weights
+
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        weight_decay: float = 0.0,
+        ema_decay: float = 0.0,
+        gradient_accumulation: int = 1,
+        **options,
+    ) -> None:
+        """Sets how the weights are updated.
+
+        Args:
+          optimizer: any Keras optimiser.
+          weight_decay: coefficient of `0.5 * |kernel|^2`, coupled (part of the loss), on kernels
+            only: not on biases, batch-norm scales or activation parameters.
+          ema_decay: d of the average `a <- d a + (1 - d) w` over all weights, batch-norm
+            statistics included; 0 keeps none. The average is what is validated and exported.
+          gradient_accumulation: number of equal pieces that a replica's batch is cut into;
+            gradients are averaged and memory falls, batch-norm statistics are a piece's.
+          **options: of `keras.Model.compile`; `jit_compile` is off by default because XLA halves
+            the speed of convolutions on a CPU.
+        """
+        options.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer, **options)
+        optimizer.build(self.network.trainable_variables)
+        self.weight_decay = weight_decay
+        self.ema_decay = ema_decay
+        self.gradient_accumulation = gradient_accumulation
+        if ema_decay:
+            self.average = keras.models.clone_model(self.network)
+            self.average.set_weights(self.network.get_weights())
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The running means that Keras resets at every epoch."""
+        return list(self._means.values())
+
+    @property
+    def best_network(self) -> keras.Model:
+        """The network to validate, evaluate and export: the average if there is one."""
+        return self.network if self.average is None else self.average
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Everything a run must restore to continue as if it had never stopped."""
+        average = [] if self.average is None else self.average.variables
+        return [*self.network.variables, *average, *self.optimizer.variables]
+
+    def call(self, images, training=None):
+        """Returns the network's logits."""
+        return self.network(images, training=training)
+
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        """Perturbs a batch, learns from it and returns the logs."""
+        num_pieces = self.gradient_accumulation
+        pieces = zip(*(tf.split(part, num_pieces) for part in data), strict=True)
+        gradients = None
+        for index, (images, labels) in enumerate(pieces):
+            if gradients is not None:
+                # One piece after the other: only so does memory fall.
+                with tf.control_dependencies(gradients):
+                    images = tf.identity(images)
+            more = self._gradients(images, labels, noise.fold_in(self._step_seed(), index))
+            gradients = more if gradients is None else list(map(tf.add, gradients, more))
+        self.optimizer.apply_gradients(
+            zip(gradients, self.network.trainable_variables, strict=True)
+        )
+        self._update_average()
+        return self._logs("loss", "adversarial_accuracy")
+
+    def _gradients(self, images, labels, seed):
+        adversarial = self.attack(self.network, images, labels, seed)
+        with tf.GradientTape() as tape:
+            losses, logits = self.objective(self.network, images, adversarial, labels)
+            loss = self.optimizer.scale_loss(self._share_of_global_mean(losses))
+        self._means["loss"].update_state(losses)
+        self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
+        return tape.gradient(loss, self.network.trainable_variables)
+
+    def test_step(self, data) -> dict[str, tf.Tensor]:
+        """Measures clean and adversarial images and returns the logs."""
+        images, labels = data
+        network = self.best_network
+        seed = tf.constant([self.seed, -1], tf.int32)
+        adversarial = self.validation_attack(network, images, labels, seed)
+        clean_logits = network(images, training=False)
+        logits = network(adversarial, training=False)
+        losses = cross_entropy(logits, labels)
+        gain = losses - cross_entropy(clean_logits, labels)
+        self._means["loss"].update_state(losses)
+        self._means["attack_gain"].update_state(gain)
+        self._means["clean_accuracy"].update_state(_correct(clean_logits, labels))
+        self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
+        return self._logs(*self._means)
+
+    def _step_seed(self):
+        context = tf.distribute.get_replica_context()
+        step = tf.cast(self.optimizer.iterations, tf.int32) * context.num_replicas_in_sync
+        seed = tf.constant([self.seed, 0], tf.int32)
+        return noise.fold_in(seed, step + tf.cast(context.replica_id_in_sync_group, tf.int32))
+
+    def _share_of_global_mean(self, losses):
+        # Keras sums gradients over replicas, so every share is divided by their number.
+        loss = tf.reduce_mean(losses)
+        if self.weight_decay:
+            loss += self.weight_decay * tf.add_n(
+                [tf.nn.l2_loss(tf.cast(kernel, tf.float32)) for kernel in self._kernels()]
+            )
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return loss / (replicas * self.gradient_accumulation)
+
+    def _kernels(self):
+        return [v.value for v in self.network.trainable_variables if v.name.endswith("kernel")]
+
+    def _update_average(self):
+        if self.average is None:
+            return
+        keep = self.ema_decay
+
+        def move(strategy, averages, weights):
+            for average, weight in zip(averages, weights, strict=True):
+                strategy.extended.update(
+                    average, lambda a, w: a.assign(keep * a + (1 - keep) * w), args=(weight,)
+                )
+
+        averages = [variable.value for variable in self.average.weights]
+        weights = [variable.value for variable in self.network.weights]
+        tf.distribute.get_replica_context().merge_call(move, args=(averages, weights))
+
+    def _logs(self, *names):
+        return {name: self._means[name].result() for name in names}
+
+
+def _correct(logits, labels):
+    predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.cast(tf.equal(predicted, tf.cast(labels, tf.int32)), tf.float32)

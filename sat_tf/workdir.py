@@ -1,0 +1,110 @@
+"""The directory that is the whole state of a run."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+
+from sat_tf import atomic
+
+# What a run may be continued with a different value of: none of these changes a weight.
+FREE_FLAGS = frozenset(
+    {"workdir", "overwrite", "data_dir", "checkpoint_every", "picture_grid", "test_steps"}
+)
+
+
+@contextlib.contextmanager
+def claim(
+    path: str | os.PathLike, settings: Mapping[str, str], overwrite: bool
+) -> Iterator[pathlib.Path]:
+    """Yields the directory of a run, new or one that these settings may continue.
+
+    It is locked meanwhile, and `flags.txt` in it holds the settings, a `--flagfile` for the same
+    run again.
+
+    Args:
+      path: the directory.
+      settings: each flag's name and its text, as in `{"epsilon": "--epsilon=8"}`.
+      overwrite: delete what is there.
+
+    Raises:
+      ValueError: the directory holds something else, a run with other settings (which are
+        listed), or one that is going on.
+    """
+    path = pathlib.Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training in {path}; wait for it or use another --workdir"
+            ) from None
+        flags_file = path / "flags.txt"
+        others = [child for child in path.iterdir() if child.name != "lock"]
+        if others and overwrite:
+            if not flags_file.exists():
+                raise ValueError(f"{path} holds no run, so --overwrite leaves it alone")
+            _empty(others)
+        elif others and not flags_file.exists():
+            raise ValueError(f"{path} holds files but no run; use another --workdir")
+        elif others:
+            _compare(path, flags_file.read_text(encoding="utf-8").splitlines(), settings)
+        atomic.write_text(flags_file, "".join(f"{line}\n" for line in settings.values()))
+        yield path
+
+
+def write_metrics(path: pathlib.Path, metrics: Mapping) -> None:
+    """Writes `metrics.json` in a run's directory."""
+    atomic.write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def provenance() -> dict:
+    """Tells what a number was made with: versions, machine and commit."""
+    names = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in names},
+        },
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "commit": _commit(),
+    }
+
+
+def _compare(path, lines, settings):
+    old = {line.lstrip("-").removeprefix("no").split("=")[0]: line for line in lines}
+    new = {line.lstrip("-").removeprefix("no").split("=")[0]: line for line in settings.values()}
+    differing = sorted(
+        name for name in old.keys() | new.keys() - FREE_FLAGS
+        if name not in FREE_FLAGS and old.get(name) != new.get(name)
+    )  # fmt: skip
+    if differing:
+        changes = ", ".join(
+            f"{old.get(name, f'{name} unset')} became {new.get(name, f'{name} unset')}"
+            for name in differing
+        )
+        raise ValueError(
+            f"{path} was made with other flags: {changes}; use the same flags, another --workdir, "
+            "or --overwrite to start again"
+        )
+
+
+def _empty(children):
+    for child in children:
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def _commit():
+    root = pathlib.Path(__file__).parent
+    try:
+        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
