@@ -1,0 +1,81 @@
+"""What an evaluation evaluates: flags, completed by what the run wrote down about itself."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which network, which images, which ball; every field that is not given is filled in.
+
+    Attributes:
+      source: what `networks.load` takes.
+      report: where the report goes.
+      dataset, split, data_dir, image_size: what `data.load` takes.
+      epsilon: radius of the ball in pixels.
+      norm: "linf" or "l2".
+      class_names: names of the classes, as far as the run knows them.
+    """
+
+    source: str
+    report: pathlib.Path
+    dataset: str
+    split: str
+    data_dir: str | None
+    image_size: int | None
+    epsilon: float
+    norm: str
+    class_names: list[str] | None
+
+
+def complete(given: Any) -> Settings:
+    """Fills what the flags leave open from the run's `metrics.json`.
+
+    Args:
+      given: the parsed flags of `flags.evaluate`.
+
+    Raises:
+      ValueError: neither or both of workdir and network; something that neither says.
+    """
+    if (given.workdir is None) == (given.network is None):
+        raise ValueError("give either --workdir=RUN or --network=FILE.keras")
+    run = {} if given.workdir is None else _read_run(pathlib.Path(given.workdir))
+
+    def choose(name, default=None):
+        value = getattr(given, name)
+        return run.get(name, default) if value is None else value
+
+    for name, example in (("dataset", "digits"), ("epsilon", "8")):
+        if choose(name) is None:
+            raise ValueError(
+                f"--{name} is not given and no run says it: such as --{name}={example}"
+            )
+    if given.json is None and given.workdir is None:
+        raise ValueError(
+            "--json is not given: say where the report goes, such as --json=report.json"
+        )
+    return Settings(
+        source=given.workdir or given.network,
+        report=pathlib.Path(given.json or pathlib.Path(given.workdir) / "report.json"),
+        dataset=choose("dataset"),
+        split=given.split,
+        data_dir=choose("data_dir"),
+        image_size=choose("image_size"),
+        epsilon=float(choose("epsilon")),
+        norm=choose("norm", "linf"),
+        class_names=run.get("class_names"),
+    )
+
+
+def _read_run(workdir):
+    path = workdir / "metrics.json"
+    if not workdir.is_dir():
+        raise ValueError(f"workdir {workdir} is not there; give the directory of a run")
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

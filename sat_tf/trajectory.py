@@ -1,0 +1,85 @@
+"""PGD as the paper evaluates it: every image gets every step, and every iterate is judged."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from sat_tf.attacks import geometry
+from sat_tf.attacks.pgd import PGD, cross_entropy
+
+State = dict[str, tf.Tensor]
+
+
+class Trajectory:
+    """Runs PGD to its last step whatever happens, and notes which iterates are misclassified.
+
+    With a fixed start and step size PGD-10 is the beginning of PGD-200, so one run of `pgd.steps`
+    steps holds the verdict of every shorter attack: column `k` of the state's `wrong` is the
+    verdict on the iterate after `k` steps (column 0: the random start), and "any iterate" up to
+    `k` is a running maximum over the columns.
+
+    It keeps the protocol of a stepped attack (one evaluation of the network a step), except that
+    it reports an image as broken only once all steps are done: no slot is left early, because the
+    iterate that counts in the paper is the last one. An evaluation gives the verdict on an iterate
+    and the way to the next, so `pgd.steps` steps take `pgd.steps + 1` evaluations.
+
+    `adversarial` is the first misclassified iterate, or the last iterate where there is none.
+
+    Args:
+      pgd: the attack, whose largest number of steps is run.
+    """
+
+    def __init__(self, pgd: PGD):
+        self.pgd = pgd
+        self.name = f"pgd-{pgd.steps}"
+        self.num_steps = pgd.steps + 1
+
+    def start(self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, logits) -> State:
+        """Returns the state of images that have not been attacked yet."""
+        del logits
+        iterate = self.pgd.start(images, seeds)
+        zeros = tf.zeros_like(labels)
+        return {
+            "step": zeros,
+            "broken": tf.zeros_like(labels, tf.bool),
+            "adversarial": iterate,
+            "images": images,
+            "labels": labels,
+            "seeds": seeds,
+            "iterate": iterate,
+            "wrong": tf.zeros([tf.shape(labels)[0], self.num_steps], tf.bool),
+        }
+
+    def step(self, network: Callable[..., tf.Tensor], state: State) -> State:
+        """Judges the iterate of every image and moves on to the next one."""
+        iterate, step = state["iterate"], state["step"]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(iterate)
+            logits = self.pgd.logits(network, iterate)
+            loss = tf.reduce_sum(cross_entropy(logits, state["labels"]))
+        direction = geometry.steepest_direction(tape.gradient(loss, iterate), self.pgd.norm)
+        moved = self.pgd.project(iterate + self.pgd.step_size * direction, state["images"])
+
+        misses = is_wrong(logits, state["labels"])
+        column = tf.one_hot(step, self.num_steps, on_value=True, off_value=False, dtype=tf.bool)
+        wrong = state["wrong"] | (column & misses[:, None])
+        fooled_before = tf.reduce_any(state["wrong"], 1)
+        last = step + 1 >= self.num_steps
+        return state | {
+            "step": step + 1,
+            "broken": last & tf.reduce_any(wrong, 1),
+            "adversarial": tf.where(
+                fooled_before[:, None, None, None], state["adversarial"], iterate
+            ),
+            "iterate": tf.where(last[:, None, None, None], iterate, moved),
+            "wrong": wrong,
+        }
+
+
+def is_wrong(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Tells which images are misclassified: the label is not the (first) largest logit.
+
+    Logits that are not finite count as wrong.
+    """
+    best = tf.argmax(logits, -1, output_type=labels.dtype)
+    return (best != labels) | ~tf.reduce_all(tf.math.is_finite(logits), -1)

@@ -1,0 +1,238 @@
+"""Laws of the evaluation: closed forms on linear networks, and independence of the batches."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf.attacks import PGD
+from sat_tf.evaluate import evaluate, parse_attacks
+
+EPSILON = 8.0
+
+
+def linear_network(weights, bias):
+    """Pixels -> logits `x . weights + bias`."""
+    inputs = keras.Input((4, 4, 1))
+    dense = keras.layers.Dense(weights.shape[1])
+    network = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    dense.set_weights([weights, bias])
+    return network
+
+
+def small_network(seed=3):
+    """A small network with a curved decision boundary, so that attacks need several steps."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
+    x = keras.layers.Conv2D(6, 3, activation="swish", kernel_initializer="he_normal")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(16, activation="tanh", kernel_initializer="he_normal")(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def images_of(network, count, seed=0):
+    """Random images away from the ends of the pixel range, labelled by the network itself."""
+    images = np.random.default_rng(seed).uniform(60, 190, (count, 4, 4, 1)).astype(np.float32)
+    return images, np.argmax(network.predict(images, verbose=0), -1).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    rng = np.random.default_rng(1)
+    # Small enough that the cross-entropy of a safe image keeps a gradient in float32.
+    weights = rng.normal(scale=0.02, size=(16, 3)).astype(np.float32)
+    network = linear_network(weights, np.zeros(3, np.float32))
+    images, labels = images_of(network, 60)
+    labels[::7] = (labels[::7] + 1) % 3  # some are misclassified from the start
+    return network, images, labels, weights.astype(np.float64)
+
+
+def worst_margins(images, labels, weights, epsilon, norm):
+    """The smallest `z_y - z_j` over the ball, in float64: `m - epsilon * |w_y - w_j|_dual`."""
+    logits = images.reshape(len(images), -1).astype(np.float64) @ weights
+    margins = np.full((len(images), weights.shape[1]), np.inf)
+    for j in range(weights.shape[1]):
+        others = labels != j
+        difference = weights[:, labels[others]] - weights[:, [j]]
+        dual = np.abs(difference).sum(0) if norm == "linf" else np.linalg.norm(difference, axis=0)
+        gap = logits[others, labels[others]] - logits[others, j]
+        margins[others, j] = gap - epsilon * dual
+    return margins
+
+
+def test_two_class_linear_network_has_the_accuracy_of_the_closed_form(linear):
+    _, images, _, weights = linear
+    weights = weights[:, :2]
+    network = linear_network(weights.astype(np.float32), np.zeros(2, np.float32))
+    labels = np.argmax(network.predict(images, verbose=0), -1).astype(np.int32)
+    labels[::7] = 1 - labels[::7]
+    for norm, epsilon in (("linf", 8.0), ("l2", 30.0)):
+        expected = worst_margins(images, labels, weights, epsilon, norm).min(1) > 0
+        attack = PGD(epsilon=epsilon, step_size=epsilon / 2, steps=60, norm=norm)
+        outcome = evaluate(network, (images, labels), [attack], batch_size=16).outcomes[0]
+        assert 0.2 < expected.mean() < 0.8
+        np.testing.assert_array_equal(outcome.last_iterate, expected)
+        np.testing.assert_array_equal(outcome.standing, expected)
+
+
+def test_every_image_is_counted_also_in_a_partial_last_batch(linear):
+    network, images, labels, weights = linear
+    logits = images.reshape(60, -1).astype(np.float64) @ weights
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(7)
+    attack = PGD(epsilon=EPSILON, step_size=2, steps=3)
+    report = evaluate(network, dataset, [attack], batch_size=16)
+    np.testing.assert_array_equal(report.labels, labels)
+    np.testing.assert_array_equal(report.clean, logits.argmax(1) == labels)
+    assert len(report.outcomes[0].standing) == 60
+    few = evaluate(network, dataset, [attack], batch_size=16, num_images=23)
+    np.testing.assert_array_equal(few.labels, labels[:23])
+    np.testing.assert_array_equal(few.outcomes[0].standing, report.outcomes[0].standing[:23])
+
+
+def test_a_short_attack_is_the_beginning_of_a_long_one():
+    network = small_network()
+    dataset = images_of(network, 40)
+    attacks = [PGD(epsilon=EPSILON, step_size=1.5, steps=steps) for steps in (1, 3, 8)]
+    together = evaluate(network, dataset, attacks, batch_size=16)
+    for attack, outcome in zip(attacks, together.outcomes, strict=True):
+        alone = evaluate(network, dataset, [attack], batch_size=16).outcomes[0]
+        np.testing.assert_array_equal(outcome.last_iterate, alone.last_iterate)
+        np.testing.assert_array_equal(outcome.standing, alone.standing)
+        np.testing.assert_array_equal(outcome.broken_step, alone.broken_step)
+        assert outcome.name == f"pgd-{attack.steps}"
+    accuracies = [outcome.standing.mean() for outcome in together.outcomes]
+    assert accuracies[0] > accuracies[2], "the steps must matter here"
+
+
+def test_last_iterate_verdict_is_that_of_the_attack_called_directly():
+    network = small_network()
+    images, labels = images_of(network, 24)
+    attack = PGD(epsilon=EPSILON, step_size=1.5, steps=5, random_start=False)
+    adversarial = attack(network, tf.constant(images), tf.constant(labels))
+    expected = np.argmax(network.predict(adversarial, verbose=0), -1) == labels
+    outcome = evaluate(network, (images, labels), [attack], batch_size=9).outcomes[0]
+    np.testing.assert_array_equal(outcome.last_iterate, expected)
+    assert 0 < expected.mean() < 1
+
+
+def test_verdicts_do_not_depend_on_the_batch_size():
+    network = small_network()
+    dataset = images_of(network, 37)
+    attack = PGD(epsilon=EPSILON, step_size=1.5, steps=6)
+    outcomes = [
+        evaluate(network, dataset, [attack], batch_size=size).outcomes[0] for size in (1, 5, 64)
+    ]
+    for other in outcomes[1:]:
+        np.testing.assert_array_equal(outcomes[0].broken_step, other.broken_step)
+        np.testing.assert_array_equal(outcomes[0].last_iterate, other.last_iterate)
+
+
+def test_restarts_are_taken_worst_for_each_image():
+    network = small_network()
+    dataset = images_of(network, 64)
+    attack = PGD(epsilon=EPSILON, step_size=1, steps=1)
+    one = evaluate(network, dataset, [attack], batch_size=32).outcomes[0]
+    four = evaluate(network, dataset, [attack], batch_size=32, restarts=4).outcomes[0]
+    assert not (four.standing & ~one.standing).any()
+    assert not (four.last_iterate & ~one.last_iterate).any()
+    assert four.standing.sum() < one.standing.sum()
+
+
+def test_epsilon_zero_leaves_the_clean_accuracy(linear):
+    network, images, labels, _ = linear
+    attack = PGD(epsilon=0, step_size=1, steps=2)
+    report = evaluate(network, (images, labels), [attack], batch_size=16)
+    np.testing.assert_array_equal(report.outcomes[0].last_iterate, report.clean)
+    np.testing.assert_array_equal(report.outcomes[0].standing, report.clean)
+    assert 0.5 < report.clean_accuracy < 1
+
+
+def test_same_seed_same_verdicts_and_another_seed_others():
+    network = small_network()
+    dataset = images_of(network, 64)
+    attack = PGD(epsilon=EPSILON, step_size=1, steps=2)
+    first, again, other = (
+        evaluate(network, dataset, [attack], batch_size=32, seed=seed).outcomes[0]
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.broken_step, again.broken_step)
+    assert (first.broken_step != other.broken_step).any()
+
+
+def test_the_default_step_is_that_of_the_paper_and_the_users_is_kept():
+    options = {"norm": "linf"}
+    (paper,) = parse_attacks(["pgd-200"], epsilon=4, step_size=None, **options)
+    assert paper.step_size == 1
+    (fgsm,) = parse_attacks(["pgd-1"], epsilon=8, step_size=None, **options)
+    assert fgsm.step_size == 8
+    (given,) = parse_attacks(["pgd-1"], epsilon=8, step_size=0.25, **options)
+    assert given.step_size == 0.25
+
+
+@pytest.mark.parametrize("name", ["pdg-10", "pgd", "pgd-0", "pgd-x", "apgd", ""])
+def test_an_unknown_attack_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"{name!r}.*pgd-50"):
+        parse_attacks([name], epsilon=8, norm="linf", step_size=None)
+
+
+def test_wrong_arguments_are_refused(linear):
+    network, images, labels, _ = linear
+    attack = PGD(epsilon=1, step_size=1, steps=1)
+    with pytest.raises(ValueError, match="restarts is 0"):
+        evaluate(network, (images, labels), [attack], restarts=0)
+    with pytest.raises(ValueError, match="attacks is empty"):
+        evaluate(network, (images, labels), [])
+    with pytest.raises(ValueError, match="from [0-9.]+ to 2.*expected pixels"):
+        evaluate(network, (np.clip(images * 1.5, 60, None), labels), [attack])
+    with pytest.raises(ValueError, match="no image"):
+        evaluate(network, [], [attack])
+
+
+def _run(*arguments):
+    command = [sys.executable, "-m", "sat_tf.evaluate", *arguments]
+    # As from a user's shell: with this variable set TensorFlow prints its banner after all.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+
+
+def test_the_command_writes_the_table_and_the_report(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    network = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+    network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"dataset": "digits", "epsilon": 16.0, "norm": "linf", "image_size": 8})
+    )
+    done = _run(f"--workdir={tmp_path}", "--attacks=pgd-1,pgd-2", "--num_images=50", "--restarts=2")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["schema_version"] == 1 and report["unit"].startswith("pixels")
+    assert [attack["name"] for attack in report["attacks"]] == ["pgd-1", "pgd-2"]
+    assert {attack["epsilon"] for attack in report["attacks"]} == {16.0}
+    assert report["num_images"] == len(report["images"]["label"]) == 50
+    verdicts = report["images"]["attacks"]["pgd-2"]["standing"]
+    assert report["attacks"][1]["adversarial_accuracy"] == pytest.approx(np.mean(verdicts))
+    for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--epsilon=8/255"], "write 8, not 8/255"),
+        (["--workdir=does/not/exist"], "does/not/exist is not there"),
+    ],
+)
+def test_wrong_flags_give_one_line_and_status_2(arguments, said):
+    done = _run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
