@@ -1,0 +1,349 @@
+"""Injection replaces every hidden activation, nothing else, and refuses what it cannot reach."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf import activations
+from sat_tf.injection import hidden_activations, inject
+
+layers, ops = keras.layers, keras.ops
+
+
+def _network(hidden="relu"):
+    """Sites of every sort, a squeeze-and-excite gate, nested models and a head."""
+    inputs = keras.Input((8, 8, 3), name="pixels")
+    x = layers.Conv2D(4, 3, padding="same", activation=hidden, name="conv1")(inputs)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Activation(hidden, name="act")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name="squeeze")(x)
+    gate = layers.Conv2D(2, 1, activation=hidden, name="reduce")(gate)
+    gate = layers.Conv2D(4, 1, activation="sigmoid", name="expand")(gate)
+    x = layers.multiply([x, gate], name="excite")
+    inner = keras.Input((8, 8, 4), name="inner_pixels")
+    y = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(inner)
+    y = layers.Activation(hidden, name="inner_act")(y)
+    x = layers.add([x, keras.Model(inner, y, name="block")(x)], name="residual")
+    x = keras.Sequential(
+        [keras.Input((8, 8, 4)), layers.Conv2D(5, 3, activation=hidden, name="conv2")], name="stack"
+    )(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(6, activation="tanh", name="tanh")(x)
+    x = layers.Activation(hidden, name="late")(x)
+    outputs = layers.Dense(3, activation="softmax", name="head")(x)
+    return keras.Model(inputs, outputs, name="network")
+
+
+SITES = ("conv1", "act", "reduce", "block/inner_act", "stack/conv2", "late")
+INJECTED_SITES = (
+    "conv1_relu",
+    "act",
+    "reduce_relu",
+    "block/inner_act",
+    "stack/conv2_relu",
+    "late",
+)
+
+
+@pytest.fixture
+def images():
+    return tf.random.normal([2, 8, 8, 3])
+
+
+def _randomise(model):
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        value = rng.normal(0, 0.3, weight.shape)
+        weight.assign(1 + np.abs(value) if weight.name == "moving_variance" else value)
+    return model
+
+
+def test_every_sort_of_site_is_found_and_no_gate_or_head():
+    assert hidden_activations(_network()) == dict.fromkeys(SITES, "relu")
+
+
+@pytest.mark.parametrize("spec", ["swish", "celu:alpha=1.6", "smoothrelu", "keras.layers:PReLU"])
+def test_only_the_new_activation_remains(spec, images):
+    injected = inject(_network(), spec)
+    found = hidden_activations(injected)
+    assert found == dict.fromkeys(INJECTED_SITES, spec)
+    assert injected(images).shape == (2, 3)
+
+
+def test_weights_keep_their_values_and_paths():
+    network = _randomise(_network())
+    injected = inject(network, "swish")
+    assert injected.name == network.name
+    assert [w.path for w in injected.weights] == [w.path for w in network.weights]
+    for old, new in zip(network.weights, injected.weights, strict=True):
+        assert new is not old
+        np.testing.assert_array_equal(new, old)
+
+
+def test_injecting_the_activation_it_has_changes_no_output(images):
+    network = _randomise(_network("swish"))
+    np.testing.assert_allclose(inject(network, "swish")(images), network(images), rtol=1e-6)
+
+
+def test_injected_network_equals_one_built_with_the_activation(images):
+    network, expected = _randomise(_network()), _randomise(_network("gelu"))
+    np.testing.assert_allclose(inject(network, "gelu")(images), expected(images), rtol=1e-6)
+    assert np.abs(network(images) - expected(images)).max() > 1e-4
+
+
+def test_original_is_left_as_it_was(images):
+    network = _randomise(_network())
+    before = network(images)
+    inject(network, "swish")
+    inject(inject(network, "relu"), "swish", share_weights=True)
+    np.testing.assert_array_equal(network(images), before)
+    assert hidden_activations(network) == dict.fromkeys(SITES, "relu")
+
+
+def test_gates_and_heads_keep_their_function():
+    injected = inject(_network(), "swish")
+    for name in ("expand", "tanh", "head"):
+        assert (
+            injected.get_layer(name).activation.__name__
+            == {"expand": "sigmoid", "tanh": "tanh", "head": "softmax"}[name]
+        )
+
+
+def test_every_site_has_its_own_trained_scalar():
+    injected = inject(_network(), "smoothrelu")
+    scalars = [w.path for w in injected.trainable_weights if "smoothrelu_beta" in w.path]
+    assert len(set(scalars)) == len(SITES)
+
+
+def test_pssilu_shares_one_pair_over_the_network():
+    inputs = keras.Input((4,))
+    x = inputs
+    for _ in range(3):
+        x = layers.Dense(4, activation="relu")(x)
+    injected = inject(keras.Model(inputs, x), "pssilu")
+    assert [w.name for w in injected.weights if "pssilu" in w.name] == ["pssilu_a", "pssilu_b"]
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (ops.relu, "relu"),
+        (ops.relu6, "relu6"),
+        (ops.silu, "silu"),
+        (ops.gelu, "gelu"),
+        (ops.leaky_relu, "leaky_relu"),
+        (ops.hard_silu, "hard_silu"),
+        (ops.elu, "elu"),
+        (layers.ReLU(6.0), "relu6"),
+        (layers.ReLU(negative_slope=0.1), "relu"),
+        (layers.LeakyReLU(), "leaky_relu"),
+        (layers.PReLU(), "prelu"),
+        (layers.ELU(), "elu"),
+        (layers.Activation(tf.nn.relu), "relu"),
+        (layers.Activation("mish"), "mish"),
+        (layers.Dense(4, activation=layers.LeakyReLU()), "leaky_relu"),
+        (activations.make("celu:alpha=2"), "celu:alpha=2"),
+        (activations.make("smoothrelu"), "smoothrelu"),
+    ],
+)
+def test_graph_operations_and_layers_of_every_family_become_the_new_activation(function, name):
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, layers.Dense(2)(function(inputs)))
+    assert list(hidden_activations(network).values()) == [name]
+    injected = inject(network, "swish")
+    assert list(hidden_activations(injected).values()) == ["swish"]
+    x = tf.random.normal([3, 4])
+    if isinstance(function, layers.Dense):
+        expected = x @ function.kernel + function.bias
+    else:
+        expected = x
+    expected = expected * tf.sigmoid(expected)
+    expected = expected @ network.layers[-1].kernel + network.layers[-1].bias
+    np.testing.assert_allclose(injected(x), expected, atol=1e-5)
+
+
+def test_hard_sigmoid_written_with_relu6_is_a_gate():
+    inputs = keras.Input((4,))
+    x = layers.multiply([layers.Dense(4)(inputs), layers.ReLU(6.0)(inputs + 3.0) * (1 / 6)])
+    assert hidden_activations(keras.Model(inputs, x)) == {}
+
+
+def test_shared_layer_stays_shared_with_its_activation_after_each_call():
+    first, second = keras.Input((4,)), keras.Input((4,))
+    dense = layers.Dense(4, activation="relu", name="dense")
+    network = keras.Model([first, second], dense(first) - dense(second))
+    injected = inject(network, "swish")
+    assert len(injected.weights) == 2
+    x = tf.random.normal([3, 4])
+    np.testing.assert_allclose(
+        injected([x, 0 * x]), tf.nn.silu(x @ dense.kernel), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_view_shares_every_weight_and_differs_only_in_its_gradient(images):
+    network = inject(_randomise(_network()), "relu")
+    view = inject(network, "relu:backward=parametric_softplus", share_weights=True)
+    assert [id(w) for w in view.weights] == [id(w) for w in network.weights]
+    _randomise(network)
+    np.testing.assert_array_equal(view(images), network(images))
+
+    def gradient(model):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(model(images)[:, 0])
+        return tape.gradient(loss, images)
+
+    assert np.abs(gradient(view) - gradient(network)).max() > 0
+    assert hidden_activations(network) == dict.fromkeys(INJECTED_SITES, "relu")
+
+
+def test_view_refuses_a_kernel_with_a_fused_activation():
+    with pytest.raises(ValueError, match="'conv1'.*inject\\(model, 'relu'\\)"):
+        inject(_network(), "swish", share_weights=True)
+
+
+def test_frozen_layers_and_precision_stay_as_they_were():
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, trainable=False, dtype="mixed_bfloat16", activation="relu")(inputs)
+    x = layers.ReLU(dtype="bfloat16", name="site")(x)
+    network = keras.Model(inputs, layers.Dense(2, dtype="float32")(x))
+    injected = inject(network, "swish")
+    assert injected.get_layer("site").compute_dtype == "bfloat16"
+    assert len(injected.trainable_weights) == len(network.trainable_weights) == 2
+    network.trainable = False
+    assert inject(network, "swish").trainable_weights == []
+
+
+def test_injected_network_can_be_saved_and_loaded(tmp_path, images):
+    injected = inject(_randomise(_network()), "smoothrelu")
+    injected.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    np.testing.assert_array_equal(loaded(images), injected(images))
+
+
+class _Hidden(layers.Layer):
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class _Holder(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.ReLU()
+
+    def call(self, x):
+        return self.inner(x)
+
+
+class _Subclassed(keras.Model):
+    def call(self, x):
+        return tf.nn.relu(x)
+
+
+@pytest.mark.parametrize(
+    "culprit",
+    [
+        _Hidden(tf.nn.relu, name="culprit"),
+        _Hidden(lambda x: tf.nn.relu(x), name="culprit"),
+        _Hidden(lambda x: tf.nn.silu(x), name="culprit"),
+        _Hidden(lambda x: keras.activations.gelu(x), name="culprit"),
+        _Hidden(lambda x: keras.activations.mish(x), name="culprit"),
+        _Hidden(tf.function(lambda x: tf.nn.elu(x)), name="culprit"),
+        _Holder(name="culprit"),
+        layers.Lambda(lambda x: tf.nn.relu(x), name="culprit"),
+        layers.Activation(lambda x: x * x, name="culprit"),
+        layers.TimeDistributed(layers.Dense(4, activation="relu"), name="culprit"),
+        layers.LSTM(4, activation="relu", name="culprit"),
+        _Subclassed(name="culprit"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused_by_name(culprit):
+    inputs = keras.Input((5, 4))
+    network = keras.Model(inputs, culprit(inputs))
+    for ask in (hidden_activations, lambda model: inject(model, "swish")):
+        with pytest.raises(ValueError, match="culprit"):
+            ask(network)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda x: ops.maximum(x, 0),
+        lambda x: x * ops.sigmoid(x),
+        lambda x: ops.sigmoid(1.7 * x) * x,
+        lambda x: layers.multiply([x, layers.Activation("sigmoid")(x)]),
+        lambda x: x * ops.relu6(x + 3.0) / 6.0,
+    ],
+)
+def test_activation_written_out_in_the_graph_is_refused_by_name(written):
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, written(inputs))
+    with pytest.raises(ValueError, match="multiply|maximum"):
+        inject(network, "swish")
+
+
+def test_layer_of_one_s_own_without_an_activation_is_kept(images):
+    scaled = _Hidden(lambda x: tf.pad(x * 2.0, [[0, 0]] * 4), name="harmless")
+    gate = _Hidden(lambda x: x * tf.sigmoid(tf.reduce_mean(x, [1, 2], True)), name="gate")
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, layers.ReLU(name="site")(gate(scaled(inputs))))
+    assert hidden_activations(network) == {"site": "relu"}
+
+
+def test_subclassed_model_is_refused_by_name():
+    model = _Subclassed(name="subclassed")
+    model(tf.zeros([1, 4]))
+    with pytest.raises(ValueError, match="'subclassed'.*functional"):
+        inject(model, "swish")
+    with pytest.raises(ValueError, match="not built"):
+        inject(keras.Sequential([layers.Dense(3)]), "swish")
+
+
+def test_unknown_activation_is_refused_with_the_names():
+    with pytest.raises(ValueError, match="parametric_softplus"):
+        inject(_network(), "swihs")
+
+
+APPLICATIONS = {
+    "MobileNetV3Small": (32, 33, {"hard_silu", "relu"}),
+    "VGG16": (32, 15, {"relu"}),
+    "ResNet50": (32, 49, {"relu"}),
+    "MobileNetV2": (32, 35, {"relu6"}),
+    "EfficientNetB0": (32, 49, {"silu"}),
+    "DenseNet121": (32, 121, {"relu"}),
+    "EfficientNetV2B0": (32, 55, {"silu"}),
+    "NASNetMobile": (32, 188, {"relu"}),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "MobileNetV3Small" else pytest.param(name, marks=pytest.mark.slow)
+        for name in APPLICATIONS
+    ],
+)
+def test_networks_of_keras_applications_lose_every_old_activation(name):
+    size, num_sites, old = APPLICATIONS[name]
+    application = getattr(keras.applications, name)
+    network = application(weights=None, input_shape=(size, size, 3), classes=3)
+    found = hidden_activations(network)
+    assert (len(found), set(found.values())) == (num_sites, old)
+    injected = inject(network, "mish")
+    assert list(hidden_activations(injected).values()) == ["mish"] * num_sites
+    assert [w.path for w in injected.weights] == [w.path for w in network.weights]
+    images = tf.random.uniform([1, size, size, 3], 0, 255)
+    if len(old) == 1:
+        (same,) = old
+        same = "tensorflow:nn.relu6" if same == "relu6" else same
+        np.testing.assert_allclose(
+            inject(network, same)(images), network(images), rtol=1e-4, atol=1e-6
+        )
