@@ -1,0 +1,234 @@
+"""Writes a network as a versioned SavedModel for TensorFlow Serving.
+
+    python -m export.saved_model --workdir=runs/digits --directory=serving/digits
+
+A version is written under a hidden name, checked by a fresh process that has neither Keras nor
+this project, and only then renamed to `<name>/<version>/`: a server that watches `<name>` never
+sees half a version, nor one that answers wrongly.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from absl import flags, logging
+
+import sat_tf
+from export import expectations, signatures, verify
+from sat_tf import networks
+
+
+def export(
+    network: keras.Model,
+    directory: str | Path,
+    *,
+    version: int | None = None,
+    class_names: Sequence[str] | None = None,
+    resize: str = "fit",
+    training: dict | None = None,
+    verified: bool = True,
+) -> Path:
+    """Writes `<directory>/<version>/`, whole or not at all.
+
+    Args:
+      network: pixels [N, H, W, C] in [0, 255] to logits [N, K]; H, W and C are fixed.
+      directory: `<name>` as TensorFlow Serving counts, the parent of the versions.
+      version: at least 1; None takes the one after the highest there.
+      class_names: K names, for the answer `labels` and the file `labels.txt`; or None.
+      resize: what becomes of encoded pictures of another size; one of `signatures.RESIZES`.
+      training: what is known of the training (metrics.json); travels along in metadata.json.
+      verified: whether a fresh process must confirm the answers before the version counts.
+
+    Returns:
+      The directory of the version.
+
+    Raises:
+      ValueError: a network of another form, the wrong number of names, a version that exists or
+        one that fails its verification. Nothing is left behind then.
+    """
+    directory = Path(directory)
+    image_shape, num_classes = check_network(network)
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(
+            f"{len(class_names)} class names came for a network of {num_classes} classes; "
+            "give one a class, in the order of the logits"
+        )
+    check_resize(resize, image_shape)
+    version = next_version(directory) if version is None else version
+    target = directory / str(version)
+    refuse_existing(target)
+    directory.mkdir(parents=True, exist_ok=True)
+    # TensorFlow Serving looks only at directories that are named by a number.
+    with tempfile.TemporaryDirectory(prefix=f".{version}.partial-", dir=directory) as hidden:
+        partial = Path(hidden) / str(version)
+        servable = signatures.Servable(network, image_shape, class_names, resize)
+        # Without its custom gradients no gradient would flow through swish after loading.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+        tf.saved_model.save(servable, str(partial), servable.answers, options)
+        facts = {"resize": resize, "training": training or {}}
+        write_extra(partial / "assets.extra", network, class_names, facts)
+        expectations.write(partial, network, image_shape, resize)
+        if verified:
+            verify.verify(partial)
+        try:
+            partial.rename(target)
+        except OSError:
+            refuse_existing(target)  # another export was faster
+            raise
+    return target
+
+
+def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
+    """Returns the image shape (H, W, C) and the number of classes.
+
+    Raises:
+      ValueError: not one fixed image size in and one row of logits out.
+    """
+    inputs, outputs = network.input_shape, network.output_shape
+    if isinstance(inputs, list) or len(inputs) != 4 or None in inputs[1:]:
+        raise ValueError(
+            f"the network takes {inputs}; one input [None, H, W, C] with fixed H, W and C was "
+            "expected: build it with its image size"
+        )
+    if isinstance(outputs, list) or len(outputs) != 2 or outputs[1] is None:
+        raise ValueError(f"the network gives {outputs}; logits [None, classes] were expected")
+    last = network.layers[-1]
+    softmax = getattr(last, "activation", None) is keras.activations.softmax
+    if softmax or isinstance(last, keras.layers.Softmax):
+        raise ValueError(
+            f"the network ends in a softmax ({last.name}); logits were expected: build it without "
+            "(keras.applications: classifier_activation=None)"
+        )
+    return tuple(inputs[1:]), outputs[1]
+
+
+def check_resize(resize: str, image_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError where the name is unknown or wants a square and the network has none."""
+    if resize not in signatures.RESIZES:
+        raise ValueError(f"resize {resize!r} is not one of: {', '.join(signatures.RESIZES)}")
+    if resize != "fit" and image_shape[0] != image_shape[1]:
+        raise ValueError(f"resize {resize!r} makes squares, the network takes {image_shape}: fit")
+
+
+def next_version(directory: Path) -> int:
+    """Returns the number after the highest version there, 1 where there is none."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises ValueError where the version is there already or its name is no version's."""
+    if int(target.name) < 1:
+        raise ValueError(f"version is {target.name}; give a whole number of at least 1")
+    if target.exists():
+        raise ValueError(
+            f"{target} exists and is never overwritten; leave --version out for the next number"
+        )
+
+
+def write_extra(
+    directory: Path,
+    network: keras.Model,
+    class_names: Sequence[str] | None,
+    facts: dict,
+) -> None:
+    """Writes what travels along: labels.txt and metadata.json."""
+    directory.mkdir()
+    (height, width, channels), num_classes = check_network(network)
+    if class_names is not None:
+        text = "".join(f"{name}\n" for name in class_names)
+        (directory / "labels.txt").write_text(text, encoding="utf-8")
+    metadata = {
+        "image": {"height": height, "width": width, "channels": channels, "layout": "NHWC"},
+        "pixels": {"unit": "pixel", "minimum": 0, "maximum": 255, "normalisation": "inside"},
+        "num_classes": num_classes,
+        "class_names": None if class_names is None else list(class_names),
+        "versions": {
+            "sat_tf": sat_tf.__version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "weights_sha256": networks.weights_hash(network),
+        **facts,
+    }
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+    (directory / "metadata.json").write_text(text, encoding="utf-8")
+
+
+def read_metrics(path: Path) -> dict:
+    """Reads metrics.json; empty where there is none.
+
+    Raises:
+      ValueError: it is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); mend or remove it") from error
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path} holds a {type(metrics).__name__}; a JSON object was expected")
+    return metrics
+
+
+def read_labels(path: Path) -> list[str]:
+    """Reads class names, one a line.
+
+    Raises:
+      ValueError: the file is not there or holds no names.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; --labels names a text file, one class name a line")
+    names = path.read_text(encoding="utf-8").splitlines()
+    if not all(name.strip() for name in names) or not names:
+        raise ValueError(f"{path} has an empty line; one class name a line was expected")
+    return names
+
+
+def from_flags(given: flags.FlagValues) -> Path:
+    """Exports what the flags name and returns the directory of the version."""
+    if (given.workdir is None) == (given.network is None):
+        raise ValueError("give either --workdir=RUN or --network=FILE.keras")
+    if given.directory is None:
+        raise ValueError("--directory is missing; give serving/NAME, the parent of the versions")
+    metrics = {}
+    if given.workdir is not None:
+        metrics = read_metrics(Path(given.workdir) / "metrics.json")
+        network = networks.load(str(Path(given.workdir) / "network.keras"))
+    else:
+        network = networks.load(given.network)
+    class_names = metrics.get("class_names")
+    if given.labels is not None:
+        class_names = read_labels(Path(given.labels))
+    resize = given.resize or metrics.get("eval_resize", "fit")
+    return export(
+        network,
+        given.directory,
+        version=given.version,
+        class_names=class_names,
+        resize="fit" if resize == "whole" else resize,
+        training=metrics,
+        verified=given.verify,
+    )
+
+
+def main() -> None:
+    """Exports what the flags name and prints where it is."""
+    if not flags.FLAGS["verbosity"].present:  # saving tells of every function
+        logging.set_verbosity(logging.WARNING)
+        tf.get_logger().setLevel("WARNING")
+    target = from_flags(flags.FLAGS)
+    print(f"{target} ({'verified in a fresh process' if flags.FLAGS.verify else 'not verified'})")
+    print(f"look at it: saved_model_cli show --dir {target} --all")
+
+
+if __name__ == "__main__":
+    # Only a main defines flags: as a library this module leaves absl alone.
+    from flags import export as _options  # noqa: F401
+    from sat_tf.main import run
+
+    run(main)

@@ -1,0 +1,20 @@
+"""Flags of `python -m export.saved_model`."""
+
+from absl import flags
+
+flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
+flags.DEFINE_string(
+    "network", None, "Another network: a .keras file, or module:function that returns a model."
+)
+flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
+flags.DEFINE_integer("version", None, "Number of the version; default: the next one.")
+flags.DEFINE_string(
+    "labels", None, "A text file, one class name a line; default: the run's class names."
+)
+flags.DEFINE_string(
+    "resize",
+    None,
+    "What encoded pictures of another size become: fit, center_crop or shorter_side; default: as "
+    "the run was evaluated, or fit.",
+)
+flags.DEFINE_bool("verify", True, "Check the version in a fresh process before it counts.")
