@@ -11,7 +11,8 @@ from flags import attack, data, model, run, training  # noqa: F401
 from sat_tf import attacks, checkpoints, distribution, main, models, schedules, specs, workdir
 from sat_tf import data as datasets
 from sat_tf.callbacks import checkpoint
-from sat_tf.trainer import AdversarialTrainer, adversarial_cross_entropy
+from sat_tf.objectives import adversarial_cross_entropy
+from sat_tf.trainer import AdversarialTrainer
 
 FLAGS = flags.FLAGS
 for _theme in (attack, data, model, run, training):

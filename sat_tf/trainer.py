@@ -1,45 +1,11 @@
 """The trainer: a Keras model whose step is "perturb, then learn"."""
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.pgd import cross_entropy
-
-# (network, images, adversarial, labels) -> (loss of every image [N], logits of adversarial [N, C]).
-Objective = Callable[..., tuple[tf.Tensor, tf.Tensor]]
-
-
-def adversarial_cross_entropy(label_smoothing: float = 0.0) -> Objective:
-    """Makes the paper's loss: `CE(f(x_adv), (1 - s) onehot(y) + s / C)`, no clean term.
-
-    Source: Xie et al., arXiv 2006.14536, section 3 (min-max, equation 1). Smoothing is 0 in the
-    paper's wording and 0.1 in the released class; the attack's own loss is never smoothed.
-
-    Args:
-      label_smoothing: s, in [0, 1).
-
-    Raises:
-      ValueError: label_smoothing outside [0, 1).
-    """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}; give a number from 0 to below 1")
-
-    def objective(network, images, adversarial, labels):
-        del images
-        logits = tf.cast(network(adversarial, training=True), tf.float32)
-        if label_smoothing == 0:
-            return cross_entropy(logits, labels), logits
-        num_classes = logits.shape[-1]
-        targets = tf.one_hot(
-            labels, num_classes, 1 - label_smoothing * (1 - 1 / num_classes),
-            label_smoothing / num_classes,
-        )  # fmt: skip
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits), logits
-
-    return objective
+from sat_tf.objectives import Objective, adversarial_cross_entropy
 
 
 class AdversarialTrainer(keras.Model):
