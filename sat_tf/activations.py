@@ -303,3 +303,9 @@ class PSSiLU(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), **self.initial}
+
+
+if __name__ == "__main__":
+    from sat_tf.activation_table import main
+
+    main()

@@ -320,7 +320,7 @@ APPLICATIONS = {
     "EfficientNetB0": (32, 49, {"silu"}),
     "DenseNet121": (32, 121, {"relu"}),
     "EfficientNetV2B0": (32, 55, {"silu"}),
-    "NASNetMobile": (32, 188, {"relu"}),
+    "NASNetMobile": (32, 192, {"relu"}),
 }
 
 
