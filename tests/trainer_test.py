@@ -1,0 +1,232 @@
+"""The training step against a step written out by hand, on one replica and on two."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf import distribution
+from sat_tf.attacks import PGD, identity, noise
+from sat_tf.trainer import AdversarialTrainer, adversarial_cross_entropy
+
+NUM_IMAGES, BATCH, LEARNING_RATE = 32, 16, 0.1
+ATTACK = PGD(epsilon=16, step_size=6, steps=3, random_start=False)
+
+
+def network(batch_norm=False, dropout=False):
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((6, 6, 1))
+    x = keras.layers.Rescaling(2 / 255, -1, dtype="float32")(pixels)
+    x = keras.layers.Conv2D(4, 3, name="conv")(x)
+    if batch_norm:
+        x = keras.layers.BatchNormalization(momentum=0.9, name="norm")(x)
+    x = keras.layers.Activation("swish", name="act")(x)
+    x = keras.layers.Flatten()(x)
+    if dropout:
+        x = keras.layers.Dropout(0.5, seed=3)(x)
+    return keras.Model(pixels, keras.layers.Dense(3, dtype="float32", name="logits")(x), name="net")
+
+
+def examples():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (NUM_IMAGES, 6, 6, 1)).astype(np.float32)
+    return images, rng.integers(0, 3, NUM_IMAGES).astype(np.int32)
+
+
+def dataset():
+    return tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
+
+
+def fitted(strategy="one_device", attack=ATTACK, epochs=2, build=network, **options):
+    with distribution.strategy(strategy).scope():
+        trainer = AdversarialTrainer(build(), attack, seed=5)
+        trainer.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9), **options)
+    history = trainer.fit(dataset(), epochs=epochs, shuffle=False, verbose=0)
+    return trainer, history.history
+
+
+def weights(model):
+    return [w.copy() for w in model.get_weights()]
+
+
+def assert_close(first, second, atol=2e-6):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_a_step_is_perturb_then_descend_on_the_mean_over_the_batch():
+    by_hand = network()
+    velocities = [tf.zeros_like(w) for w in by_hand.trainable_variables]
+    for images, labels in dataset():
+        adversarial = ATTACK(by_hand, images, labels)
+        with tf.GradientTape() as tape:
+            probabilities = tf.nn.softmax(by_hand(adversarial, training=True))
+            truth = tf.gather(probabilities, labels, batch_dims=1)
+            loss = -tf.reduce_mean(tf.math.log(truth))
+        gradients = tape.gradient(loss, by_hand.trainable_variables)
+        for i, variable in enumerate(by_hand.trainable_variables):
+            velocities[i] = 0.9 * velocities[i] - LEARNING_RATE * gradients[i]
+            variable.assign_add(velocities[i])
+    trainer, _ = fitted(epochs=1)
+    assert_close(weights(trainer.network), weights(by_hand))
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_two_replicas_and_accumulation_give_the_weights_of_one_joined_batch(pieces):
+    alone, alone_logs = fitted(ema_decay=0.5, weight_decay=0.01)
+    joined, joined_logs = fitted(
+        "mirrored", ema_decay=0.5, weight_decay=0.01, gradient_accumulation=pieces
+    )
+    assert_close(weights(joined.network), weights(alone.network))
+    assert_close(weights(joined.average), weights(alone.average))
+    for name in alone_logs:
+        np.testing.assert_allclose(joined_logs[name], alone_logs[name], atol=1e-5)
+
+
+def test_accumulation_equals_the_whole_batch():
+    assert_close(weights(fitted(gradient_accumulation=4)[0].network), weights(fitted()[0].network))
+
+
+def test_replicas_draw_different_noise():
+    seen = []
+
+    def spy(network, images, labels, seed=None):
+        seen.append(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        return images + noise.uniform(seed, images, 0, 1)
+
+    with distribution.strategy("mirrored").scope():
+        trainer = AdversarialTrainer(network(), spy)
+        trainer.compile(keras.optimizers.SGD(0.1))
+    strategy = trainer.distribute_strategy
+    drawn = strategy.run(lambda: noise.uniform(trainer._step_seed(), tf.zeros([2, 6, 6, 1]), 0, 1))
+    first, second = strategy.experimental_local_results(drawn)
+    assert np.abs(first - second).max() > 0.1
+
+
+def test_noise_depends_on_the_step_and_on_the_seed():
+    trainer, _ = fitted(epochs=1)
+    at_two = trainer._step_seed().numpy()
+    trainer.optimizer.iterations.assign(7)
+    at_seven = trainer._step_seed().numpy()
+    trainer.seed = 6
+    assert len({tuple(s) for s in (at_two, at_seven, trainer._step_seed().numpy())}) == 3
+
+
+def test_weight_decay_reaches_kernels_alone():
+    net = network(batch_norm=True)
+    before = {v.path: v.numpy() for v in net.trainable_variables}
+
+    def no_loss(network, images, adversarial, labels):
+        logits = network(adversarial, training=True)
+        return 0.0 * tf.reduce_sum(logits, axis=1), logits
+
+    with tf.init_scope():
+        trainer = AdversarialTrainer(net, identity, objective=no_loss)
+        trainer.compile(keras.optimizers.SGD(LEARNING_RATE), weight_decay=0.5)
+    trainer.fit(dataset().take(1), verbose=0, shuffle=False)
+    for variable in net.trainable_variables:
+        # d/dw (0.5 * 0.5 * w^2) = 0.5 w, so one step leaves (1 - lr * 0.5) w.
+        shrink = 1 - LEARNING_RATE * 0.5 if variable.name == "kernel" else 1.0
+        np.testing.assert_allclose(variable.numpy(), shrink * before[variable.path], atol=1e-7)
+
+
+def test_the_average_follows_its_formula_statistics_included():
+    net = network(batch_norm=True)
+    expected = [w.astype(np.float64) for w in weights(net)]
+    trainer = AdversarialTrainer(net, ATTACK)
+    trainer.compile(keras.optimizers.SGD(LEARNING_RATE), ema_decay=0.8)
+    for _ in range(3):
+        trainer.fit(dataset().take(1), verbose=0, shuffle=False)
+        expected = [0.8 * a + 0.2 * w for a, w in zip(expected, weights(net), strict=True)]
+    assert_close(weights(trainer.average), expected, atol=1e-5)
+    assert trainer.best_network is trainer.average
+
+
+def test_only_one_forward_pass_moves_the_statistics():
+    once = network(batch_norm=True)
+    images, _ = next(iter(dataset()))
+    once(images, training=True)
+
+    def attack_and_forget(network, images, labels, seed=None):
+        return images + 0 * ATTACK(network, images, labels, seed)
+
+    trainer = AdversarialTrainer(network(batch_norm=True), attack_and_forget)
+    trainer.compile(keras.optimizers.SGD(LEARNING_RATE))
+    trainer.fit(dataset().take(1), verbose=0, shuffle=False)
+
+    def statistics(model):
+        return model.get_layer("norm").get_weights()[2:]
+
+    assert_close(statistics(trainer.network), statistics(once))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_smoothed_cross_entropy_in_float64(smoothing):
+    net = network()
+    images, labels = examples()
+    z = net(images).numpy().astype(np.float64)
+    log_p = (
+        z
+        - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+        - z.max(1, keepdims=True)
+    )
+    targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+    losses, logits = adversarial_cross_entropy(smoothing)(net, images, images, labels)
+    np.testing.assert_allclose(losses, -(targets * log_p).sum(1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, z, rtol=1e-6)
+
+
+def test_validation_measures_clean_adversarial_and_gain_and_changes_nothing():
+    net = network(batch_norm=True)
+    trainer = AdversarialTrainer(net, identity, validation_attack=ATTACK)
+    trainer.compile(keras.optimizers.SGD(0.1))
+    before = weights(net)
+    uneven = tf.data.Dataset.from_tensor_slices(examples()).batch(12)  # 12, 12 and 8
+    logs = trainer.evaluate(uneven, verbose=0, return_dict=True)
+    images, labels = examples()
+
+    def measure(x):
+        z = net(x).numpy().astype(np.float64)
+        log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+        return (z.argmax(1) == labels).mean(), -log_p[np.arange(NUM_IMAGES), labels].mean()
+
+    clean, clean_loss = measure(images)
+    robust, robust_loss = measure(ATTACK(net, images, labels))
+    assert logs["clean_accuracy"] == pytest.approx(clean)
+    assert logs["adversarial_accuracy"] == pytest.approx(robust)
+    assert logs["loss"] == pytest.approx(robust_loss, rel=1e-4)
+    assert logs["attack_gain"] == pytest.approx(robust_loss - clean_loss, abs=1e-4)
+    assert_close(weights(net), before, atol=0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_keeps_float32_weights(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        trainer, history = fitted(epochs=6)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert history["loss"][-1] < history["loss"][0]
+    assert {w.dtype for w in trainer.network.get_weights()} == {np.dtype("float32")}
+
+
+def test_restored_state_goes_on_as_if_it_had_never_stopped():
+    random_attack = PGD(epsilon=16, step_size=6, steps=2)
+    options = {"attack": random_attack, "ema_decay": 0.5}
+
+    def build():
+        return network(batch_norm=True, dropout=True)
+
+    whole, _ = fitted(epochs=4, build=build, **options)
+    first, _ = fitted(epochs=2, build=build, **options)
+    second, _ = fitted(epochs=1, build=build, **options)
+    for target, source in zip(second.state, first.state, strict=True):
+        target.assign(source.numpy())
+    second.fit(dataset(), epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(whole.state, second.state, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_smoothing_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="label_smoothing is 1"):
+        adversarial_cross_entropy(1)
