@@ -7,6 +7,13 @@ PIXEL_MIN, PIXEL_MAX = 0.0, 255.0
 
 # Keeps divisions by a norm finite where it is zero; far below any gradient that matters.
 _TINY = 1e-12
+# Longer than any move inside the range needs, and its products stay finite in float32.
+_FAR = 1e30
+# Halvings of the bracket around the threshold, after which the active set is the final one.
+_L1_HALVINGS = 30
+# Newton steps on a concave piecewise-linear function; a handful converge, and each image stops on
+# its own, so the bound only keeps the loop finite.
+_NEWTON_STEPS = 60
 
 
 def check_norm(norm: str, supported: tuple[str, ...] = NORMS) -> str:
@@ -68,18 +75,122 @@ def project(
     every coordinate towards `c`, which lies in the range, so the result stays inside the ball; it
     is a point of the intersection but not always the nearest one (as in Madry et al., 1706.06083,
     and in AutoAttack).
+    L1: the exact projection on the intersection, `l1_projection`.
 
     Args:
       images: float32 [N, H, W, C] in pixels.
       center: the clean images, same shape, inside the pixel range.
       epsilon: radius in pixels, a scalar or [N].
-      norm: "linf" or "l2".
+      norm: one of `NORMS`.
     """
+    if check_norm(norm) == "l1":
+        return l1_projection(images, center, epsilon)
     epsilon = per_image(epsilon)
-    if check_norm(norm, ("linf", "l2")) == "linf":
+    if norm == "linf":
         lower = tf.maximum(center - epsilon, PIXEL_MIN)
         upper = tf.minimum(center + epsilon, PIXEL_MAX)
         return tf.clip_by_value(images, lower, upper)
     delta = images - center
     scale = tf.minimum(1.0, epsilon / per_image(tf.maximum(norms(delta, norm), _TINY)))
     return tf.clip_by_value(center + delta * scale, PIXEL_MIN, PIXEL_MAX)
+
+
+def l1_projection(images: tf.Tensor, center: tf.Tensor, epsilon: float | tf.Tensor) -> tf.Tensor:
+    """Finds the nearest point (L2) in the L1 ball around `center` and in the pixel range.
+
+    With `d = x - c` and `r_i` the room between `c_i` and the end of the range that `d_i` points
+    to: `c + sign(d) * clip(|d| - t, 0, r)`, with the smallest `t >= 0` for which the L1 norm is at
+    most epsilon. `t` is bracketed by halving, then solved for with the coordinates that are
+    neither 0 nor at the end of the range.
+
+    Args:
+      images: float32 [N, H, W, C] in pixels.
+      center: the clean images, same shape, inside the pixel range.
+      epsilon: radius in pixels, a scalar or [N].
+
+    Source: Croce and Hein, arXiv 2103.01208, proposition 2.1; halving instead of sorting.
+    """
+    delta = images - center
+    size, axes = tf.abs(delta), list(range(1, images.shape.rank))
+    room = tf.where(delta > 0, PIXEL_MAX - center, center - PIXEL_MIN)
+    epsilon = tf.broadcast_to(tf.cast(epsilon, tf.float32), tf.shape(images)[:1])
+
+    def moves(threshold):
+        return tf.clip_by_value(size - per_image(threshold), 0.0, room)
+
+    def halve(low, high):
+        middle = 0.5 * (low + high)
+        outside = tf.reduce_sum(moves(middle), axes) > epsilon
+        return tf.where(outside, middle, low), tf.where(outside, high, middle)
+
+    zeros = tf.zeros_like(epsilon)
+    inside = tf.reduce_sum(moves(zeros), axes) <= epsilon
+    low, high = tf.while_loop(
+        lambda *_: True,
+        halve,
+        (zeros, tf.reduce_max(size, axes)),
+        parallel_iterations=1,
+        maximum_iterations=_L1_HALVINGS,
+    )
+    over = size - per_image(high)
+    saturated = over >= room
+    free = (over > 0) & ~saturated
+    count = tf.reduce_sum(tf.cast(free, tf.float32), axes)
+    held = tf.reduce_sum(tf.where(saturated, room, 0.0), axes)
+    total = held + tf.reduce_sum(tf.where(free, size, 0.0), axes)
+    exact = tf.clip_by_value((total - epsilon) / tf.maximum(count, 1.0), low, high)
+    threshold = tf.where(inside, 0.0, tf.where(count > 0, exact, high))
+    return center + tf.sign(delta) * moves(threshold)
+
+
+def plane_projection(
+    points: tf.Tensor, weights: tf.Tensor, excess: tf.Tensor, norm: str
+) -> tf.Tensor:
+    """Finds the nearest point of the pixel range on a hyperplane, or as close to it as the range.
+
+    Minimises `|z - x|` over `z` in the range with `<w, z - x> = b`. With `s_i` the direction of
+    `b w_i`, `v_i` the speed of coordinate `i` (1 for L-inf, `|w_i|` for L2) and `r_i` its room up
+    to the end of the range: `z = x + s * min(t v, r)` with `t` such that
+    `sum_i |w_i| min(t v_i, r_i) = |b|`. The left side is concave and piecewise linear in `t`, so
+    Newton's method from `t = 0` climbs to the solution without passing it. Where the range does
+    not reach the plane, every coordinate goes to its end.
+
+    Args:
+      points: float32 [N, H, W, C] in pixels, inside the range.
+      weights: normals of the planes, same shape.
+      excess: `b`, float32 [N]; 0 keeps the point.
+      norm: "linf" or "l2".
+
+    Returns:
+      The moves `z - x`, float32 [N, H, W, C].
+
+    Source: Croce and Hein, arXiv 1907.02044, section 2.2 and appendix A; Newton instead of sorting.
+    """
+    axes = list(range(1, points.shape.rank))
+    size = tf.abs(weights)
+    # Scaled to max|w| = 1, where squares of small gradients neither vanish nor overflow.
+    scale = tf.reduce_max(size, axes, keepdims=True)
+    size = tf.math.divide_no_nan(size, scale)
+    needed = tf.math.divide_no_nan(tf.abs(excess), tf.reshape(scale, [-1]))
+    speed = tf.sign(size) if check_norm(norm, ("linf", "l2")) == "linf" else size
+    direction = tf.sign(weights) * per_image(tf.sign(excess))
+    room = tf.where(direction > 0, PIXEL_MAX - points, points - PIXEL_MIN)
+
+    def climb(time, moving):
+        reach = per_image(time) * speed
+        reached = tf.reduce_sum(size * tf.minimum(reach, room), axes)
+        slope = tf.reduce_sum(tf.where(reach < room, size * speed, 0.0), axes)
+        later = time + tf.math.divide_no_nan(needed - reached, slope)
+        # Where nothing is left to move, all the room is taken: the plane is out of reach.
+        later = tf.where((slope <= 0) & (needed > reached), _FAR, later)
+        moving = moving & (later > time * (1 + 1e-7))
+        return tf.where(moving, later, time), moving
+
+    time, _ = tf.while_loop(
+        lambda time, moving: tf.reduce_any(moving),
+        climb,
+        (tf.zeros_like(needed), needed > 0),
+        parallel_iterations=1,
+        maximum_iterations=_NEWTON_STEPS,
+    )
+    return direction * tf.minimum(per_image(time) * speed, room)

@@ -5,6 +5,8 @@ of shape [N, 2], one for each image (an image's numbers then do not depend on it
 evaluation).
 """
 
+import math
+
 import tensorflow as tf
 
 
@@ -68,3 +70,68 @@ def _draw(sample, seed, like):
         fn_output_signature=tf.TensorSpec(like.shape[1:], like.dtype),
     )
     return tf.ensure_shape(drawn, like.shape)
+
+
+def hashed_uniform(seeds: tf.Tensor, counter: int | tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Draws uniform numbers in [0, 1) for many images at once, each from its own seed and counter.
+
+    Number `i` of an image is the upper 24 bits of `mix(mix(i * phi + k_0) ^ k_1) / 2^24`, where
+    `mix` is the finaliser of MurmurHash3 (a bijection of 32 bits), `phi = 0x9E3779B9` and
+    `k_0, k_1` are mixed from the seed and the counter. A few vector operations on whole batches,
+    where one stateless draw an image costs a loop over the images. Good for starting points and
+    proposals; not for cryptography.
+
+    Args:
+      seeds: int32 [N, 2], one for each image.
+      counter: int32, scalar or [N], such as the image's step: another counter, other numbers.
+      shape: the static shape of one image's numbers.
+
+    Returns:
+      float32 [N, *shape].
+
+    Source: A. Appleby, MurmurHash3 (public domain), `fmix32`.
+    """
+    seeds = tf.bitcast(tf.convert_to_tensor(seeds, tf.int32), tf.uint32)
+    counter = tf.bitcast(tf.cast(counter, tf.int32), tf.uint32)
+    golden = tf.constant(0x9E3779B9, tf.uint32)
+    first = _mix(tf.bitwise.bitwise_xor(_mix(seeds[:, 0] + golden), counter * golden + golden))
+    first = _mix(tf.bitwise.bitwise_xor(first, seeds[:, 1]))
+    second = _mix(first + golden)
+    index = tf.range(math.prod(shape), dtype=tf.int64)
+    numbers = _mix(tf.cast(index, tf.uint32) * golden + first[:, None])
+    numbers = _mix(tf.bitwise.bitwise_xor(numbers, second[:, None]))
+    # 24 bits are what a float32 holds: the quotient is exact and below 1.
+    numbers = tf.cast(tf.bitwise.right_shift(numbers, tf.constant(8, tf.uint32)), tf.float32)
+    return tf.reshape(numbers * 2.0**-24, [-1, *shape])
+
+
+def hashed_sign(seeds: tf.Tensor, counter: int | tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Draws -1 or 1 with equal chances, as `hashed_uniform` draws."""
+    return tf.where(hashed_uniform(seeds, counter, shape) < 0.5, -1.0, 1.0)
+
+
+def hashed_normal(seeds: tf.Tensor, counter: int | tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Draws standard normal numbers as `hashed_uniform` draws: `sqrt(-2 log u) cos(2 pi v)`.
+
+    Source: Box and Muller 1958, with `u` in (0, 1].
+    """
+    pairs = hashed_uniform(seeds, counter, [2, *shape])
+    radius = tf.sqrt(-2.0 * tf.math.log(1.0 - pairs[:, 0]))
+    return radius * tf.cos(2.0 * math.pi * pairs[:, 1])
+
+
+def hashed_unit_ball(seeds: tf.Tensor, counter: int | tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Draws points uniform in the L2 unit ball of `shape`, as `hashed_uniform` draws."""
+    direction = hashed_normal(seeds, counter, shape)
+    axes = list(range(1, len(shape) + 1))
+    direction /= tf.sqrt(tf.reduce_sum(tf.square(direction), axes, keepdims=True))
+    # Another word of the seed: these numbers must not be those of the direction.
+    radius = hashed_uniform(seeds[:, ::-1], counter, [1] * len(shape))
+    return direction * radius ** (1.0 / math.prod(shape))
+
+
+def _mix(x: tf.Tensor) -> tf.Tensor:
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
+        x = x * tf.constant(factor, tf.uint32)
+    return x

@@ -6,6 +6,7 @@ image whose fate is known gives its slot to the next one. Nothing that an image'
 depends on the other images of the batch.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Protocol
 
@@ -59,7 +60,7 @@ class SteppedAttack(Protocol):
         ...
 
 
-class Stepped:
+class Stepped(abc.ABC):
     """Makes a stepped attack callable like any other: `attack(network, images, labels, seed)`."""
 
     name: str
@@ -101,17 +102,20 @@ class Stepped:
         )[0]
         return tf.stop_gradient(state["adversarial"])
 
-    def start(self, images, labels, seeds, logits) -> State:
+    @abc.abstractmethod
+    def start(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, logits: tf.Tensor
+    ) -> State:
         """Returns the state of images that took no step yet (see `SteppedAttack`)."""
-        raise TypeError(f"{type(self).__name__} must define `start` and `step`")
 
+    @abc.abstractmethod
     def step(self, network: Network, state: State) -> State:
         """Returns the state after one more evaluation (see `SteppedAttack`)."""
-        raise TypeError(f"{type(self).__name__} must define `start` and `step`")
 
 
 def begin(images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, **more: tf.Tensor) -> State:
     """Returns the part of the first state that all attacks share, and what else an attack keeps."""
+    images = tf.convert_to_tensor(images, tf.float32)
     batch = tf.shape(images)[:1]
     return {
         "images": images,
@@ -157,3 +161,43 @@ def where(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Chooses whole images: `x[n]` where `condition[n]`, else `y[n]`."""
     ones = [1] * (max(tf.convert_to_tensor(x).shape.rank, tf.convert_to_tensor(y).shape.rank) - 1)
     return tf.where(tf.reshape(condition, [-1, *ones]), x, y)
+
+
+def check_epsilon(epsilon: float) -> float:
+    """Returns a radius in pixels.
+
+    Raises:
+      ValueError: it is negative or not a number.
+    """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon is {epsilon}; give a radius in pixels (0-255), at least 0")
+    return float(epsilon)
+
+
+def check_counts(**counts: int) -> None:
+    """Raises ValueError, by name, for a count that is not a whole number of at least 1."""
+    for name, count in counts.items():
+        if count != int(count) or count < 1:
+            raise ValueError(f"{name} is {count}; give a whole number of at least 1")
+
+
+def check_targets(num_targets: int | None, targeted: bool) -> int:
+    """Returns the number of targets: 9 for a targeted attack unless given, else 0.
+
+    Raises:
+      ValueError: targets without a targeted attack, or none with one.
+    """
+    if not targeted:
+        if num_targets:
+            raise ValueError(f"num_targets is {num_targets} and the attack aims at no class")
+        return 0
+    num_targets = 9 if num_targets is None else num_targets
+    check_counts(num_targets=num_targets)
+    return num_targets
+
+
+def too_many_targets(num_targets: int, num_classes: int) -> str | None:
+    """Returns why a network has too few classes to aim at, or None where it has enough."""
+    if num_targets < num_classes:
+        return None
+    return f"{num_targets} targets need {num_targets + 1} classes and the network has {num_classes}"

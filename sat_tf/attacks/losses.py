@@ -1,0 +1,137 @@
+"""Losses that attacks raise: one value an image, from its logits alone."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from sat_tf.attacks.pgd import cross_entropy
+
+# Keeps the ratio finite where the leading logits are equal (AutoAttack's constant).
+_TINY = 1e-12
+
+# The smallest number of classes for which a loss has a meaning.
+MIN_CLASSES = {"ce": 2, "dlr": 3, "dlr-targeted": 4}
+
+
+def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Computes `z_y - max_{i != y} z_i`: at most 0 where another class is at least as likely."""
+    logits = tf.cast(logits, tf.float32)
+    own = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
+    best_other = tf.reduce_max(tf.where(own, logits.dtype.min, logits), 1)
+    return logit(logits, labels) - best_other
+
+
+def logit(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Picks `z_c` of every image: [N, C] and int [N] give [N]."""
+    return tf.gather(tf.cast(logits, tf.float32), classes, batch_dims=1)
+
+
+def dlr(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor | None = None) -> tf.Tensor:
+    """Computes the difference of logits ratio `-(z_y - max_{i != y} z_i) / (z_(1) - z_(3))`.
+
+    `z_(k)` is the k-th largest logit. It changes neither with a shift nor with a positive factor
+    of the logits, so a confident network gives it as much gradient as any other.
+
+    Source: Croce and Hein, arXiv 2003.01690, equation 6; 1e-12 is added to the denominator.
+    """
+    del targets
+    top = tf.math.top_k(tf.cast(logits, tf.float32), 3).values
+    return -margin(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Computes `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)` for the target classes `t`.
+
+    Source: Croce and Hein, arXiv 2003.01690, equation 7; 1e-12 is added to the denominator.
+    """
+    top = tf.math.top_k(tf.cast(logits, tf.float32), 4).values
+    spread = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
+    return (logit(logits, targets) - logit(logits, labels)) / (spread + _TINY)
+
+
+def loss_function(name: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns the loss `(logits, labels, targets) -> [N]` of that name.
+
+    Raises:
+      ValueError: an unknown name, with the list of known ones.
+    """
+    functions = {
+        "ce": lambda logits, labels, targets: cross_entropy(logits, labels),
+        "dlr": dlr,
+        "dlr-targeted": targeted_dlr,
+    }
+    if name not in functions:
+        raise ValueError(f"loss {name!r} is unknown; use one of: {', '.join(functions)}")
+    return functions[name]
+
+
+def too_few_classes(loss: str, num_classes: int) -> str | None:
+    """Returns why a loss cannot be computed with that many classes, or None where it can."""
+    needed = MIN_CLASSES[loss]
+    if num_classes >= needed:
+        return None
+    return f"the loss {loss} needs at least {needed} classes and the network has {num_classes}"
+
+
+def misclassified(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Tells where the largest logit is not the label's, as bool [N]."""
+    return tf.argmax(logits, 1, tf.int32) != tf.cast(labels, tf.int32)
+
+
+def ranked_classes(logits: tf.Tensor, num_targets: int) -> tf.Tensor:
+    """Returns the classes of the 2nd to (num_targets + 1)-th largest logits, int32 [N, targets]."""
+    return tf.math.top_k(logits, num_targets + 1).indices[:, 1:]
+
+
+def loss_and_gradient(
+    network: Callable[..., tf.Tensor],
+    points: tf.Tensor,
+    loss: Callable[[tf.Tensor], tf.Tensor],
+    eot_steps: int = 1,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Evaluates the network, a loss of its logits and the gradient of the loss at the points.
+
+    Args:
+      network: maps pixels to logits and takes `training`.
+      points: float32 [N, H, W, C] in pixels.
+      loss: maps logits [N, classes] to one value an image.
+      eot_steps: number of evaluations of a random network; the gradient is their mean (expectation
+        over transformation), loss and logits are those of the last one, as in AutoAttack.
+
+    Returns:
+      Logits [N, classes], losses [N] and the gradients [N, H, W, C].
+
+    Raises:
+      ValueError: the outputs do not depend on the points through differentiable operations.
+    """
+    logits, value, gradient = _evaluate(network, points, loss)
+    if eot_steps == 1:
+        return logits, value, gradient
+    logits, value, gradient = tf.while_loop(
+        lambda *_: True,
+        lambda _logits, _value, total: _add_gradient(_evaluate(network, points, loss), total),
+        (logits, value, gradient),
+        parallel_iterations=1,
+        maximum_iterations=eot_steps - 1,
+    )
+    return logits, value, gradient / eot_steps
+
+
+def _evaluate(network, points, loss):
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        logits = network(points, training=False)
+        value = loss(logits)
+        total = tf.reduce_sum(value)
+    gradient = tape.gradient(total, points)
+    if gradient is None:
+        raise ValueError(
+            "the network gives no gradient with respect to its images; white-box attacks need "
+            "a differentiable network (a Keras model, or a SavedModel exported with gradients)"
+        )
+    return logits, value, gradient
+
+
+def _add_gradient(evaluated, total):
+    logits, value, gradient = evaluated
+    return logits, value, total + gradient
