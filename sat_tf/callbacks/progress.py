@@ -1,0 +1,194 @@
+"""What a person sees while training runs."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+import keras
+
+from sat_tf.callbacks.throughput import Throughput
+
+_TERMINAL_SECONDS, _FILE_SECONDS = 0.5, 30.0
+_MIN_BAR, _MAX_BAR = 8, 30
+_ERASE_LINE = "\r\x1b[K"
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows how far training is, how fast it goes and when it ends; a summary line an epoch.
+
+    On a terminal one line is redrawn twice a second; into a file or a pipe goes a plain line every
+    30 seconds, without control characters. Time left in the epoch is
+    `steps_left * seconds_per_step + c`, and in the run that plus
+    `epochs_left * (steps_per_epoch * seconds_per_step + c)`, where `c` is what the end of the last
+    epoch took (validation, checkpoint, pictures); it is 0 until one epoch has ended.
+
+    `keras.utils.Progbar` is not used: it writes backspaces and colours into log files on every
+    Linux, knows the time left of the epoch only, starts to count at 0 after a resume and is silent
+    during validation. Use `fit(verbose=0)`.
+
+    Args:
+      epochs: epochs of the whole run, those done before a resume included.
+      steps_per_epoch: optimiser steps of a whole epoch.
+      batch_size: images of a step over all replicas.
+      initial_step: steps of the first epoch that were done before this process started.
+      stream: where to write; default standard output.
+      clock: returns seconds; only differences count.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        initial_step: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__()
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        self.initial_step = initial_step
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._terminal = self._stream.isatty()
+        self._interval = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS
+        self._line_open = False
+        self._last_drawn = clock()
+        self._throughput = Throughput(clock)
+        self._seconds_per_step = None
+        self._closing = 0.0  # seconds from an epoch's last step to the next epoch's begin
+        self._last_step_ended = None
+        self._epoch = None
+        self._epoch_began = clock()
+        self._step = 0
+        self._batches_seen = 0
+        self._validation_batches = None
+
+    def close(self) -> None:
+        """Ends a line that is still being redrawn; call it before printing an error."""
+        if self._line_open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._line_open = False
+
+    def seconds_left(self) -> tuple[float, float] | None:
+        """Returns the seconds left in the epoch and in the run, None before two steps ended."""
+        if self._seconds_per_step is None or self._epoch is None:
+            return None
+        closing = self._closing
+        if self._step == self.steps_per_epoch:
+            closing = max(0.0, closing - (self._clock() - self._last_step_ended))
+        epoch = (self.steps_per_epoch - self._step) * self._seconds_per_step + closing
+        whole = self.steps_per_epoch * self._seconds_per_step + self._closing
+        return epoch, epoch + (self.epochs - self._epoch - 1) * whole
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts to measure an epoch."""
+        if self._last_step_ended is not None:
+            self._closing = self._clock() - self._last_step_ended
+        self._last_step_ended = None
+        self._epoch = epoch
+        self._epoch_began = self._clock()
+        self._step = self.initial_step
+        self._throughput.restart()
+        if self._step:
+            self._print(f"{self._name()} continues after step {self._step:,}")
+        if self._terminal:  # the first step may be minutes away: it compiles the graph
+            self._draw(self._step, self.steps_per_epoch, "", [])
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Draws, if it is time to."""
+        self._step = self.initial_step + batch + 1
+        self._throughput.record(self._step)
+        self._seconds_per_step = self._throughput.seconds_per_step() or self._seconds_per_step
+        self._last_step_ended = self._clock()
+        if self._is_time():
+            figures = [*_figures(logs or {}, ""), *self._speed()]
+            self._draw(self._step, self.steps_per_epoch, "", figures)
+
+    def on_test_batch_end(self, batch, logs=None):
+        """Draws the validation inside `fit`, if it is time to."""
+        if self._epoch is not None and self._is_time():
+            self._draw(batch + 1, self._validation_batches, "validation ", [])
+        self._batches_seen = batch + 1
+
+    def on_test_end(self, logs=None):
+        """Remembers how many batches the validation has."""
+        self._validation_batches = self._batches_seen
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Prints the epoch's summary."""
+        if self._last_step_ended is not None:
+            self._closing = self._clock() - self._last_step_ended
+        logs = logs or {}
+        parts = [f"{self._name()} in {_duration(self._clock() - self._epoch_began)}"]
+        parts += self._speed()
+        parts += ["train: " + ", ".join(_figures(logs, ""))]
+        if any(name.startswith("val_") for name in logs):
+            parts += ["validation: " + ", ".join(_figures(logs, "val_"))]
+        left = self.seconds_left()
+        if left is not None and epoch + 1 < self.epochs:
+            parts += [f"{_duration(left[1])} left"]
+        self._print(" | ".join(parts))
+        self.initial_step = 0
+
+    def on_train_end(self, logs=None):
+        """Leaves the cursor on a fresh line."""
+        self.close()
+
+    def _name(self):
+        return f"epoch {self._epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
+
+    def _speed(self):
+        speed = self._throughput.per_second(self.batch_size)
+        return [] if speed is None else [f"{speed:,.0f} images/s"]
+
+    def _is_time(self):
+        return self._clock() - self._last_drawn >= self._interval
+
+    def _draw(self, done, total, phase, figures):
+        left = self.seconds_left()
+        epoch, run = ("?", "?") if left is None else map(_duration, left)
+        count = f"{done:,}" if total is None else f"{done:{len(str(total))}}/{total}"
+        head = f"{self._name()} {phase}{count}"
+        tail = "  ".join([*figures, f"left: epoch {epoch}, run {run}"])
+        if not self._terminal:
+            self._print(f"{head}  {tail}")
+            return
+        columns = shutil.get_terminal_size().columns - 1
+        room = min(_MAX_BAR, columns - len(head) - len(tail) - 5)
+        bar = ""
+        if total and room >= _MIN_BAR:
+            filled = min(room, room * done // total)
+            bar = f" [{'#' * filled}{'.' * (room - filled)}]"
+        line = f"{head}{bar}  {tail}"[:columns]
+        self._stream.write(_ERASE_LINE + line)
+        self._stream.flush()
+        self._line_open = True
+        self._last_drawn = self._clock()
+
+    def _print(self, line):
+        start = _ERASE_LINE if self._line_open else ""
+        self._stream.write(f"{start}{line}\n")
+        self._stream.flush()
+        self._line_open = False
+        self._last_drawn = self._clock()
+
+
+def _figures(logs, prefix):
+    figures = [f"loss {logs[prefix + 'loss']:.4f}"] if prefix + "loss" in logs else []
+    for kind in ("clean", "adversarial"):
+        name = f"{prefix}{kind}_accuracy"
+        if name in logs:
+            figures.append(f"{kind} {100 * logs[name]:.1f} %")
+    return figures
+
+
+def _duration(seconds):
+    seconds = round(seconds)
+    hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
