@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import keras
 
-from sat_tf.models import cifar
+from sat_tf.models import cifar, resnet
 from sat_tf.models.layers import Activation, activation_sites
 
-_BODIES = {**cifar.NETWORKS}
+_BODIES = {**cifar.NETWORKS, **resnet.NETWORKS}
 NAMES = tuple(_BODIES)
 
 
@@ -29,8 +29,8 @@ def build(
 
     Args:
       name: one of `NAMES`, or any wide ResNet as "wrn-<depth>-<width>".
-      activation: a spec for `sat_tf.activations.make`, or a callable that makes a layer from a
-          name; called afresh at every site.
+      activation: a spec for `sat_tf.activations`, such as "swish", or a callable that makes a layer
+        from a name; called at every site.
       num_classes: number of logits, at least 2.
       image_size: side of a square image or (height, width), in pixels.
       num_channels: channels of an image: 3, or 1 for the digits.

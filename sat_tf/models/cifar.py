@@ -16,6 +16,7 @@ from sat_tf.models.layers import (
     batch_norm,
     convolution,
     pooled_logits,
+    residual_groups,
 )
 
 
@@ -66,22 +67,6 @@ def _preactivation_block(
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])
 
 
-def _groups(
-    x: keras.KerasTensor,
-    block: Callable[..., keras.KerasTensor],
-    num_blocks: tuple[int, ...],
-    width: int,
-) -> keras.KerasTensor:
-    """Stacks groups of blocks; each group after the first halves the maps and doubles `width`."""
-    for group, repeats in enumerate(num_blocks):
-        for index in range(repeats):
-            strides = 2 if group > 0 and index == 0 else 1
-            x = block(
-                x, filters=width * 2**group, strides=strides, name=f"group{group}_block{index}"
-            )
-    return x
-
-
 def _resnet(
     num_blocks: tuple[int, ...],
     projection: bool,
@@ -96,7 +81,7 @@ def _resnet(
     x = convolution(images, width, 3, name="conv0")
     x = activate(batch_norm(x, name="conv0_bn"), "conv0_act")
     block = partial(_basic_block, activate=activate, zero_gamma=zero_gamma, projection=projection)
-    return pooled_logits(_groups(x, block, num_blocks, width), num_classes)
+    return pooled_logits(residual_groups(x, block, num_blocks, width), num_classes)
 
 
 def _thin_resnet(
@@ -138,7 +123,7 @@ def _preactivation_resnet(
     """
     x = convolution(images, stem, 3, name="conv0")
     block = partial(_preactivation_block, activate=activate, zero_gamma=zero_gamma)
-    x = _groups(x, block, num_blocks, width)
+    x = residual_groups(x, block, num_blocks, width)
     return pooled_logits(activate(batch_norm(x, name="last_bn"), "last_act"), num_classes)
 
 
