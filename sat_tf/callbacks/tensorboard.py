@@ -31,7 +31,8 @@ class TensorBoard(keras.callbacks.Callback):
     After a resume the points that the killed process had written beyond the checkpoint are marked
     as void (a session start, which TensorBoard understands), and written again. Put it BEFORE
     whatever writes checkpoints: what a checkpoint stands for is then on disk already. Only the
-    chief worker writes. Every group of points is flushed.
+    chief worker writes. Every group of points is on disk at
+    once, as leaving a writer's context flushes it.
 
     `keras.callbacks.TensorBoard` is not used: it counts epochs on one axis and, from 0 after a
     resume, batches on another, and it has neither pictures nor a place for them.
@@ -134,12 +135,10 @@ class TensorBoard(keras.callbacks.Callback):
         with self._writers[run].as_default(step):
             for name, value in figures.items():
                 tf.summary.scalar(f"{group}/{name}", value)
-        self._writers[run].flush()
 
     def _write_picture(self, run, tag, step, picture):
         with self._writers[run].as_default(step):
             tf.summary.image(tag, picture[None])
-        self._writers[run].flush()
 
     def _write_activations(self, step):
         self._write_picture("train", "activation/curve", step, curves.draw(self.activations))
@@ -150,7 +149,6 @@ class TensorBoard(keras.callbacks.Callback):
                     write = tf.summary.scalar if value.size == 1 else tf.summary.histogram
                     tag = f"trained_activation/{layer.name}/{weight.name}"
                     write(tag, np.squeeze(value) if value.size == 1 else value)
-        self._writers["train"].flush()
 
 
 def _number(variable):
