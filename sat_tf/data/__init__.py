@@ -34,6 +34,7 @@ def load(
     seed: int = 0,
     start_step: int = 0,
     augment: str | None = None,
+    eval_resize: str | None = None,
     data_dir: str | None = None,
     validation_examples: int | None = None,
 ) -> tf.data.Dataset:
@@ -44,15 +45,19 @@ def load(
     a fixed order, the last batch smaller where the number does not divide.
 
     Args:
-      name: "digits" or the name of a TFDS image classification set.
+      name: "digits", "folder:<directory of class folders>" or the name of a TFDS image
+        classification set.
       split: "train", "validation" or "test". The validation part is cut from the training split by
         position, the same for every seed, and is never trained on.
       batch_size: images a batch, over all replicas.
-      image_size: side of the images in pixels; None keeps the stored one.
+      image_size: side of the images in pixels; None keeps the stored one, and is refused where
+        the stored images differ.
       training: whether to shuffle, repeat and augment.
       seed: decides order and augmentation.
       start_step: the first batch is that of this step of the stream.
       augment: one of `augment.NAMES`; None takes the set's own default.
+      eval_resize: one of `crops.RESIZES`; None is "whole" for images of one size, else
+        "center_crop".
       data_dir: where TFDS looks; None is TFDS's own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
       validation_examples: size of the validation part; None takes `default_validation_examples`.
 
@@ -69,7 +74,7 @@ def load(
         source.info.steps_per_epoch(batch_size)
     elif batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
-    request = Request(batch_size, image_size, training, seed, start_step, augment)
+    request = Request(batch_size, image_size, training, seed, start_step, augment, eval_resize)
     options = tf.data.Options()
     options.deterministic = True
     # Every worker of several reads the same stream and keeps its own part of each batch.
@@ -82,6 +87,10 @@ def _source(name: str, data_dir: str | None, validation_examples: int | None):
         from sat_tf.data.digits import Digits
 
         return Digits(validation_examples)
+    if name.startswith("folder:"):
+        from sat_tf.data.folder import Folder
+
+        return Folder(name.removeprefix("folder:"), validation_examples)
     from sat_tf.data.tfds_sets import Tfds
 
     return Tfds(name, data_dir, validation_examples)

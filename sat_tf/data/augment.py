@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-NAMES = ("none", "crop", "crop_flip", "inception")
+OF_BATCHES = ("none", "crop", "crop_flip")
+NAMES = (*OF_BATCHES, "inception")
 
 # Separates the numbers of augmentation from those of the order, which use (seed, epoch).
 _AUGMENT_STREAM = 0x617567
@@ -21,10 +22,9 @@ def check_augment(name: str, supported: tuple[str, ...] = NAMES) -> str:
 
 def seed_of(seed: int, place: tf.Tensor) -> tf.Tensor:
     """Derives the seed [2] of a step, or of one example's place in the endless stream."""
-    seed = tf.random.experimental.stateless_fold_in(
+    return tf.random.experimental.stateless_fold_in(
         tf.constant([seed, _AUGMENT_STREAM], tf.int64), tf.cast(place, tf.int64)
     )
-    return seed
 
 
 def augment_batch(images: tf.Tensor, name: str, seed: tf.Tensor) -> tf.Tensor:
@@ -39,7 +39,7 @@ def augment_batch(images: tf.Tensor, name: str, seed: tf.Tensor) -> tf.Tensor:
       name: "none", "crop" or "crop_flip".
       seed: integer tensor [2], as from `seed_of`.
     """
-    if check_augment(name, NAMES[:3]) == "none":
+    if check_augment(name, OF_BATCHES) == "none":
         return images
     num, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     seeds = tf.random.experimental.stateless_split(seed, 3)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from sat_tf.data import memory
-from sat_tf.data.info import Info, Request, check_validation_examples
+from sat_tf.data.info import Info, Request, check_validation_examples, cut_evenly
 
 # The set comes ordered by writer and without a test split: every fifth image is ours.
 _TEST_EVERY = 5
@@ -43,12 +43,6 @@ class Digits:
             name = request.augment or self.default_augment
             return memory.training(_arrays(), self._parts[split], name, request)
         return memory.evaluation(_arrays(), self._parts[split], request)
-
-
-def cut_evenly(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Takes `size` evenly spread entries out of `indices`: returns (the others, those taken)."""
-    places = (np.arange(size) * 2 + 1) * len(indices) // (2 * max(size, 1))
-    return np.delete(indices, places), indices[places]
 
 
 @functools.cache

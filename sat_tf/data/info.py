@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+
 SPLITS = ("train", "validation", "test")
 
 # More than this adds hours of attacks and hardly any precision to the choice of a checkpoint.
@@ -65,7 +67,7 @@ class Request:
     seed: int = 0
     start_step: int = 0
     augment: str | None = None
-    eval_resize: str = "center_crop"
+    eval_resize: str | None = None
 
 
 def default_validation_examples(num_train: int) -> int:
@@ -90,3 +92,12 @@ def check_validation_examples(requested: int | None, num_train: int) -> int:
             f"give 0 to {num_train - 1}"
         )
     return size
+
+
+def cut_evenly(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Takes `size` evenly spread entries out of `indices`: returns (the others, those taken).
+
+    Of examples sorted by class this takes the same share of every class.
+    """
+    places = (np.arange(size) * 2 + 1) * len(indices) // (2 * max(size, 1))
+    return np.delete(indices, places), indices[places]

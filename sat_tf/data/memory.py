@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.data import augment, order
+from sat_tf.data import augment, crops, order
 from sat_tf.data.info import Request
 
 
@@ -37,7 +37,8 @@ def training(arrays: Arrays, indices: np.ndarray, name: str, request: Request) -
       name: the augmentation, one that works on batches.
       request: batch size, image size, seed and first step.
     """
-    augment.check_augment(name, augment.NAMES[:3])
+    augment.check_augment(name, augment.OF_BATCHES)
+    crops.check_resize(request.eval_resize or "whole", ("whole",))
     indices = tf.constant(indices, tf.int64)
 
     def make(step: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,6 +53,7 @@ def training(arrays: Arrays, indices: np.ndarray, name: str, request: Request) -
 
 def evaluation(arrays: Arrays, indices: np.ndarray, request: Request) -> tf.data.Dataset:
     """Yields every image of `indices` once, in that order; the last batch may be smaller."""
+    crops.check_resize(request.eval_resize or "whole", ("whole",))
 
     def make(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images = to_pixels(tf.gather(arrays.images, chosen), request.image_size)

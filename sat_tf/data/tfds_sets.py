@@ -1,14 +1,18 @@
 """Image classification sets of TensorFlow Datasets, by their TFDS name."""
 
+import difflib
 import functools
+import math
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from sat_tf.data import memory
+from sat_tf.data import encoded, memory
 from sat_tf.data.info import Info, Request, check_validation_examples
+from sat_tf.data.records import Records
 
-# Decoded sets up to this many bytes are held in memory (CIFAR-10 and its test split: 184 MB).
+# Splits that decode to at most this are held in memory; CIFAR-10's take 154 and 31 MB.
 _MOST_BYTES_IN_MEMORY = 2**30
 
 # A mirrored character is another character, or none.
@@ -16,67 +20,144 @@ _CHARACTERS = ("mnist", "emnist", "kmnist", "svhn", "omniglot", "cmaterdb", "bin
 
 
 class Tfds:
-    """One TFDS set: small fixed-size images from memory.
+    """One TFDS set: decoded in memory where it is small, else read image by image.
 
     Parts: "test" is the set's test split, or its validation split where it has no labelled test
-    split (imagenet2012). The validation part is the tail of the training split, which TFDS has
-    already shuffled, in its prepared order, by keys that do not depend on any run.
+    split (imagenet2012: the 50,000 validation images). "validation" is the set's own where it has
+    one beside that, else the tail of the training split, by position: TFDS has shuffled the
+    examples once, when it prepared them, so the tail is the same random sample for every run. A set
+    of one split gives a tenth of it to "test" the same way.
     """
 
     def __init__(self, name: str, data_dir: str | None, validation_examples: int | None = None):
-        self._builder = _builder(name, data_dir)
+        self._builder = _prepared(name, data_dir)
         info = self._builder.info
+        _check_features(name, info.features)
         sizes = {split: info.splits[split].num_examples for split in info.splits}
-        test = "test" if "test" in sizes and not name.startswith("imagenet2012") else "validation"
-        size = check_validation_examples(validation_examples, sizes["train"])
-        border = sizes["train"] - size
-        self._parts = {
-            "train": ("train", 0, border),
-            "validation": ("train", border, sizes["train"]),
-            "test": (test, 0, sizes[test]),
-        }
-        self.default_augment = "crop" if name.startswith(_CHARACTERS) else "crop_flip"
+        self._parts = _parts(name, sizes, validation_examples)
+        shape = tuple(info.features["image"].shape)
         self.info = Info(
             name,
             tuple(info.features["label"].names),
-            tuple(info.features["image"].shape),
+            shape,
             {split: stop - start for split, (_, start, stop) in self._parts.items()},
         )
+        self._in_memory = (
+            None not in shape and max(sizes.values()) * math.prod(shape) <= _MOST_BYTES_IN_MEMORY
+        )
+
+    @property
+    def default_augment(self) -> str:
+        if self._builder.name.startswith(_CHARACTERS):
+            return "crop"
+        return encoded.default_augment(self.info)
 
     def load(self, split: str, request: Request) -> tf.data.Dataset:
+        """Reads a part, "train", "validation" or "test"."""
         tfds_split, start, stop = self._parts[split]
-        arrays = _arrays(self._builder.name, str(self._builder.data_dir), tfds_split)
-        indices = np.arange(start, stop)
+        name = request.augment or self.default_augment
+        if not self._in_memory:
+            records = Records(self._builder, tfds_split, start, stop)
+            if request.training:
+                return encoded.training(records.training(request), self.info, name, request)
+            return encoded.evaluation(records.evaluation(), self.info, request)
+        arrays, indices = _arrays(str(self._builder.data_dir), tfds_split), np.arange(start, stop)
         if request.training:
-            name = request.augment or self.default_augment
             return memory.training(arrays, indices, name, request)
         return memory.evaluation(arrays, indices, request)
 
 
-def _builder(name: str, data_dir: str | None):
+def _parts(
+    name: str, sizes: dict[str, int], validation_examples: int | None
+) -> dict[str, tuple[str, int, int]]:
+    """Maps our splits to ranges (TFDS split, start, stop)."""
+    if "train" not in sizes:
+        raise ValueError(f"{name} has no split 'train', only: {', '.join(sizes)}")
+    # The labels of ImageNet's test split were never published.
+    own = [s for s in ("test", "validation") if s in sizes]
+    if name.startswith("imagenet2012") and "validation" in sizes:
+        own = ["validation"]
+    stop = sizes["train"]
+    parts = {}
+    if own:
+        parts["test"] = (own[0], 0, sizes[own[0]])
+    else:
+        parts["test"] = ("train", stop - stop // 10, stop)
+        stop -= stop // 10
+    if len(own) == 2 and validation_examples is None:
+        parts["validation"] = (own[1], 0, sizes[own[1]])
+    else:
+        border = stop - check_validation_examples(validation_examples, stop)
+        parts["validation"] = ("train", border, stop)
+        stop = border
+    return {"train": ("train", 0, stop)} | parts
+
+
+def _prepared(name: str, data_dir: str | None):
+    """Returns the TFDS builder of a set that is on disk, downloading it where TFDS can.
+
+    Raises:
+      ValueError: an unknown name, or a set that is not there and cannot be had.
+    """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_dir)
-    builder.download_and_prepare()
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(name, ["digits", *known])
+        raise ValueError(
+            f"unknown data set {name!r}; use digits, folder:<directory of class folders>, or an "
+            "image classification set of TFDS such as cifar10, cifar100, imagenet2012"
+            + (f" (close to it: {', '.join(close)})" if close else "")
+        ) from None
+    if builder.info.splits:
+        return builder
+    logging.info("%s is not in %s: TFDS downloads and prepares it", name, builder.data_dir)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever TFDS meets: no network, no disk, a manual download
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"data set {name} is not in {builder.data_dir} and TFDS cannot download it "
+            f"({type(error).__name__}: {reason}); point --data_dir or TFDS_DATA_DIR to the "
+            "directory that holds it, or prepare it where there is a network: python -c "
+            f"\"import tensorflow_datasets as t; t.builder('{name}').download_and_prepare()\""
+        ) from error
     return builder
 
 
+def _check_features(name: str, features) -> None:
+    import tensorflow_datasets as tfds
+
+    wanted = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    given = dict(features.items()) if hasattr(features, "items") else {}
+    if not all(isinstance(given.get(key), kind) for key, kind in wanted.items()):
+        raise ValueError(
+            f"{name} is not an image classification set: expected the features 'image' and "
+            f"'label', got: {', '.join(given) or type(features).__name__}"
+        )
+    if given["image"].np_dtype != np.uint8:
+        raise ValueError(f"the images of {name} are {given['image'].np_dtype}, not uint8")
+
+
 @functools.cache
-def _arrays(name: str, directory: str, tfds_split: str) -> memory.Arrays:
+def _arrays(directory: str, tfds_split: str) -> memory.Arrays:
     """Decodes a whole split, once a process; CIFAR-10's training split takes 4 s on two cores."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
-    shape = builder.info.features["image"].shape
-    num = builder.info.splits[tfds_split].num_examples
-    # One at a time, into its place: a second copy of the set would double the peak memory.
-    images, labels = np.empty((num, *shape), np.uint8), np.empty(num, np.int32)
-    examples = builder.as_dataset(
-        split=tfds_split, read_config=tfds.ReadConfig(interleave_cycle_length=1)
-    )
+    size = builder.info.splits[tfds_split].num_examples
+    images = np.empty((size, *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(size, np.int32)
+
+    def decode(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.io.decode_image(image, images.shape[-1]), label
+
+    examples = Records(builder, tfds_split, 0, size).evaluation().map(decode, 2)
     start = 0
-    for batch in examples.batch(1000).as_numpy_iterator():
-        stop = start + len(batch["label"])
-        images[start:stop], labels[start:stop] = batch["image"], batch["label"]
+    for some_images, some_labels in examples.batch(1000).as_numpy_iterator():
+        stop = start + len(some_labels)
+        images[start:stop], labels[start:stop] = some_images, some_labels
         start = stop
     return memory.Arrays.of(images, labels)

@@ -1,0 +1,151 @@
+"""From encoded JPEG or PNG bytes to one float32 image of the wanted size, as ImageNet is read."""
+
+import tensorflow as tf
+
+RESIZES = ("center_crop", "shorter_side", "whole")
+
+# The margin of both reference pipelines: 224 is cut from the middle of 256.
+_MARGIN = 32
+
+# The reference pipelines' bicubic kernels (OpenCV, TensorFlow 1); Keys' own is -0.5.
+_CUBIC = -0.75
+
+
+def check_resize(name: str, supported: tuple[str, ...] = RESIZES) -> str:
+    """Returns `name` if it is one of `supported`.
+
+    Raises:
+      ValueError: a resize that is not supported, with the list of those that are.
+    """
+    if name not in supported:
+        raise ValueError(f"eval_resize={name!r} is not one of: {', '.join(supported)}")
+    return name
+
+
+def decode(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Decodes JPEG or PNG bytes to uint8 [H, W, channels]; grey becomes RGB for 3 channels.
+
+    The accurate inverse transform gives what Pillow and OpenCV give; TensorFlow's default is the
+    fast one.
+    """
+    return tf.io.decode_jpeg(encoded, channels, dct_method="INTEGER_ACCURATE")
+
+
+def evaluation_image(encoded: tf.Tensor, image_size: int, resize: str, channels: int) -> tf.Tensor:
+    """Decodes an image and brings it to [image_size, image_size, channels] without chance.
+
+    "center_crop": the central square of side `floor(m S / (S + 32))`, m the shorter side, resized
+      by TensorFlow 1's bicubic kernel (a = -0.75, no half-pixel centres, no antialiasing).
+      Source: the TPU loader behind the paper's numbers (PAPER.md 2.3, 3.4). Deviation: clipped to
+      the pixel range, which every attack assumes.
+    "shorter_side": the shorter side to S + 32 by OpenCV's bicubic kernel (a = -0.75, half-pixel
+      centres, no antialiasing, rounded to whole pixels), then the central square of side S.
+      Source: the reference ResNet evaluation (PAPER.md 2.3).
+    "whole": the whole image, bilinear and antialiased; unchanged where it has that size already.
+    """
+    check_resize(resize)
+    image = decode(encoded, channels)
+    if resize == "center_crop":
+        side = tf.reduce_min(tf.shape(image)[:2]) * image_size // (image_size + _MARGIN)
+        return _legacy_bicubic(_central(image, side, 1), image_size)
+    if resize == "whole":
+        image = tf.image.resize(image, [image_size, image_size], "bilinear", antialias=True)
+        return tf.ensure_shape(image, [image_size, image_size, channels])
+    side = tf.reduce_min(tf.shape(image)[:2])
+    scale = (image_size + _MARGIN) / tf.cast(side, tf.float64)
+    height, width = tf.unstack(
+        tf.cast(scale * tf.cast(tf.shape(image)[:2], tf.float64) + 0.5, tf.int32)
+    )
+    image = tf.round(tf.clip_by_value(_half_pixel_bicubic(image, height, width), 0.0, 255.0))
+    image = _central(image, image_size, 0)
+    return tf.ensure_shape(image, [image_size, image_size, channels])
+
+
+def training_image(
+    encoded: tf.Tensor, image_size: int, seed: tf.Tensor, channels: int
+) -> tf.Tensor:
+    """Decodes a random window of an image, resizes it to a square and mirrors half of them.
+
+    The window covers 0.08 to 1 of the area with an aspect ratio of 3/4 to 4/3; after ten failed
+    attempts it is the whole image. Bicubic as "center_crop".
+
+    Args:
+      encoded: scalar string, JPEG or PNG.
+      image_size: side of the result in pixels.
+      seed: integer tensor [2]: the same seed gives the same window.
+      channels: 1 or 3.
+
+    Source: Szegedy et al. 2015 as in the TPU loader (PAPER.md 2.3). Deviation: that loader also
+    asks for a tenth of the image in the window, which quietly raises the 0.08.
+    """
+    seeds = tf.random.experimental.stateless_split(seed, 2)
+    image = _legacy_bicubic(_random_window(encoded, seeds[0], channels), image_size)
+    return tf.image.stateless_random_flip_left_right(image, seeds[1])
+
+
+def random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws a window (top, left, height, width), int32 [4], of an image of shape [H, W, C]."""
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(0.08, 1.0),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def _central(image: tf.Tensor, side: int | tf.Tensor, rounding: int) -> tf.Tensor:
+    """Cuts the central square; where the margins are odd, `rounding` says which is wider."""
+    top, left = tf.unstack((tf.shape(image)[:2] - side + rounding) // 2)
+    return image[top : top + side, left : left + side]
+
+
+def _random_window(encoded: tf.Tensor, seed: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes a random window; of a JPEG, only that (its last column may be off by the chroma)."""
+
+    def of_jpeg():
+        window = random_window(tf.io.extract_jpeg_shape(encoded), seed)
+        return tf.io.decode_and_crop_jpeg(encoded, window, channels, dct_method="INTEGER_ACCURATE")
+
+    def of_png():
+        image = decode(encoded, channels)
+        top, left, height, width = tf.unstack(random_window(tf.shape(image), seed))
+        return image[top : top + height, left : left + width]
+
+    return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_png)
+
+
+def _legacy_bicubic(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    result = tf.raw_ops.ResizeBicubic(
+        images=image[None], size=[image_size, image_size], half_pixel_centers=False
+    )
+    return tf.clip_by_value(result[0], 0.0, 255.0)
+
+
+def _half_pixel_bicubic(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Resizes as OpenCV's INTER_CUBIC: TensorFlow pairs half-pixel centres with a = -0.5 only."""
+    image = tf.cast(image, tf.float32)
+    for axis, size in enumerate((height, width)):
+        indices, weights = _taps(tf.shape(image)[axis], size)
+        shape = [4, -1, 1, 1] if axis == 0 else [4, 1, -1, 1]
+        weights = tf.reshape(weights, shape)
+        image = tf.add_n(
+            [weights[tap] * tf.gather(image, indices[tap], axis=axis) for tap in range(4)]
+        )
+    return image
+
+
+def _taps(old: tf.Tensor, new: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the four neighbours of each new pixel, int32 [4, new], and their weights."""
+    place = (tf.range(new, dtype=tf.float64) + 0.5) * tf.cast(old / new, tf.float64) - 0.5
+    first = tf.floor(place)
+    offset = tf.constant([-1.0, 0.0, 1.0, 2.0], tf.float64)[:, None]
+    distance = tf.abs(place - first - offset)
+    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
+    weights = tf.cast(tf.where(distance <= 1, near, far), tf.float32)
+    return tf.clip_by_value(tf.cast(first + offset, tf.int32), 0, old - 1), weights

@@ -1,0 +1,70 @@
+"""Sets too large to hold decoded: each image is decoded when its turn comes."""
+
+import tensorflow as tf
+
+from sat_tf.data import augment, crops
+from sat_tf.data.info import Info, Request
+
+
+def training(examples: tf.data.Dataset, info: Info, name: str, request: Request) -> tf.data.Dataset:
+    """Makes training batches of encoded examples.
+
+    Args:
+      examples: (place int64, encoded string, label), place counting the examples of the endless
+        stream, from `request.start_step * request.batch_size` on.
+      info: the set.
+      name: the augmentation.
+      request: what was asked for.
+    """
+    augment.check_augment(name)
+    size, resize = _size_and_resize(info, request)
+
+    def image_of(place: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor):
+        if name == "inception":
+            seed = augment.seed_of(request.seed, place)
+            image = crops.training_image(encoded, size, seed, info.num_channels)
+        else:
+            image = crops.evaluation_image(encoded, size, resize, info.num_channels)
+        return image, tf.cast(label, tf.int32)
+
+    batches = examples.map(image_of, tf.data.AUTOTUNE).batch(request.batch_size, True)
+    if name in ("none", "inception"):
+        return batches
+
+    def augmented(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]):
+        seed = augment.seed_of(request.seed, step)
+        return augment.augment_batch(batch[0], name, seed), batch[1]
+
+    return batches.enumerate(request.start_step).map(augmented)
+
+
+def evaluation(examples: tf.data.Dataset, info: Info, request: Request) -> tf.data.Dataset:
+    """Makes evaluation batches of (encoded string, label), every one of them counted."""
+    size, resize = _size_and_resize(info, request)
+
+    def image_of(encoded: tf.Tensor, label: tf.Tensor):
+        image = crops.evaluation_image(encoded, size, resize, info.num_channels)
+        return image, tf.cast(label, tf.int32)
+
+    return examples.map(image_of, tf.data.AUTOTUNE).batch(request.batch_size)
+
+
+def default_augment(info: Info) -> str:
+    """Says how a set is augmented unless told: photographs of any size as ImageNet is."""
+    return "inception" if info.image_size is None else "crop_flip"
+
+
+def _size_and_resize(info: Info, request: Request) -> tuple[int, str]:
+    """Settles what was left open.
+
+    Raises:
+      ValueError: images of different sizes, and no size to bring them to.
+    """
+    size = request.image_size or info.image_size
+    if size is None:
+        raise ValueError(
+            f"the images of {info.name} are not all squares of one size; "
+            "say which size they are brought to: image_size=224"
+        )
+    default = "center_crop" if info.image_size is None else "whole"
+    return size, crops.check_resize(request.eval_resize or default)

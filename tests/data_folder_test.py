@@ -1,0 +1,163 @@
+"""Laws of a folder of class folders, with good images and bad ones."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sat_tf import data
+
+
+def fill(directory, classes, num_images, sizes=((20, 30),)):
+    """Writes plain images; the colour (red, green) tells (class, number)."""
+    for label, name in enumerate(classes):
+        (directory / name).mkdir(parents=True)
+        for number in range(num_images):
+            size = sizes[number % len(sizes)]
+            Image.new("RGB", size, (label, number, 255)).save(directory / name / f"{number:03}.png")
+
+
+def read(name, split, **arguments):
+    batches = data.load(name, split, **{"batch_size": 16, "image_size": 8} | arguments)
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def identities(images):
+    """Reads (class, number) back from the colours."""
+    return [tuple(colour) for colour in np.rint(images.mean((1, 2)))[:, :2].astype(int).tolist()]
+
+
+@pytest.fixture
+def cats_and_dogs(tmp_path):
+    fill(tmp_path, ("cat", "dog"), 100, sizes=((20, 30), (33, 17)))
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_parts_of_a_plain_folder_are_disjoint_balanced_and_together_the_folder(cats_and_dogs):
+    name = f"folder:{cats_and_dogs}"
+    info = data.describe(name)
+    assert info.class_names == ("cat", "dog")
+    assert info.num_examples == {"train": 162, "validation": 18, "test": 20}
+    assert info.image_shape == (None, None, 3)
+    seen = []
+    for split in data.SPLITS:
+        images, labels = read(name, split)
+        assert [label for label, _ in identities(images)] == labels.tolist()
+        np.testing.assert_array_equal(np.bincount(labels), info.num_examples[split] // 2)
+        seen += identities(images)
+    assert sorted(seen) == [(label, number) for label in range(2) for number in range(100)]
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "inception"])
+def test_the_stream_of_a_folder_depends_on_seed_and_step_alone(cats_and_dogs, augment):
+    def stream(steps, **arguments):
+        return list(
+            data.load(
+                f"folder:{cats_and_dogs}", "train", batch_size=16, image_size=8,
+                training=True, augment=augment, **arguments,
+            ).take(steps).as_numpy_iterator()
+        )  # fmt: skip
+
+    full, tail = stream(23), stream(11, start_step=12)  # ten steps an epoch
+    for (images, labels), (images_again, labels_again) in zip(full[12:], tail, strict=True):
+        np.testing.assert_array_equal(images, images_again)
+        np.testing.assert_array_equal(labels, labels_again)
+    assert any((a[0] != b[0]).any() for a, b in zip(full, stream(23, seed=1), strict=True))
+    if augment != "crop_flip":  # the black border would change the mean colour
+        for epoch in (full[:10], full[10:20]):
+            names = identities(np.concatenate([images for images, _ in epoch]))
+            assert len(set(names)) == len(names) == 160
+
+
+def test_train_test_and_val_folders_are_taken_as_they_are(tmp_path):
+    for part, num_images in (("train", 30), ("test", 5), ("val", 4)):
+        fill(tmp_path / part, ("a", "b"), num_images)
+    name = f"folder:{tmp_path}"
+    assert data.describe(name).num_examples == {"train": 60, "validation": 8, "test": 10}
+    cut = data.describe(name, validation_examples=6)
+    assert cut.num_examples == {"train": 54, "validation": 6, "test": 10}
+
+
+def test_val_alone_is_the_test_part(tmp_path):
+    for part, num_images in (("train", 30), ("val", 4)):
+        fill(tmp_path / part, ("a", "b"), num_images)
+    info = data.describe(f"folder:{tmp_path}")
+    assert info.num_examples == {"train": 54, "validation": 6, "test": 8}
+
+
+def test_a_test_part_with_fewer_classes_keeps_the_labels_of_train(tmp_path):
+    fill(tmp_path / "train", ("a", "b", "c"), 10)
+    fill(tmp_path / "test", ("c",), 5)
+    _, labels = read(f"folder:{tmp_path}", "test")
+    assert labels.tolist() == [2] * 5
+
+
+def test_images_of_one_square_size_need_no_image_size(tmp_path):
+    fill(tmp_path, ("a", "b"), 20, sizes=((12, 12),))
+    name = f"folder:{tmp_path}"
+    assert data.describe(name).image_size == 12
+    images, _ = read(name, "train", image_size=None)
+    assert images.shape == (33, 12, 12, 3)
+    assert set(identities(images)) <= {(label, n) for label in range(2) for n in range(20)}
+
+
+def test_a_grey_image_becomes_three_equal_channels(tmp_path):
+    fill(tmp_path, ("a", "b"), 10)
+    for number in range(10):
+        Image.new("L", (20, 20), 77).save(tmp_path / "a" / f"{number:03}.png")
+    images, labels = read(f"folder:{tmp_path}", "train")
+    assert (images[labels == 0] == 77).all()
+
+
+def test_a_corrupt_image_is_named_and_left_out(cats_and_dogs, caplog):
+    bad = cats_and_dogs / "dog" / "007.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    (cats_and_dogs / "cat" / "003.jpg").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "absl"):
+        info = data.describe(f"folder:{cats_and_dogs}")
+    assert "2 of the 201 images" in caplog.text and str(bad) in caplog.text
+    assert sum(info.num_examples.values()) == 199
+    seen = [
+        i for split in data.SPLITS for i in identities(read(f"folder:{cats_and_dogs}", split)[0])
+    ]
+    assert (1, 7) not in seen and len(seen) == 199
+
+
+def test_a_truncated_jpeg_is_corrupt(tmp_path):
+    fill(tmp_path, ("a", "b"), 60)
+    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a" / "cut.jpg")
+    whole = (tmp_path / "a" / "cut.jpg").read_bytes()
+    (tmp_path / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    info = data.describe(f"folder:{tmp_path}")
+    assert sum(info.num_examples.values()) == 120
+
+
+def test_more_than_one_percent_of_corrupt_images_stop_the_run(cats_and_dogs):
+    for number in range(3):
+        (cats_and_dogs / "dog" / f"{number:03}.png").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"3 of the 200 images .* 1 %.*replace or delete"):
+        data.describe(f"folder:{cats_and_dogs}")
+
+
+def test_what_is_not_a_folder_of_class_folders_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no directory"):
+        data.describe(f"folder:{tmp_path / 'missing'}")
+    with pytest.raises(ValueError, match="one a class"):
+        data.describe(f"folder:{tmp_path}")
+    fill(tmp_path / "more", ("a",), 3)
+    (tmp_path / "more" / "hollow").mkdir()
+    with pytest.raises(ValueError, match="no image in: hollow"):
+        data.describe(f"folder:{tmp_path / 'more'}")
+    fill(tmp_path / "parts" / "train", ("a", "b"), 3)
+    fill(tmp_path / "parts" / "test", ("b", "z"), 3)
+    with pytest.raises(ValueError, match="not in train: z"):
+        data.describe(f"folder:{tmp_path / 'parts'}")
+
+
+def test_images_of_several_sizes_need_an_image_size(cats_and_dogs):
+    with pytest.raises(ValueError, match="image_size"):
+        data.load(f"folder:{cats_and_dogs}", "test", batch_size=4)

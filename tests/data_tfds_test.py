@@ -1,0 +1,170 @@
+"""Laws of TFDS sets: a prepared set of ours in several files, and CIFAR-10 where it is at hand."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from sat_tf import data
+from sat_tf.data import tfds_sets
+
+NUM_IMAGES = {"train": 220, "validation": 30, "test": 20}
+
+
+class SatPlainPhotos(tfds.core.GeneratorBasedBuilder):
+    """Plain images of many sizes; the colour tells (split, number)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="train_only"),
+        tfds.core.BuilderConfig(name="three"),
+        tfds.core.BuilderConfig(name="unlabelled"),
+    ]
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["even", "odd"])
+        if self.builder_config.name == "unlabelled":
+            label = tfds.features.Scalar(np.int64)
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        splits = list(NUM_IMAGES) if self.builder_config.name == "three" else ["train"]
+        return {split: self._generate_examples(split) for split in splits}
+
+    def _generate_examples(self, split):
+        for number in range(NUM_IMAGES[split]):
+            image = np.empty([10 + number % 7, 12 + number % 5, 3], np.uint8)
+            image[:] = (number, list(NUM_IMAGES).index(split), 255)
+            yield number, {"image": image, "label": number % 2}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tfds")
+    config = tfds.download.DownloadConfig(num_shards=3)
+    for name in ("train_only", "three", "unlabelled"):
+        tfds.builder(f"sat_plain_photos/{name}", data_dir=directory).download_and_prepare(
+            download_config=config
+        )
+    return str(directory)
+
+
+def numbers(images):
+    return np.rint(images.mean((1, 2)))[:, :2].astype(int)
+
+
+def read(data_dir, split, name="sat_plain_photos/train_only", **arguments):
+    batches = data.load(
+        name, split, batch_size=16, image_size=8, data_dir=data_dir, **arguments
+    ).as_numpy_iterator()
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_parts_of_a_single_split_are_disjoint_and_together_the_split(data_dir):
+    info = data.describe("sat_plain_photos/train_only", data_dir)
+    assert info.num_examples == {"train": 179, "validation": 19, "test": 22}
+    assert info.class_names == ("even", "odd") and info.image_shape == (None, None, 3)
+    seen = []
+    for split in data.SPLITS:
+        images, labels = read(data_dir, split)
+        assert len(labels) == info.num_examples[split]
+        np.testing.assert_array_equal(numbers(images)[:, 0] % 2, labels)
+        seen += numbers(images)[:, 0].tolist()
+    assert sorted(seen) == list(range(220))
+
+
+def test_splits_of_the_set_are_taken_as_they_are(data_dir):
+    name = "sat_plain_photos/three"
+    assert data.describe(name, data_dir).num_examples == NUM_IMAGES
+    for part, split in enumerate(NUM_IMAGES):
+        images, _ = read(data_dir, split, name)
+        assert (numbers(images)[:, 1] == part).all()
+    cut = data.describe(name, data_dir, validation_examples=40)
+    assert cut.num_examples == {"train": 180, "validation": 40, "test": 20}
+
+
+@pytest.mark.parametrize("augment", ["none", "inception"])
+def test_the_stream_of_record_files_depends_on_seed_and_step_alone(data_dir, augment, monkeypatch):
+    monkeypatch.setattr("sat_tf.data.records._CHUNK", 50)  # several chunks an epoch
+
+    def stream(num_steps, **arguments):
+        batches = data.load(
+            "sat_plain_photos/train_only", "train", batch_size=16, image_size=8,
+            data_dir=data_dir, training=True, augment=augment, **arguments,
+        )  # fmt: skip
+        return list(batches.take(num_steps).as_numpy_iterator())
+
+    full = stream(25)
+    for start_step in (7, 13):  # eleven steps an epoch
+        tail = stream(25 - start_step, start_step=start_step)
+        for (images, labels), (again, labels_again) in zip(full[start_step:], tail, strict=True):
+            np.testing.assert_array_equal(images, again)
+            np.testing.assert_array_equal(labels, labels_again)
+    train = set(numbers(read(data_dir, "train")[0])[:, 0].tolist())
+    epochs = [np.concatenate([images for images, _ in full[e : e + 11]]) for e in (0, 11)]
+    first, second = (numbers(images)[:, 0].tolist() for images in epochs)
+    for epoch in (first, second):
+        assert len(set(epoch)) == len(epoch) == 176 and set(epoch) <= train
+    assert first != second
+    assert abs(np.corrcoef(first, range(176))[0, 1]) < 0.4
+    assert any((a[0] != b[0]).any() for a, b in zip(full, stream(25, seed=1), strict=True))
+
+
+def test_a_set_without_class_labels_is_refused(data_dir):
+    with pytest.raises(ValueError, match="not an image classification set"):
+        data.describe("sat_plain_photos/unlabelled", data_dir)
+
+
+def test_an_unknown_name_is_refused_with_what_is_possible_and_what_is_close():
+    with pytest.raises(ValueError, match=r"digits, folder:.*cifar10, cifar100.*close to it: cifar"):
+        data.describe("cifra10")
+
+
+def test_a_set_that_is_not_there_is_refused_with_where_it_was_sought_and_how_to_mend_it(tmp_path):
+    with pytest.raises(ValueError, match="TFDS_DATA_DIR.*download_and_prepare") as error:
+        data.describe("imagenet2012", str(tmp_path))
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_imagenet_is_tested_on_its_validation_split():
+    sizes = {"train": 1_281_167, "validation": 50_000, "test": 100_000}
+    assert tfds_sets._parts("imagenet2012", sizes, None) == {
+        "train": ("train", 0, 1_271_167),
+        "validation": ("train", 1_271_167, 1_281_167),
+        "test": ("validation", 0, 50_000),
+    }
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    shared = pathlib.Path(__file__).parents[1] / "../shared/data/tfds"
+    directory = os.environ.get("TFDS_DATA_DIR", str(shared))
+    if not (pathlib.Path(directory) / "cifar10").is_dir():
+        pytest.skip(f"no CIFAR-10 in {directory}; set TFDS_DATA_DIR")
+    return directory
+
+
+def test_cifar10_is_what_tfds_itself_reads(cifar10):
+    info = data.describe("cifar10", cifar10)
+    assert info.num_examples == {"train": 49_000, "validation": 1_000, "test": 10_000}
+    assert info.class_names[:3] == ("airplane", "automobile", "bird")
+    for split, theirs in (("test", "test"), ("validation", "train[49000:]")):
+        images, labels = zip(
+            *data.load("cifar10", split, batch_size=300, data_dir=cifar10).as_numpy_iterator(),
+            strict=True,
+        )
+        truth = tfds.load("cifar10", split=theirs, data_dir=cifar10, download=False, batch_size=-1)
+        np.testing.assert_array_equal(np.concatenate(images), truth["image"].numpy())
+        np.testing.assert_array_equal(np.concatenate(labels), truth["label"].numpy())
+
+
+def test_cifar10_is_decoded_once_for_all_its_parts(cifar10):
+    for split in ("train", "validation"):
+        data.load("cifar10", split, batch_size=10, data_dir=cifar10)
+    before = tfds_sets._arrays.cache_info().misses
+    data.load("cifar10", "train", batch_size=10, data_dir=cifar10, training=True)
+    assert tfds_sets._arrays.cache_info().misses == before
