@@ -5,17 +5,19 @@ from absl import flags
 from flags import pixels
 
 flags.DEFINE_string("attack", "pgd", "Attack inside training: pgd, or none for clean training.")
-flags.DEFINE_string("norm", "linf", "Norm of the ball: linf or l2.")
+flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the ball.")
 pixels.define("epsilon", 8.0, "Radius of the ball in pixels (0-255).")
 flags.DEFINE_integer("attack_steps", 1, "Gradient steps of the attack inside training.")
 pixels.define(
     "step_size",
     None,
-    "Step of the attack inside training, in pixels; default: epsilon for one step (FGSM with "
-    "random start, as the paper), 2.5 * epsilon / steps for more (Madry).",
+    "Step of the attack inside training, in pixels; default: epsilon up to two steps (one is FGSM "
+    "with random start, as the paper), 2.5 * epsilon / steps for more (Madry).",
 )
 flags.DEFINE_bool("random_start", True, "Start the attack at a random point of the ball.")
-flags.DEFINE_string(
-    "attack_batch_norm", "inference", "Batch-norm mode inside the attack: inference or batch."
+flags.DEFINE_enum(
+    "attack_batch_norm", "inference", ["inference", "batch"], "Batch-norm mode inside the attack."
 )
-flags.DEFINE_integer("validation_steps", 10, "PGD steps on the validation images, each epoch.")
+flags.DEFINE_integer(
+    "validation_steps", 10, "PGD steps on the validation images, each epoch.", lower_bound=1
+)

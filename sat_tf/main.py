@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 # Anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, tf.errors.ResourceExhaustedError)
@@ -30,6 +30,8 @@ def _parse(argv):
 
 
 def _guarded(main):
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TFDS tells every file it opens
     try:
         main()
     except _USER_ERRORS as error:

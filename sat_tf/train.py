@@ -1,16 +1,30 @@
 """Trains a robust network: `python -m sat_tf.train --activation=swish`."""
 
+import functools
 import math
+import pathlib
 import sys
 
 import keras
 import tensorflow as tf
 from absl import flags
 
-from flags import attack, data, model, run, training  # noqa: F401
-from sat_tf import attacks, checkpoints, distribution, main, models, schedules, specs, workdir
+from flags import attack, data, model, run, training
+from sat_tf import (
+    attacks,
+    callbacks,
+    distribution,
+    evaluate,
+    fitting,
+    main,
+    models,
+    schedules,
+    specs,
+    workdir,
+)
 from sat_tf import data as datasets
-from sat_tf.callbacks import checkpoint
+from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
+from sat_tf.callbacks.overfitting import CatastrophicOverfitting
 from sat_tf.objectives import adversarial_cross_entropy
 from sat_tf.trainer import AdversarialTrainer
 
@@ -21,29 +35,14 @@ for _theme in (attack, data, model, run, training):
 
 def train() -> None:
     """Reads the flags, builds the parts, fits them and tests the result."""
-    settings = _settings()
     set_up_process()
     info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
-    strategy = distribution.strategy(FLAGS.strategy)
-    _check_batch(strategy.num_replicas_in_sync)
-    steps_per_epoch = info.steps_per_epoch(FLAGS.batch_size)
-    with strategy.scope():
-        trainer = AdversarialTrainer(
-            build_network(info),
-            training_attack(),
-            validation_attack=validation_attack(),
-            objective=adversarial_cross_entropy(FLAGS.label_smoothing),
-            seed=FLAGS.seed,
-        )
-        trainer.compile(
-            optimizer(steps_per_epoch),
-            weight_decay=FLAGS.weight_decay,
-            ema_decay=FLAGS.ema_decay,
-            gradient_accumulation=FLAGS.gradient_accumulation,
-            jit_compile=FLAGS.jit_compile,
-        )
-    with workdir.claim(FLAGS.workdir, settings, FLAGS.overwrite) as path:
+    trainer = build_trainer(info)
+    with workdir.claim(FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
+        print(_headline(trainer, info, path), flush=True)
         fit(trainer, info, path)
+        if FLAGS.test_steps:
+            test(info, path)
 
 
 def set_up_process() -> None:
@@ -59,6 +58,28 @@ def set_up_process() -> None:
     keras.mixed_precision.set_global_policy(FLAGS.precision)
 
 
+def build_trainer(info: datasets.Info) -> AdversarialTrainer:
+    """Builds network, attacks, objective and optimiser under the strategy of the flags."""
+    strategy = distribution.strategy(FLAGS.strategy)
+    _check_batch(strategy.num_replicas_in_sync)
+    with strategy.scope():
+        trainer = AdversarialTrainer(
+            build_network(info),
+            training_attack(),
+            validation_attack=strong_attack(FLAGS.validation_steps),
+            objective=adversarial_cross_entropy(FLAGS.label_smoothing),
+            seed=FLAGS.seed,
+        )
+        trainer.compile(
+            optimizer(info.steps_per_epoch(FLAGS.batch_size)),
+            weight_decay=FLAGS.weight_decay,
+            ema_decay=FLAGS.ema_decay,
+            gradient_accumulation=FLAGS.gradient_accumulation,
+            jit_compile=FLAGS.jit_compile,
+        )
+    return trainer
+
+
 def build_network(info: datasets.Info) -> keras.Model:
     """Builds the network that the flags name, for the classes and images of the data."""
     name, options = specs.parse(FLAGS.model)
@@ -66,7 +87,7 @@ def build_network(info: datasets.Info) -> keras.Model:
         name,
         activation=FLAGS.activation,
         num_classes=info.num_classes,
-        image_size=FLAGS.image_size or info.image_size,
+        image_size=_image_size(info),
         num_channels=info.num_channels,
         **options,
     )
@@ -80,14 +101,13 @@ def training_attack() -> attacks.Attack:
         raise ValueError(f"attack {FLAGS.attack!r} is unknown; use one of: pgd, none")
     if 0 < FLAGS.epsilon < 1:
         print(
-            f"warning: epsilon is {FLAGS.epsilon} pixels of 255, which no eye and hardly a "
-            f"network notices; if {FLAGS.epsilon * 255:.3g} pixels are meant, write "
-            f"--epsilon={FLAGS.epsilon * 255:.3g}",
+            f"warning: epsilon is {FLAGS.epsilon:g} pixels of 255, which is next to nothing; if "
+            f"{FLAGS.epsilon * 255:.3g}/255 is meant, write --epsilon={FLAGS.epsilon * 255:.3g}",
             file=sys.stderr,
         )
     step_size = FLAGS.step_size
     if step_size is None:
-        step_size = FLAGS.epsilon * (1 if FLAGS.attack_steps == 1 else 2.5 / FLAGS.attack_steps)
+        step_size = FLAGS.epsilon * min(1, 2.5 / max(FLAGS.attack_steps, 1))
     return attacks.PGD(
         epsilon=FLAGS.epsilon,
         step_size=step_size,
@@ -98,14 +118,10 @@ def training_attack() -> attacks.Attack:
     )
 
 
-def validation_attack() -> attacks.Attack:
-    """Makes the attack that chooses the best epoch: a quarter of epsilon a step."""
-    return attacks.PGD(
-        epsilon=FLAGS.epsilon,
-        step_size=FLAGS.epsilon / 4,
-        steps=FLAGS.validation_steps,
-        norm=FLAGS.norm,
-    )
+def strong_attack(steps: int) -> attacks.PGD:
+    """Makes the attack of validation and test: a quarter of epsilon a step."""
+    epsilon = FLAGS.epsilon
+    return attacks.PGD(epsilon=epsilon, step_size=epsilon / 4, steps=steps, norm=FLAGS.norm)
 
 
 def optimizer(steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -115,50 +131,79 @@ def optimizer(steps_per_epoch: int) -> keras.optimizers.Optimizer:
         peak=FLAGS.learning_rate,
         num_steps=FLAGS.epochs * steps_per_epoch,
         warmup_steps=math.ceil(FLAGS.warmup_epochs * steps_per_epoch),
-        boundaries=tuple(round(float(b) * steps_per_epoch) for b in FLAGS.boundaries),
+        boundaries=tuple(round(epoch * steps_per_epoch) for epoch in FLAGS.boundary),
         factor=FLAGS.factor,
     )
     return keras.optimizers.SGD(schedule, momentum=FLAGS.momentum, nesterov=FLAGS.nesterov)
 
 
-def fit(trainer: AdversarialTrainer, info: datasets.Info, path) -> None:
+def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) -> None:
     """Continues the run in a workdir to its end."""
-    step, record = checkpoints.restore(path / "checkpoints", trainer.state) or (
-        0,
-        {"history": [], "best": None},
-    )
     steps_per_epoch = info.steps_per_epoch(FLAGS.batch_size)
-    keeper = checkpoint.Checkpoint(
+    keeper = Checkpoint(
         path,
-        record,
+        {"history": [], "best": None},
         every=FLAGS.checkpoint_every,
         on_save=lambda record: workdir.write_metrics(path, _metrics(trainer, info, record)),
     )
+    validation = _load("validation")
     try:
-        with keeper.handling_signals():
-            for start, epochs in _segments(step, steps_per_epoch):
-                trainer.fit(
-                    _load("train", training=True, start_step=start),
-                    initial_epoch=start // steps_per_epoch,
-                    epochs=epochs,
-                    steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
-                    validation_data=_load("validation"),
-                    callbacks=[keeper],
-                    shuffle=False,
-                    verbose=2,
-                )
-    except checkpoint.Interrupted as stop:
+        fitting.fit(
+            trainer,
+            lambda step: _load("train", training=True, start_step=step, augment=FLAGS.augment),
+            validation,
+            epochs=FLAGS.epochs,
+            steps_per_epoch=steps_per_epoch,
+            keeper=keeper,
+            callbacks=functools.partial(_watchers, trainer, info, path, validation),
+        )
+    except Interrupted as stop:
         main.leave(stop, 128 + stop.signal_number)  # as shells do
 
 
-def _segments(step, steps_per_epoch):
-    """Splits the rest of the run into the rest of a begun epoch and the whole ones after it."""
-    if step % steps_per_epoch:
-        epoch = step // steps_per_epoch + 1
-        yield step, epoch
-        step = epoch * steps_per_epoch
-    if step < FLAGS.epochs * steps_per_epoch:
-        yield step, FLAGS.epochs
+def test(info: datasets.Info, path: pathlib.Path) -> None:
+    """Attacks the best network on all test images, once: a run that has ended stays as it is."""
+    report_path = path / "test.json"
+    if report_path.exists():
+        print(f"already trained and tested: {report_path}")
+        return
+    network = keras.models.load_model(path / "network.keras")
+    report = evaluate.evaluate(
+        network,
+        _load("test"),
+        [strong_attack(FLAGS.test_steps)],
+        batch_size=FLAGS.batch_size,
+        seed=FLAGS.seed,
+        show_progress=True,
+    )
+    report.facts |= {"network": {"source": str(path / "network.keras")}}
+    report.save(report_path)
+    print(
+        f"{report.table()}\n{info.num_examples['test']} test images, {FLAGS.norm} epsilon "
+        f"{FLAGS.epsilon:g} pixels of 255, accuracies in percent: {report_path}"
+    )
+
+
+def _watchers(trainer, info, path, validation, start, record):
+    initial_step = start % info.steps_per_epoch(FLAGS.batch_size)
+    pictures = None
+    if FLAGS.picture_grid:
+        images, labels = next(iter(validation.unbatch().batch(FLAGS.picture_grid)))
+        pictures = callbacks.PictureGrid(
+            images, labels, trainer.validation_attack, class_names=info.class_names
+        )
+    steps_per_epoch = info.steps_per_epoch(FLAGS.batch_size)
+    return [
+        callbacks.StopOnNaN(steps_per_epoch, initial_step),
+        callbacks.TensorBoard(path / "logs", batch_size=FLAGS.batch_size, pictures=pictures),
+        CatastrophicOverfitting(history=record["history"]),
+        callbacks.Progress(
+            epochs=FLAGS.epochs,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=FLAGS.batch_size,
+            initial_step=initial_step,
+        ),
+    ]
 
 
 def _load(split, **options):
@@ -169,14 +214,23 @@ def _load(split, **options):
         image_size=FLAGS.image_size,
         data_dir=FLAGS.data_dir,
         seed=FLAGS.seed,
-        augment=FLAGS.augment if split == "train" else None,
         **options,
     )
 
 
+def _image_size(info):
+    size = FLAGS.image_size or info.image_size
+    if size is None:
+        raise ValueError(
+            f"the images of {info.name} differ in size; give the side they are cut to, such as "
+            "--image_size=224"
+        )
+    return size
+
+
 def _check_batch(num_replicas):
     pieces = num_replicas * FLAGS.gradient_accumulation
-    if FLAGS.gradient_accumulation < 1 or FLAGS.batch_size % pieces:
+    if pieces < 1 or FLAGS.batch_size % pieces:
         raise ValueError(
             f"a batch of {FLAGS.batch_size} cannot be cut into {num_replicas} replicas times "
             f"{FLAGS.gradient_accumulation} accumulated pieces; make --batch_size a multiple of "
@@ -185,13 +239,28 @@ def _check_batch(num_replicas):
 
 
 def _settings():
-    ours = {
-        flag.name: flag.serialize()
-        for module, theme in FLAGS.flags_by_module_dict().items()
-        if module.startswith("flags.")
-        for flag in theme
-    }
-    return dict(sorted(ours.items()))
+    themes = FLAGS.flags_by_module_dict().items()
+    ours = [flag for module, theme in themes if module.startswith("flags.") for flag in theme]
+    return [
+        _line(flag) for flag in sorted(ours, key=lambda flag: flag.name) if flag.value is not None
+    ]
+
+
+def _line(flag):
+    if flag.boolean:  # "--nooverwrite" would hide the flag's name
+        return f"--{flag.name}={str(flag.value).lower()}\n"
+    text = flag.serialize()
+    return f"{text}\n" if text else ""
+
+
+def _headline(trainer, info, path):
+    devices = trainer.distribute_strategy.extended.worker_devices
+    return (
+        f"{trainer.network.name} ({trainer.network.count_params():,} weights, {FLAGS.activation}) "
+        f"on {info.num_examples['train']:,} images of {info.name}, {FLAGS.norm} epsilon "
+        f"{FLAGS.epsilon:g} pixels of 255, {len(devices)} x "
+        f"{tf.DeviceSpec.from_string(devices[0]).device_type}, workdir {path}"
+    )
 
 
 def _metrics(trainer, info, record):
@@ -200,14 +269,15 @@ def _metrics(trainer, info, record):
         "unit": "pixels (0-255)",
         "model": FLAGS.model,
         "activation": FLAGS.activation,
+        "num_parameters": trainer.network.count_params(),
         "dataset": FLAGS.dataset,
+        "num_examples": dict(info.num_examples),
         "num_classes": info.num_classes,
         "class_names": list(info.class_names),
-        "image_size": FLAGS.image_size or info.image_size,
+        "image_size": _image_size(info),
         "norm": FLAGS.norm,
         "epsilon": FLAGS.epsilon,
         "seed": FLAGS.seed,
-        "num_parameters": trainer.network.count_params(),
         **workdir.provenance(),
         "best": record["best"],
         "history": record["history"],

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
 from sat_tf import atomic
@@ -21,7 +21,7 @@ FREE_FLAGS = frozenset(
 
 @contextlib.contextmanager
 def claim(
-    path: str | os.PathLike, settings: Mapping[str, str], overwrite: bool
+    path: str | os.PathLike, settings: Sequence[str], overwrite: bool
 ) -> Iterator[pathlib.Path]:
     """Yields the directory of a run, new or one that these settings may continue.
 
@@ -30,7 +30,7 @@ def claim(
 
     Args:
       path: the directory.
-      settings: each flag's name and its text, as in `{"epsilon": "--epsilon=8"}`.
+      settings: a line for each flag, such as "--epsilon=8\n".
       overwrite: delete what is there.
 
     Raises:
@@ -55,8 +55,8 @@ def claim(
         elif others and not flags_file.exists():
             raise ValueError(f"{path} holds files but no run; use another --workdir")
         elif others:
-            _compare(path, flags_file.read_text(encoding="utf-8").splitlines(), settings)
-        atomic.write_text(flags_file, "".join(f"{line}\n" for line in settings.values()))
+            _compare(path, flags_file.read_text(encoding="utf-8"), settings)
+        atomic.write_text(flags_file, "".join(settings))
         yield path
 
 
@@ -78,22 +78,30 @@ def provenance() -> dict:
     }
 
 
-def _compare(path, lines, settings):
-    old = {line.lstrip("-").removeprefix("no").split("=")[0]: line for line in lines}
-    new = {line.lstrip("-").removeprefix("no").split("=")[0]: line for line in settings.values()}
+def _compare(path, text, settings):
+    old, new = _by_name(text), _by_name("".join(settings))
     differing = sorted(
-        name for name in old.keys() | new.keys() - FREE_FLAGS
-        if name not in FREE_FLAGS and old.get(name) != new.get(name)
+        name
+        for name in (old.keys() | new.keys()) - FREE_FLAGS
+        if old.get(name) != new.get(name)
     )  # fmt: skip
     if differing:
         changes = ", ".join(
-            f"{old.get(name, f'{name} unset')} became {new.get(name, f'{name} unset')}"
+            f"{old.get(name, f'no --{name}')} became {new.get(name, f'no --{name}')}"
             for name in differing
         )
         raise ValueError(
             f"{path} was made with other flags: {changes}; use the same flags, another --workdir, "
             "or --overwrite to start again"
         )
+
+
+def _by_name(text):
+    lines: dict[str, str] = {}
+    for line in text.splitlines():
+        name = line.lstrip("-").partition("=")[0]
+        lines[name] = f"{lines[name]} {line}" if name in lines else line  # a repeated flag
+    return lines
 
 
 def _empty(children):

@@ -75,7 +75,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         """Reads where the run stands."""
-        self._step = int(self.model.optimizer.iterations)
+        self._step = int(self.model.optimizer.iterations.numpy())
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Saves where it is due; counts by itself, as reading the device would make it wait."""

@@ -1,0 +1,74 @@
+"""Fits a trainer inside a workdir: from wherever the last process stopped to the end."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from sat_tf import checkpoints
+from sat_tf.callbacks.checkpoint import Checkpoint
+from sat_tf.trainer import AdversarialTrainer
+
+
+def fit(
+    trainer: AdversarialTrainer,
+    batches: Callable[[int], tf.data.Dataset],
+    validation: tf.data.Dataset,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    keeper: Checkpoint,
+    callbacks: Callable[[int, dict], list[keras.callbacks.Callback]],
+) -> None:
+    """Continues a run to its end; a run that has ended stays as it is.
+
+    A process that died in the middle of an epoch left a checkpoint there: the rest of that epoch
+    is one call of Keras' `fit`, the whole epochs after it another. (The logs of a begun epoch
+    cover the steps of the last process only; the weights are those of an uninterrupted run.)
+
+    Args:
+      trainer: compiled, with fresh weights.
+      batches: makes the endless training stream that starts at a step.
+      validation: finite.
+      epochs: of the whole run.
+      steps_per_epoch: optimiser steps in each.
+      keeper: saves the state; its record is filled from the checkpoint.
+      callbacks: makes the other callbacks from the first step of a `fit` and the record; they run
+        before `keeper`.
+
+    Raises:
+      callbacks.checkpoint.Interrupted: a signal arrived; the state is saved.
+    """
+    step = restore(trainer, keeper.workdir, keeper.record)
+    with keeper.handling_signals():
+        for start, end in _segments(step, epochs, steps_per_epoch):
+            trainer.fit(
+                batches(start),
+                initial_epoch=start // steps_per_epoch,
+                epochs=end,
+                steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
+                validation_data=validation,
+                callbacks=[*callbacks(start, keeper.record), keeper],
+                shuffle=False,  # the stream has its own order
+                verbose=0,
+            )
+
+
+def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) -> int:
+    """Restores the newest state of a workdir, if any, and returns its step."""
+    found = checkpoints.restore(workdir / "checkpoints", trainer.state)
+    if found is None:
+        return 0
+    step, kept = found
+    record |= kept
+    return step
+
+
+def _segments(step: int, epochs: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
+    if step % steps_per_epoch:
+        epoch = step // steps_per_epoch + 1
+        yield step, epoch
+        step = epoch * steps_per_epoch
+    if step < epochs * steps_per_epoch:
+        yield step, epochs

@@ -1,0 +1,148 @@
+"""The real programs, as a user starts them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# 2 epochs of 10 steps on the digits, in one thread each, so that xdist's workers share the cores.
+TINY = ["--epochs=2", "--warmup_epochs=1", "--epsilon=32", "--threads=1", "--picture_grid=2"]
+RANDOMNESS = ["--checkpoint_every=3", "--ema_decay=0.9", "--validation_steps=2", "--test_steps=0"]
+
+
+def start(workdir, *flags, program="sat_tf.train"):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", program, f"--workdir={workdir}", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(workdir, *flags, program="sat_tf.train"):
+    process = start(workdir, *flags, program=program)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def final_state(workdir):
+    newest = sorted((workdir / "checkpoints").glob("*.npz"))[-1]
+    with np.load(newest) as arrays:
+        return newest.name, {name: arrays[name] for name in arrays.files if name != "record.json"}
+
+
+def wait_for(workdir, step, process):
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints" / f"step_{step:09d}.npz").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"no checkpoint of step {step}: {process.communicate()}")
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    status, out, err = run(workdir, *TINY, *RANDOMNESS)
+    assert status == 0, err
+    return workdir, out, err
+
+
+def test_a_run_leaves_everything_it_promises(uninterrupted):
+    workdir, out, err = uninterrupted
+    assert {"network.keras", "flags.txt", "metrics.json", "checkpoints", "logs"} <= {
+        path.name for path in workdir.iterdir()
+    }
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert [epoch["step"] for epoch in metrics["history"]] == [10, 20]
+    assert metrics["unit"] == "pixels (0-255)"
+    assert err == ""
+    assert "epoch 2/2" in out
+
+
+@pytest.mark.parametrize(("stop", "step"), [(signal.SIGKILL, 6), (signal.SIGTERM, 12)])
+def test_a_stopped_run_ends_with_identical_weights(uninterrupted, tmp_path, stop, step):
+    process = start(tmp_path / "run", *TINY, *RANDOMNESS)
+    wait_for(tmp_path / "run", step, process)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=120)
+    if stop == signal.SIGTERM:
+        assert process.returncode == 128 + stop
+        assert "the same command continues" in err and len(err.splitlines()) == 1
+    else:
+        assert process.returncode == -stop
+    name, _ = final_state(tmp_path / "run")
+    assert name < "step_000000020.npz"
+    status, _, err = run(tmp_path / "run", *TINY, *RANDOMNESS)
+    assert status == 0, err
+    expected_name, expected = final_state(uninterrupted[0])
+    name, state = final_state(tmp_path / "run")
+    assert name == expected_name and state.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted):
+    workdir = uninterrupted[0]
+    before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").iterdir()}
+    status, _, err = run(workdir, *TINY, *RANDOMNESS)
+    assert status == 0, err
+    assert {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").iterdir()} == before
+
+
+def test_other_flags_in_the_same_workdir_are_refused_by_name(uninterrupted):
+    status, _, err = run(uninterrupted[0], *TINY, *RANDOMNESS, "--activation=relu")
+    assert status == 2
+    assert "--activation=swish became --activation=relu" in err and "--overwrite" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_two_logical_cpus_train_under_mirrored(tmp_path):
+    flags = ["--strategy=mirrored", "--logical_cpus=2", "--gradient_accumulation=2"]
+    status, out, err = run(tmp_path / "run", *TINY, *flags, "--epochs=1", "--warmup_epochs=0.5")
+    assert status == 0, err
+    assert "2 x CPU" in out
+    report = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert report["num_images"] == 359
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--activation=swich", "celu"),
+        ("--model=resnet19", "resnet18"),
+        ("--dataset=cifar11", "cifar11"),
+        ("--attack=fgsm", "pgd, none"),
+        ("--strategy=all", "one_device, mirrored, tpu, multi_worker"),
+        ("--epsilon=8/255", "write 8, not 8/255"),
+        ("--epsilon=-1", "from 0 to 255"),
+        ("--attack_steps=0", "at least 1"),
+        ("--gradient_accumulation=3", "a multiple of 3"),
+        ("--batch_size=5000", "cannot be filled"),
+        ("--schedule=linear", "constant, step, cosine, one_cycle"),
+        ("--precision=half", "float32|mixed_bfloat16"),
+        ("--no_such_flag=1", "no_such_flag"),
+    ],
+)
+def test_bad_flags_get_one_line_and_leave_nothing(tmp_path, flag, message):
+    status, _, err = run(tmp_path / "run", flag)
+    assert status == 2
+    assert message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epsilon_below_one_pixel_warns(tmp_path):
+    _, _, err = run(tmp_path / "run", "--epsilon=0.03137", "--schedule=none")  # warns, then fails
+    warning, error = err.splitlines()
+    assert "0.03137 pixels of 255" in warning and "write --epsilon=8" in warning
+    assert "schedule" in error

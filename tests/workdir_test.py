@@ -1,0 +1,68 @@
+"""A workdir belongs to one run."""
+
+import json
+
+import pytest
+
+from sat_tf import workdir
+
+SETTINGS = ["--boundary=30\n--boundary=60\n", "--epsilon=8\n", "--overwrite=false\n", "--seed=0\n"]
+
+
+def claim(path, settings=SETTINGS, overwrite=False):
+    with workdir.claim(path, settings, overwrite) as claimed:
+        return claimed
+
+
+def test_the_same_flags_continue_and_are_a_flagfile(tmp_path):
+    claim(tmp_path / "run")
+    (tmp_path / "run" / "network.keras").write_text("kept")
+    claim(tmp_path / "run")
+    assert (tmp_path / "run" / "network.keras").read_text() == "kept"
+    assert (tmp_path / "run" / "flags.txt").read_text() == "".join(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("--epsilon=8\n", "--epsilon=4\n", "--epsilon=8 became --epsilon=4"),
+        ("--boundary=60\n", "", "--boundary=30 --boundary=60 became --boundary=30"),
+        ("--seed=0\n", "", "--seed=0 became no --seed"),
+    ],
+)
+def test_other_flags_are_named(tmp_path, old, new, message):
+    claim(tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        claim(tmp_path / "run", [line.replace(old, new) for line in SETTINGS])
+
+
+def test_flags_that_change_no_weight_may_differ(tmp_path):
+    claim(tmp_path / "run")
+    claim(tmp_path / "run", [*SETTINGS, "--checkpoint_every=5\n", "--data_dir=elsewhere\n"])
+
+
+def test_overwrite_empties_a_run_and_nothing_else(tmp_path):
+    claim(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "old").touch()
+    claim(tmp_path / "run", ["--epsilon=4\n"], overwrite=True)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    for overwrite in (True, False):
+        with pytest.raises(ValueError, match="holds"):
+            claim(tmp_path / "thesis", overwrite=overwrite)
+    assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
+
+
+def test_two_processes_cannot_share_a_workdir(tmp_path):
+    with workdir.claim(tmp_path / "run", SETTINGS, False):
+        with pytest.raises(ValueError, match="another process"):
+            claim(tmp_path / "run")
+    claim(tmp_path / "run")
+
+
+def test_metrics_are_json_with_versions(tmp_path):
+    workdir.write_metrics(tmp_path, workdir.provenance() | {"epsilon": 8.0})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["epsilon"] == 8 and metrics["versions"]["tensorflow"].startswith("2.")
