@@ -1,12 +1,18 @@
 """Distribution strategies by name."""
 
+import functools
+
 import tensorflow as tf
 
 NAMES = ("one_device", "mirrored", "tpu", "multi_worker")
 
 
+@functools.cache
 def strategy(name: str) -> tf.distribute.Strategy:
-    """Makes a strategy.
+    """Makes a strategy; a process has one of each name.
+
+    Two strategies over the same devices would number their collective operations alike, and
+    TensorFlow then refuses the second one's: "Shape mismatch in the collective instance".
 
     - one_device: the first GPU, else the CPU;
     - mirrored: all GPUs of this machine, else all its logical CPUs;
