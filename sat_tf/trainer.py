@@ -126,11 +126,14 @@ class AdversarialTrainer(keras.Model):
     def _gradients(self, images, labels, seed):
         adversarial = self.attack(self.network, images, labels, seed)
         with tf.GradientTape() as tape:
-            losses, logits = self.objective(self.network, images, adversarial, labels)
-            loss = self.optimizer.scale_loss(self._share_of_global_mean(losses))
+            loss = self._loss(images, adversarial, labels)
+        return tape.gradient(loss, self.network.trainable_variables)
+
+    def _loss(self, images, adversarial, labels):
+        losses, logits = self.objective(self.network, images, adversarial, labels)
         self._means["loss"].update_state(losses)
         self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
-        return tape.gradient(loss, self.network.trainable_variables)
+        return self.optimizer.scale_loss(self._share_of_global_mean(losses))
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures clean and adversarial images and returns the logs."""
