@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import keras
 
-from sat_tf.models import cifar, resnet
+from sat_tf.models import cifar, efficientnet, resnet
 from sat_tf.models.layers import Activation, activation_sites
 
-_BODIES = {**cifar.NETWORKS, **resnet.NETWORKS}
+_BODIES = {**cifar.NETWORKS, **resnet.NETWORKS, **efficientnet.NETWORKS}
 NAMES = tuple(_BODIES)
 
 
