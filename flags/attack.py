@@ -6,7 +6,11 @@ from flags import pixels
 
 flags.DEFINE_string("attack", "pgd", "Attack inside training: pgd, or none for clean training.")
 flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the ball.")
-pixels.define("epsilon", 8.0, "Radius of the ball in pixels (0-255).")
+pixels.define(
+    "epsilon",
+    None,
+    "Radius of the ball in pixels (0-255); default: 32 for digits, 8 for CIFAR, 4 for ImageNet.",
+)
 flags.DEFINE_integer("attack_steps", 1, "Gradient steps of the attack inside training.")
 pixels.define(
     "step_size",

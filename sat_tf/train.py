@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from absl import flags
 
-from flags import attack, data, model, run, training
+from flags import attack, data, method, model, run, training
 from sat_tf import (
     attacks,
     callbacks,
@@ -17,6 +17,7 @@ from sat_tf import (
     evaluate,
     fitting,
     main,
+    methods,
     models,
     schedules,
     specs,
@@ -25,17 +26,19 @@ from sat_tf import (
 from sat_tf import data as datasets
 from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
 from sat_tf.callbacks.overfitting import CatastrophicOverfitting
-from sat_tf.objectives import adversarial_cross_entropy
 from sat_tf.trainer import AdversarialTrainer
 
 FLAGS = flags.FLAGS
-for _theme in (attack, data, model, run, training):
+_EPSILONS = {"digits": 32.0, "cifar10": 8.0, "cifar100": 8.0, "imagenet2012": 4.0}
+for _theme in (attack, data, method, model, run, training):
     flags.adopt_module_key_flags(_theme)
 
 
 def train() -> None:
     """Reads the flags, builds the parts, fits them and tests the result."""
     set_up_process()
+    if FLAGS.epsilon is None:
+        FLAGS.epsilon = default_epsilon(FLAGS.dataset)
     info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
     trainer = build_trainer(info)
     with workdir.claim(FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
@@ -58,16 +61,34 @@ def set_up_process() -> None:
     keras.mixed_precision.set_global_policy(FLAGS.precision)
 
 
+def default_epsilon(dataset: str) -> float:
+    """Returns the radius in pixels that the literature uses for a data set.
+
+    8 of 255 for CIFAR and 4 for ImageNet, as RobustBench; 32 for the digits is ours, as eight by
+    eight pixels can bear more.
+
+    Raises:
+      ValueError: no custom for this data set.
+    """
+    try:
+        return _EPSILONS[dataset]
+    except KeyError:
+        raise ValueError(
+            f"there is no usual epsilon for {dataset}; give one in pixels, such as --epsilon=8"
+        ) from None
+
+
 def build_trainer(info: datasets.Info) -> AdversarialTrainer:
     """Builds network, attacks, objective and optimiser under the strategy of the flags."""
     strategy = distribution.strategy(FLAGS.strategy)
     _check_batch(strategy.num_replicas_in_sync)
     with strategy.scope():
-        trainer = AdversarialTrainer(
+        trainer = training_method().trainer(
             build_network(info),
             training_attack(),
+            batch_size=FLAGS.batch_size,
+            label_smoothing=FLAGS.label_smoothing,
             validation_attack=strong_attack(FLAGS.validation_steps),
-            objective=adversarial_cross_entropy(FLAGS.label_smoothing),
             seed=FLAGS.seed,
         )
         trainer.compile(
@@ -90,6 +111,18 @@ def build_network(info: datasets.Info) -> keras.Model:
         image_size=_image_size(info),
         num_channels=info.num_channels,
         **options,
+    )
+
+
+def training_method() -> methods.Method:
+    """Makes the choice of objective, trainer and gradients."""
+    return methods.Method(
+        FLAGS.method,
+        beta=FLAGS.beta,
+        num_replays=FLAGS.replays,
+        awp_gamma=FLAGS.awp_gamma,
+        attack_gradient=FLAGS.attack_gradient,
+        update_gradient=FLAGS.update_gradient,
     )
 
 
@@ -147,17 +180,21 @@ def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) ->
         on_save=lambda record: workdir.write_metrics(path, _metrics(trainer, info, record)),
     )
     validation = _load("validation")
+    progress = callbacks.Progress(
+        epochs=FLAGS.epochs, steps_per_epoch=steps_per_epoch, batch_size=FLAGS.batch_size
+    )
     try:
         fitting.fit(
             trainer,
-            lambda step: _load("train", training=True, start_step=step, augment=FLAGS.augment),
+            functools.partial(training_method().batches, _training_stream),
             validation,
             epochs=FLAGS.epochs,
             steps_per_epoch=steps_per_epoch,
             keeper=keeper,
-            callbacks=functools.partial(_watchers, trainer, info, path, validation),
+            callbacks=functools.partial(_watchers, trainer, info, path, validation, progress),
         )
     except Interrupted as stop:
+        progress.close()
         main.leave(stop, 128 + stop.signal_number)  # as shells do
 
 
@@ -184,26 +221,24 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
     )
 
 
-def _watchers(trainer, info, path, validation, start, record):
-    initial_step = start % info.steps_per_epoch(FLAGS.batch_size)
+def _watchers(trainer, info, path, validation, progress, start, record):
+    progress.initial_step = start % progress.steps_per_epoch
     pictures = None
     if FLAGS.picture_grid:
         images, labels = next(iter(validation.unbatch().batch(FLAGS.picture_grid)))
         pictures = callbacks.PictureGrid(
             images, labels, trainer.validation_attack, class_names=info.class_names
         )
-    steps_per_epoch = info.steps_per_epoch(FLAGS.batch_size)
     return [
-        callbacks.StopOnNaN(steps_per_epoch, initial_step),
+        progress,
+        callbacks.StopOnNaN(progress.steps_per_epoch, progress.initial_step),
         callbacks.TensorBoard(path / "logs", batch_size=FLAGS.batch_size, pictures=pictures),
-        CatastrophicOverfitting(history=record["history"]),
-        callbacks.Progress(
-            epochs=FLAGS.epochs,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=FLAGS.batch_size,
-            initial_step=initial_step,
-        ),
+        CatastrophicOverfitting(FLAGS.on_overfitting, history=record["history"]),
     ]
+
+
+def _training_stream(start_step):
+    return _load("train", training=True, start_step=start_step, augment=FLAGS.augment)
 
 
 def _load(split, **options):
@@ -214,6 +249,7 @@ def _load(split, **options):
         image_size=FLAGS.image_size,
         data_dir=FLAGS.data_dir,
         seed=FLAGS.seed,
+        eval_resize=FLAGS.eval_resize,
         **options,
     )
 
@@ -275,6 +311,7 @@ def _metrics(trainer, info, record):
         "num_classes": info.num_classes,
         "class_names": list(info.class_names),
         "image_size": _image_size(info),
+        "eval_resize": FLAGS.eval_resize,
         "norm": FLAGS.norm,
         "epsilon": FLAGS.epsilon,
         "seed": FLAGS.seed,

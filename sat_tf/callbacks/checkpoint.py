@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import keras
 
 from sat_tf import atomic, checkpoints
+from sat_tf.callbacks.nan import first_nonfinite
 
 
 class Interrupted(Exception):
@@ -100,6 +101,12 @@ class Checkpoint(keras.callbacks.Callback):
         self.on_save(self.record)
 
     def _save(self):
+        # A step with a finite loss can leave weights that are not, and no epoch has ended yet.
+        if (broken := first_nonfinite(self.model.network.variables)) is not None:
+            raise FloatingPointError(
+                f"{broken} is not finite after step {self._step}; the state on disk is an earlier "
+                "one: lower --learning_rate or lengthen --warmup_epochs, and start again"
+            )
         checkpoints.save(self.workdir / "checkpoints", self._step, self.model.state, self.record)
 
 
