@@ -134,7 +134,7 @@ def unfinished(state: State, num_steps: int) -> tf.Tensor:
 
 
 def advance(
-    state: State, num_steps: int, point: tf.Tensor, hit: tf.Tensor, best: tf.Tensor, **more
+    state: State, num_steps: int, point: tf.Tensor, hit: tf.Tensor, fallback: tf.Tensor, **more
 ) -> State:
     """Returns the state one step later.
 
@@ -143,11 +143,11 @@ def advance(
       num_steps: the attack's.
       point: the points just evaluated.
       hit: bool [N], where `point` breaks the image.
-      best: what "adversarial" holds where nothing has broken the image.
+      fallback: what "adversarial" holds where nothing has broken the image.
       **more: the attack's own entries that changed.
     """
     active = unfinished(state, num_steps)
-    adversarial = where(hit, point, best)
+    adversarial = where(hit, point, fallback)
     return {
         **state,
         **more,

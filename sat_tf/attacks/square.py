@@ -1,0 +1,255 @@
+"""Square attack: random search with square updates; it sees nothing but the network's logits."""
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.attacks import geometry, losses, noise, stepped
+
+# Queries after which the share of the pixels in a window halves (not rescaled to their number).
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+class Square(stepped.Stepped):
+    """Lowers the margin `z_y - max z_i` by changes in a random square, kept where they help.
+
+    L-inf: starts from vertical stripes `x + eps * s`, `s` a random sign a column and channel. A
+    query sets a window of side `round(sqrt(p H W))` at a random place to `x + eps * s`, `s` a
+    random sign a channel.
+    L2: starts from a grid of five by five tiles, each a bump of random sign a channel, scaled to
+    norm eps. A query takes two windows (odd side, 3 at least): the perturbation of the second is
+    erased, and the first one's becomes `old / |old| + s * bump`, scaled so that the channel has
+    the norm both windows had in it, and its part of what the ball has left.
+    `p` is `p_init`, halved after queries 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000.
+    A change is kept if the margin falls.
+
+    Source: Andriushchenko et al., arXiv 1912.00049, algorithms 1 to 3, with the margin of all
+    classes; the schedule of `p` is AutoAttack's (no rescaling to the number of queries). Unlike
+    the AutoAttack code, windows, signs and directions are drawn for each image (so no image
+    depends on its batch) and windows reach the last row and column, as in the paper.
+
+    Args:
+      epsilon: radius of the ball in pixels, at least 0.
+      norm: "linf" or "l2".
+      queries: number of evaluations of a run, the start included.
+      p_init: share of the pixels in the first windows, in (0, 1].
+      restarts: number of runs, each from another start.
+
+    Raises:
+      ValueError: an argument outside these bounds.
+    """
+
+    name = "square"
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        norm: str = "linf",
+        queries: int = 5000,
+        p_init: float = 0.8,
+        restarts: int = 1,
+    ):
+        stepped.check_counts(queries=queries, restarts=restarts)
+        if not 0 < p_init <= 1:
+            raise ValueError(f"p_init is {p_init}; give a share of the pixels in (0, 1]")
+        self.epsilon = stepped.check_epsilon(epsilon)
+        self.norm = geometry.check_norm(norm, ("linf", "l2"))
+        self.queries, self.restarts, self.p_init = queries, restarts, p_init
+        self.num_steps = queries * restarts
+
+    def unavailable(self, num_classes: int) -> str | None:
+        """Returns why the attack cannot run with that many classes, or None where it can."""
+        return losses.too_few_classes("ce", num_classes)
+
+    def start(self, images, labels, seeds, logits) -> stepped.State:
+        """Returns the state of images that took no step yet (see `stepped.SteppedAttack`)."""
+        del logits
+        lowest = tf.fill(tf.shape(images)[:1], float("inf"))
+        state = stepped.begin(images, labels, seeds, iterate=images, best=images, margin=lowest)
+        return {**state, "iterate": self.first_point(state)}
+
+    def step(self, network: stepped.Network, state: stepped.State) -> stepped.State:
+        """Returns the state after one more query (see `stepped.SteppedAttack`)."""
+        point, labels = state["iterate"], state["labels"]
+        logits = network(point, training=False)
+        margin = losses.margin(logits, labels)
+        first = state["step"] % self.queries == 0
+        better = first | (margin < state["margin"])
+        best = stepped.where(better, point, state["best"])
+        state = stepped.advance(
+            state,
+            self.num_steps,
+            point,
+            losses.misclassified(logits, labels),
+            best,
+            best=best,
+            margin=tf.where(better, margin, state["margin"]),
+        )
+        return {**state, "iterate": self.next_point(state)}
+
+    def next_point(self, state: stepped.State) -> tf.Tensor:
+        """Returns the points of the next query: a change of the best, or the next run's start."""
+        change = self.linf_change if self.norm == "linf" else self.l2_change
+        point = change(state)
+        if self.restarts == 1:
+            return point
+        fresh = state["step"] % self.queries == 0
+        return tf.cond(
+            tf.reduce_any(fresh),
+            lambda: stepped.where(fresh, self.first_point(state), point),
+            lambda: point,
+        )
+
+    def first_point(self, state: stepped.State) -> tf.Tensor:
+        """Returns the points of a run's first query."""
+        images, seeds, step = state["images"], state["seeds"], state["step"]
+        height, width, channels = images.shape[1:]
+        if self.norm == "linf":
+            signs = noise.hashed_sign(seeds, step, [1, width, channels])
+            return self.project(images + self.epsilon * signs, images)
+        tiles, place = tiling(height, width)
+        signs = noise.hashed_sign(seeds, step, [place.max() + 1, channels])
+        signs = tf.gather(signs, place.reshape(-1), axis=1)
+        signs = tf.reshape(signs, [-1, height, width, channels])
+        offset = signs * tf.constant(tiles[..., None], tf.float32)
+        offset *= self.epsilon / geometry.per_image(geometry.norms(offset, "l2"))
+        return self.project(images + offset, images)
+
+    def linf_change(self, state: stepped.State) -> tf.Tensor:
+        """Returns the best points with one window set to a corner of the ball."""
+        images = state["images"]
+        height, width, channels = images.shape[1:]
+        draws = noise.hashed_uniform(state["seeds"], state["step"], [2 + channels])
+        side = tf.gather(self.sides(height, width), state["step"] % self.queries)
+        inside = window(draws[:, :2], side, height, width)
+        signs = tf.where(draws[:, None, None, 2:] < 0.5, -1.0, 1.0)
+        corner = self.project(images + self.epsilon * signs, images)
+        return tf.where(inside, corner, state["best"])
+
+    def l2_change(self, state: stepped.State) -> tf.Tensor:
+        """Returns the best points with the norm of two windows gathered in one."""
+        images = state["images"]
+        height, width, channels = images.shape[1:]
+        draws = noise.hashed_uniform(state["seeds"], state["step"], [5 + channels])
+        sides = self.sides(height, width)
+        side = tf.gather(sides, state["step"] % self.queries)
+        first = window(draws[:, :2], side, height, width)
+        second = window(draws[:, 2:4], side, height, width)
+        signs = tf.where(draws[:, None, None, 5:] < 0.5, -1.0, 1.0)
+        bumps = placed_bumps(draws, side, sides, height, width)
+
+        old = state["best"] - images
+        unused = tf.maximum(self.epsilon**2 - _channel_squares(old, all_channels=True), 0.0)
+        both = _channel_squares(tf.where(first | second, old, 0.0))
+        available = tf.sqrt(both + unused / channels)
+        kept = tf.where(first, old, 0.0)
+        new = tf.math.divide_no_nan(kept, tf.sqrt(_channel_squares(kept))) + signs * bumps
+        new = available * tf.math.divide_no_nan(new, tf.sqrt(_channel_squares(new)))
+        moves = tf.where(first, new, tf.where(second, 0.0, old))
+        return self.project(images + moves, images)
+
+    def sides(self, height: int, width: int) -> tf.Tensor:
+        """Returns the side of the window at every query, int32 [queries]."""
+        return tf.constant(window_sides(self.queries, self.p_init, height, width, self.norm))
+
+    def project(self, points, images) -> tf.Tensor:
+        """Returns the nearest allowed points."""
+        return geometry.project(points, images, self.epsilon, self.norm)
+
+
+def window_sides(queries: int, p_init: float, height: int, width: int, norm: str) -> np.ndarray:
+    """Returns the side of the window at every query, at most the image's smaller side."""
+    halvings = np.sum(np.arange(queries)[:, None] > np.array(HALVINGS), 1)
+    sides = np.round(np.sqrt(p_init / 2.0**halvings * height * width)).astype(np.int32)
+    smaller = min(height, width)
+    if norm == "l2":
+        sides = np.maximum(sides, 3)
+        sides += 1 - sides % 2
+        smaller -= 1 - smaller % 2
+    return np.clip(sides, 1, smaller).astype(np.int32)
+
+
+def window(draws: tf.Tensor, side: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Marks a window of every image, bool [N, H, W, 1]; `draws` [N, 2] in [0, 1) places it."""
+    top, left = corner(draws, side, height, width)
+    rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
+    in_rows = (rows >= top) & (rows < top + side[:, None])
+    in_columns = (columns >= left) & (columns < left + side[:, None])
+    return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
+
+
+def corner(draws: tf.Tensor, side: tf.Tensor, height: int, width: int):
+    """Returns the window's first rows and columns, int32 [N, 1] each, all places equally likely."""
+    places = tf.stack([height - side + 1, width - side + 1], 1)
+    at = tf.cast(draws * tf.cast(places, tf.float32), tf.int32)
+    at = tf.minimum(at, places - 1)
+    return at[:, :1], at[:, 1:]
+
+
+def placed_bumps(
+    draws: tf.Tensor, side: tf.Tensor, sides: tf.Tensor, height: int, width: int
+) -> tf.Tensor:
+    """Places a bump of norm 1 in the window of every image, [N, H, W, 1]; `draws` as in `l2`."""
+    known = sorted(set(tf.get_static_value(sides).tolist()))
+    table = np.zeros([len(known), height, width], np.float32)
+    for index, size in enumerate(known):
+        table[index, :size, :size] = bump(size)
+    bumps = tf.gather(table, tf.searchsorted(tf.constant(known), side))
+    size = max(known)
+    turned = tf.pad(
+        tf.transpose(bumps[:, :size, :size], [0, 2, 1]),
+        [[0, 0], [0, height - size], [0, width - size]],
+    )
+    bumps = stepped.where(draws[:, 4] < 0.5, bumps, turned)
+    top, left = corner(draws[:, :2], side, height, width)
+    # Outside the window the index leaves the table or meets its zeros.
+    rows = tf.clip_by_value(tf.range(height)[None, :] - top, -1, height)
+    columns = tf.clip_by_value(tf.range(width)[None, :] - left, -1, width)
+    bumps = tf.gather(bumps, tf.where(rows < 0, height - 1, rows), batch_dims=1)
+    bumps = tf.gather(bumps, tf.where(columns < 0, width - 1, columns), axis=2, batch_dims=1)
+    return bumps[..., None] * tf.cast(window(draws[:, :2], side, height, width), tf.float32)
+
+
+def bump(side: int) -> np.ndarray:
+    """Returns the L2 update of that side, of norm 1: a positive and a negative pyramid.
+
+    A rectangle of rows `0..a-1` and columns `0..b-1` holds, with `n = floor(a / 2)` and
+    `M = n - max(|r - n|, |c - floor(b / 2)|)`, the sum over `k = 0..M` of `1 / (n + 1 - k)^2`
+    (nothing where `M < 0`); the upper half of the square has it with plus, the lower with minus.
+
+    Source: Andriushchenko et al., arXiv 1912.00049, equations 3 and 4, rows counted from 0.
+    """
+    half = side // 2
+    both = np.concatenate([_pyramid(half, side), -_pyramid(side - half, side)])
+    return (both / np.linalg.norm(both)).astype(np.float32)
+
+
+def _pyramid(rows, columns):
+    n = max(rows, columns) // 2
+    r, c = np.arange(rows)[:, None], np.arange(columns)[None, :]
+    far = np.maximum(np.abs(r - rows // 2), np.abs(c - columns // 2))
+    terms = 1.0 / (n + 1.0 - np.arange(n + 1)) ** 2
+    sums = np.concatenate([[0.0], np.cumsum(terms)])
+    return sums[np.clip(n - far + 1, 0, n + 1)]
+
+
+def tiling(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bumps of a centred grid of up to five by five tiles, and the tile of each pixel.
+
+    Both are [H, W]; outside the grid the bumps are 0.
+    """
+    side = max(min(height, width) // 5, 1)
+    rows, columns = min(5, height // side), min(5, width // side)
+    shape = bump(side) if side > 1 else np.ones([1, 1], np.float32)
+    grid = np.zeros([height, width], np.float32)
+    place = np.zeros([height, width], np.int32)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    for tile in range(rows * columns):
+        row, column = top + tile // columns * side, left + tile % columns * side
+        grid[row : row + side, column : column + side] = shape
+        place[row : row + side, column : column + side] = tile
+    return grid, place
+
+
+def _channel_squares(x, all_channels: bool = False):
+    return tf.reduce_sum(tf.square(x), [1, 2, 3] if all_channels else [1, 2], keepdims=True)

@@ -1,0 +1,269 @@
+"""Square asks only for logits, keeps its schedule and breaks what random corners can break."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf.attacks import noise, square
+from sat_tf.attacks.square import Square
+from tests import linear_network
+
+SEED = tf.constant([3, 4])
+
+
+def per_image_seeds(count):
+    return tf.random.stateless_uniform([count, 2], [5, 6], None, None, tf.int32)
+
+
+def run(attack, network, images, labels):
+    """Yields the state after every query."""
+    state = attack.start(images, labels, per_image_seeds(len(images)), network(images))
+    step = tf.function(lambda state: attack.step(network, state))
+    for _ in range(attack.num_steps):
+        yield state
+        state = step(state)
+    yield state
+
+
+def test_windows_follow_the_schedule_without_rescaling():
+    sides = square.window_sides(10000, 0.8, 32, 32, "linf")
+    shares = [0.8 / 2**k for k in range(10)]
+    ends = [*square.HALVINGS, 9999]
+    start = 0
+    for share, end in zip(shares, ends, strict=True):
+        expected = max(round(np.sqrt(share * 32 * 32)), 1)
+        assert set(sides[start : end + 1]) == {expected}, (share, end)
+        start = end + 1
+    assert set(sides) == {29, 20, 14, 10, 7, 5, 4, 3, 2, 1}
+    odd = square.window_sides(10000, 0.8, 32, 32, "l2")
+    assert set(odd % 2) == {1} and odd.min() == 3
+    assert square.window_sides(5, 0.8, 8, 30, "linf").tolist() == [8] * 5
+    assert square.window_sides(5, 0.8, 8, 30, "l2").tolist() == [7] * 5
+
+
+def test_windows_have_their_side_and_reach_every_place():
+    draws = noise.hashed_uniform(per_image_seeds(3000), 0, [2])
+    side = tf.fill([3000], 2)
+    marks = square.window(draws, side, 4, 5).numpy()[..., 0]
+    assert (marks.sum((1, 2)) == 4).all()
+    corners = {(m.any(1).argmax(), m.any(0).argmax()) for m in marks}
+    assert corners == {(r, c) for r in range(3) for c in range(4)}
+    counts = marks[:, 0].any(1).sum(), marks[:, 3].any(1).sum()
+    assert all(abs(count / 3000 - 1 / 3) < 0.04 for count in counts)
+
+
+def test_a_bump_is_the_sum_of_the_paper():
+    for side in (3, 5, 6, 9):
+        half, expected = side // 2, np.zeros([side, side])
+        for top, rows, sign in ((0, half, 1), (half, side - half, -1)):
+            n = side // 2  # the longer side of the rectangle, halved
+            for r in range(1, rows + 1):
+                for c in range(1, side + 1):
+                    last = n - max(abs(r - rows // 2 - 1), abs(c - side // 2 - 1))
+                    value = sum(1 / (n + 1 - k) ** 2 for k in range(0, last + 1))
+                    expected[top + r - 1, c - 1] = sign * value
+        expected /= np.linalg.norm(expected)
+        np.testing.assert_allclose(square.bump(side), expected, atol=1e-6)
+
+
+def test_placed_bumps_fill_the_window_and_have_norm_one():
+    sides = tf.constant([7, 5, 3, 3])
+    side = tf.tile(tf.constant([7, 5, 3]), [20])
+    draws = noise.hashed_uniform(per_image_seeds(60), 1, [8])
+    bumps = square.placed_bumps(draws, side, sides, 8, 9).numpy()[..., 0]
+    inside = square.window(draws[:, :2], side, 8, 9).numpy()[..., 0]
+    np.testing.assert_allclose(np.sqrt((bumps**2).sum((1, 2))), 1.0, atol=1e-5)
+    assert (bumps[~inside] == 0).all()
+    turned = 0
+    for n, mark in enumerate(inside):
+        rows, columns = mark.any(1).nonzero()[0], mark.any(0).nonzero()[0]
+        cut = bumps[n][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        expected = square.bump(int(side[n]))
+        turned += np.allclose(cut, expected.T, atol=1e-6)
+        assert np.allclose(cut, expected, atol=1e-6) or np.allclose(cut, expected.T, atol=1e-6)
+    assert 10 < turned < 50
+
+
+@pytest.mark.parametrize("norm,radius", [("linf", 6.0), ("l2", 20.0)])
+def test_every_query_stays_allowed_and_changes_one_window_at_most(norm, radius):
+    network = linear_network.LinearNetwork(3, scale=1e-4)
+    images = linear_network.images(8, low=0.0, high=255.0)
+    labels = network.labels(images)
+    attack = Square(epsilon=radius, norm=norm, queries=60)
+    margins = []
+    sides = square.window_sides(60, 0.8, *linear_network.SHAPE[:2], norm)
+    for step, state in enumerate(run(attack, network, images, labels)):
+        point = state["iterate"].numpy()
+        assert point.min() >= 0 and point.max() <= 255
+        assert (linear_network.sizes(point - images, norm) <= radius * (1 + 1e-5) + 1e-4).all()
+        if 0 < step < 60:
+            changed = (np.abs(point - state["best"]) > 1e-4).any(-1).sum((1, 2))
+            assert (changed <= sides[step] ** 2 * (1 if norm == "linf" else 2)).all()
+        margins.append(state["margin"].numpy())
+    margins = np.array(margins)
+    assert (np.diff(margins[1:], axis=0) <= 0).all()
+    assert (margins[-1] < margins[1]).all()
+
+
+def test_the_first_query_is_vertical_stripes_at_the_corners_of_the_ball():
+    images = linear_network.images(6)
+    network = linear_network.LinearNetwork(3)
+    state = next(run(Square(epsilon=6.0), network, images, network.labels(images)))
+    moves = state["iterate"].numpy() - images
+    np.testing.assert_allclose(np.abs(moves), 6.0, atol=2e-5)
+    assert (np.ptp(np.sign(moves), axis=1) == 0).all()
+    assert len({tuple(np.sign(m).ravel()) for m in moves}) > 1
+
+
+def test_the_first_query_in_l2_uses_the_whole_radius():
+    images = np.full([4, 32, 32, 3], 128.0, np.float32)
+    attack = Square(epsilon=30.0, norm="l2")
+    state = attack.start(images, np.zeros(4, np.int32), per_image_seeds(4), None)
+    moves = state["iterate"].numpy() - images
+    np.testing.assert_allclose(linear_network.sizes(moves, "l2"), 30.0, rtol=1e-4)
+    used = np.abs(moves).max((0, 3)) > 1e-3
+    rows, columns = used.any(1).nonzero()[0], used.any(0).nonzero()[0]
+    assert rows.min() >= 1 and rows.max() <= 30 and columns.min() >= 1 and columns.max() <= 30
+    grid, place = square.tiling(32, 32)
+    assert place.max() == 24 and (np.bincount(place[grid != 0]) > 0).all()
+
+
+def test_a_query_in_l2_keeps_the_norm_of_the_ball():
+    images = np.full([5, 9, 9, 3], 128.0, np.float32)
+    attack = Square(epsilon=25.0, norm="l2", queries=30)
+
+    def network(x, training=False):
+        return tf.reduce_sum(x * tf.random.stateless_normal([9, 9, 3], [1, 2]), [1, 2])
+
+    for state in run(attack, network, images, np.zeros(5, np.int32)):
+        moves = state["iterate"].numpy() - images
+        np.testing.assert_allclose(linear_network.sizes(moves, "l2"), 25.0, rtol=1e-3)
+
+
+def test_in_linf_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon():
+    # Two classes: with more, a search without gradients can settle on the wrong one.
+    network = linear_network.LinearNetwork(2)
+    images = linear_network.images(48, low=0.0, high=255.0)
+    labels = network.labels(images)
+    distances = linear_network.distances(network, images, labels, "linf")
+    epsilon = float(np.median(distances))
+    attack = tf.function(Square(epsilon=epsilon, queries=1500))
+    broken = network.labels(attack(network, images, labels, SEED)) != labels
+    certain = np.abs(distances / epsilon - 1) > 0.01
+    assert broken.any() and not broken.all()
+    np.testing.assert_array_equal(broken[certain], (distances < epsilon)[certain])
+
+
+def test_in_l2_comes_near_the_boundary_of_a_smooth_network_and_never_lies():
+    # Bumps can follow a smooth gradient, as those of trained networks are, not white noise.
+    rows, columns = np.mgrid[:16, :16] / 16 * np.pi
+    field = np.stack([np.cos(rows + phase) * np.cos(columns) for phase in (0, 1, 2)], -1)
+    weights = field / np.linalg.norm(field)
+    rng = np.random.default_rng(0)
+    images = rng.uniform(100, 155, (24, 16, 16, 3)).astype(np.float32)
+    margins = rng.uniform(5, 60, 24)
+    offset = margins - np.sum(images * weights, (1, 2, 3))
+
+    def network(x, training=False):
+        lead = tf.reduce_sum(x * tf.constant(weights, tf.float32), [1, 2, 3])
+        return tf.stack([lead + tf.constant(offset, tf.float32), tf.zeros_like(lead)], 1)
+
+    attack = tf.function(Square(epsilon=40.0, norm="l2", queries=500))
+    adversarial = attack(network, images, np.zeros(24, np.int32), SEED)
+    broken = np.argmax(network(adversarial), 1) != 0
+    assert not broken[margins > 40.05].any()  # the margin is the exact distance
+    assert broken[margins < 0.5 * 40].all() and (margins < 20).sum() > 3
+
+
+def test_no_gradient_is_asked_for():
+    def network(images, training=False):
+        rounded = tf.round(images / 16)  # its gradient is zero everywhere
+        weights = tf.random.stateless_normal([linear_network.DIMENSION, 3], [1, 2])
+        return tf.reshape(rounded, [-1, linear_network.DIMENSION]) @ weights
+
+    images = linear_network.images(8)
+    labels = np.argmax(network(images), 1).astype(np.int32)
+    adversarial = tf.function(Square(epsilon=16.0, queries=300))(network, images, labels, SEED)
+    assert (np.argmax(network(adversarial), 1) != labels).sum() >= 6
+
+
+def test_epsilon_zero_returns_the_image():
+    network = linear_network.LinearNetwork(3)
+    images = linear_network.images(4, low=0.0, high=255.0)
+    for norm in ("linf", "l2"):
+        attack = tf.function(Square(epsilon=0.0, norm=norm, queries=12))
+        adversarial = attack(network, images, network.labels(images), SEED)
+        np.testing.assert_allclose(adversarial, images, atol=2e-5)
+
+
+def test_a_restart_begins_with_new_stripes():
+    network = linear_network.LinearNetwork(3, scale=1e-5)
+    images = linear_network.images(5)
+    attack = Square(epsilon=5.0, queries=7, restarts=2)
+    states = list(run(attack, network, images, network.labels(images)))
+    first, second = (states[k]["iterate"].numpy() - images for k in (0, 7))
+    np.testing.assert_allclose(np.abs(second), 5.0, atol=2e-5)
+    assert (np.ptp(np.sign(second), axis=1) == 0).all()
+    assert (np.sign(first) != np.sign(second)).any()
+
+
+def test_wrong_arguments_are_refused_with_a_remedy():
+    for arguments, message in (
+        ({"norm": "l1"}, "use one of: linf, l2"),
+        ({"queries": 0}, "queries is 0"),
+        ({"p_init": 0.0}, "p_init is 0.0"),
+        ({"epsilon": -2}, "epsilon is -2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Square(**{"epsilon": 1.0, **arguments})
+
+
+def test_hashed_numbers_are_uniform_independent_and_belong_to_seed_and_counter():
+    seeds = per_image_seeds(64)
+    u = noise.hashed_uniform(seeds, 3, [4096]).numpy().astype(np.float64)
+    assert u.min() >= 0 and u.max() < 1
+    counts = np.bincount((u.ravel() * 256).astype(int), minlength=256)
+    expected = u.size / 256
+    # chi-square of 255 degrees of freedom: mean 255, deviation 22.6
+    assert abs(((counts - expected) ** 2 / expected).sum() - 255) < 5 * 22.6
+    bits = (u * 2**24).astype(np.int64)
+    for bit in range(24):
+        assert abs(((bits >> bit) & 1).mean() - 0.5) < 5 * 0.5 / np.sqrt(u.size)
+    centred = (u - 0.5) * np.sqrt(12)
+    correlations = [
+        (centred[:, 1:] * centred[:, :-1]).mean(),  # along an image
+        (centred[1:] * centred[:-1]).mean(),  # between images
+        (centred * (noise.hashed_uniform(seeds, 4, [4096]).numpy() - 0.5)).mean() * 3.46,
+        (centred * (noise.hashed_uniform(seeds + [0, 1], 3, [4096]).numpy() - 0.5)).mean() * 3.46,
+        (centred * (noise.hashed_uniform(seeds + [1, 0], 3, [4096]).numpy() - 0.5)).mean() * 3.46,
+    ]
+    assert np.abs(correlations).max() < 5 / np.sqrt(u.size)
+    np.testing.assert_array_equal(noise.hashed_uniform(seeds[5:6], [3], [4096]), u[5:6])
+    np.testing.assert_array_equal(
+        noise.hashed_uniform(seeds, tf.fill([64], 3), [64, 64]).numpy().reshape(64, -1), u
+    )
+
+
+def test_hashed_draws_over_steps_are_uniform_for_one_image():
+    # Square reads a few numbers at each of thousands of steps.
+    steps = tf.range(20000)
+    seeds = tf.tile([[7, 9]], [20000, 1])
+    u = noise.hashed_uniform(seeds, steps, [3]).numpy().astype(np.float64)
+    for column in u.T:
+        counts = np.bincount((column * 50).astype(int), minlength=50)
+        assert abs(((counts - 400) ** 2 / 400).sum() - 49) < 5 * 9.9
+        lagged = (column[1:] - 0.5) * (column[:-1] - 0.5) * 12
+        assert abs(lagged.mean()) < 5 / np.sqrt(20000)
+    signs = noise.hashed_sign(seeds, steps, [1]).numpy()
+    assert set(np.unique(signs)) == {-1.0, 1.0} and abs(signs.mean()) < 5 / np.sqrt(20000)
+
+
+def test_hashed_normal_numbers_have_the_moments_of_a_normal():
+    z = noise.hashed_normal(per_image_seeds(50), 0, [4000]).numpy().astype(np.float64)
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+    assert abs(z.var() - 1) < 5 * np.sqrt(2 / z.size)
+    assert abs((z**4).mean() - 3) < 5 * np.sqrt(96 / z.size)
+    ball = noise.hashed_unit_ball(per_image_seeds(4000), 0, [2, 2, 1]).numpy()
+    radius = np.sqrt((ball**2).sum((1, 2, 3)))
+    # uniform in the ball of 4 dimensions: radius^4 is uniform in [0, 1]
+    assert radius.max() <= 1 + 1e-6 and abs((radius**4).mean() - 0.5) < 5 * 0.29 / np.sqrt(4000)
