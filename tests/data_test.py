@@ -143,6 +143,8 @@ def test_another_image_size_stays_inside_the_pixel_range():
     [
         ({"split": "valid"}, "train, validation, test"),
         ({"augment": "mixup"}, "none, crop, crop_flip"),
+        ({"augment": "inception"}, "none, crop, crop_flip"),
+        ({"eval_resize": "center_crop"}, "whole"),
         ({"batch_size": 2000}, "1295"),
         ({"batch_size": 0}, "1295"),
         ({"validation_examples": 1438}, "0 to 1437"),
@@ -150,7 +152,33 @@ def test_another_image_size_stays_inside_the_pixel_range():
     ],
 )
 def test_bad_arguments_are_refused_with_what_is_possible(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         data.load(
             **{"name": "digits", "split": "train", "batch_size": 8, "training": True} | arguments
         )
+    assert "\n" not in str(error.value)
+
+
+def test_two_replicas_together_see_the_batch_of_one():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    batches = data.load("digits", "train", batch_size=64, training=True, augment="crop_flip")
+    images, labels = stream(5, augment="crop_flip")
+    for step, (their_images, their_labels) in zip(
+        range(5), strategy.experimental_distribute_dataset(batches), strict=False
+    ):
+        parts = strategy.experimental_local_results(their_images)
+        assert [len(part) for part in parts] == [32, 32]
+        np.testing.assert_array_equal(tf.concat(parts, 0), images[step])
+        parts = strategy.experimental_local_results(their_labels)
+        np.testing.assert_array_equal(tf.concat(parts, 0), labels[step])
+
+
+def test_two_replicas_count_every_image_of_an_evaluation_part():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    batches = data.load("digits", "test", batch_size=100)  # 3 full ones and 59
+    seen = [
+        part
+        for labels in strategy.experimental_distribute_dataset(batches.map(lambda _, y: y))
+        for part in strategy.experimental_local_results(labels)
+    ]
+    assert sum(len(part) for part in seen) == 359

@@ -32,7 +32,6 @@ class Tfds:
     def __init__(self, name: str, data_dir: str | None, validation_examples: int | None = None):
         self._builder = _prepared(name, data_dir)
         info = self._builder.info
-        _check_features(name, info.features)
         sizes = {split: info.splits[split].num_examples for split in info.splits}
         self._parts = _parts(name, sizes, validation_examples)
         shape = tuple(info.features["image"].shape)
@@ -97,7 +96,8 @@ def _prepared(name: str, data_dir: str | None):
     """Returns the TFDS builder of a set that is on disk, downloading it where TFDS can.
 
     Raises:
-      ValueError: an unknown name, or a set that is not there and cannot be had.
+      ValueError: an unknown name, a set of something else than images with class labels, or one
+        that is not there and cannot be had.
     """
     import tensorflow_datasets as tfds
 
@@ -111,6 +111,7 @@ def _prepared(name: str, data_dir: str | None):
             "image classification set of TFDS such as cifar10, cifar100, imagenet2012"
             + (f" (close to it: {', '.join(close)})" if close else "")
         ) from None
+    _check_features(name, builder.info.features)  # before hours of downloading
     if builder.info.splits:
         return builder
     logging.info("%s is not in %s: TFDS downloads and prepares it", name, builder.data_dir)
