@@ -311,7 +311,7 @@ def _metrics(trainer, info, record):
         "num_classes": info.num_classes,
         "class_names": list(info.class_names),
         "image_size": _image_size(info),
-        "eval_resize": FLAGS.eval_resize,
+        "eval_resize": FLAGS.eval_resize or ("whole" if info.image_size else "center_crop"),
         "norm": FLAGS.norm,
         "epsilon": FLAGS.epsilon,
         "seed": FLAGS.seed,
