@@ -110,10 +110,10 @@ def l1_projection(images: tf.Tensor, center: tf.Tensor, epsilon: float | tf.Tens
 
     Source: Croce and Hein, arXiv 2103.01208, proposition 2.1; halving instead of sorting.
     """
-    delta = images - center
-    size, axes = tf.abs(delta), list(range(1, images.shape.rank))
+    delta = tf.convert_to_tensor(images, tf.float32) - center
+    size, axes = tf.abs(delta), list(range(1, delta.shape.rank))
     room = tf.where(delta > 0, PIXEL_MAX - center, center - PIXEL_MIN)
-    epsilon = tf.broadcast_to(tf.cast(epsilon, tf.float32), tf.shape(images)[:1])
+    epsilon = tf.broadcast_to(tf.cast(epsilon, tf.float32), tf.shape(delta)[:1])
 
     def moves(threshold):
         return tf.clip_by_value(size - per_image(threshold), 0.0, room)
@@ -166,6 +166,8 @@ def plane_projection(
 
     Source: Croce and Hein, arXiv 1907.02044, section 2.2 and appendix A; Newton instead of sorting.
     """
+    points = tf.convert_to_tensor(points, tf.float32)
+    weights = tf.convert_to_tensor(weights, tf.float32)
     axes = list(range(1, points.shape.rank))
     size = tf.abs(weights)
     # Scaled to max|w| = 1, where squares of small gradients neither vanish nor overflow.

@@ -124,7 +124,7 @@ def begin(images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, **more: tf.Ten
         "step": tf.zeros(batch, tf.int32),
         "broken": tf.zeros(batch, tf.bool),
         "adversarial": images,
-        **more,
+        **{name: tf.convert_to_tensor(value) for name, value in more.items()},
     }
 
 
