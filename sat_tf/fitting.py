@@ -53,6 +53,8 @@ def fit(
                 shuffle=False,  # the stream has its own order
                 verbose=0,
             )
+            if trainer.stop_training:  # a callback's wish ends the run, not this call alone
+                return
 
 
 def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) -> int:

@@ -1,8 +1,12 @@
+import types
+
 import keras
 import numpy as np
 import pytest
 
+from sat_tf import checkpoints, fitting
 from sat_tf.callbacks import overfitting
+from sat_tf.callbacks.checkpoint import Checkpoint
 
 HEALTHY = [(0.30, 0.25), (0.40, 0.38), (0.45, 0.41)]
 COLLAPSED = (0.85, 0.02)
@@ -85,6 +89,27 @@ def test_stopping_ends_fit_after_the_epoch():
     callbacks = [overfitting.CatastrophicOverfitting("stop"), count]
     model.fit(data, data, validation_data=(data, data), epochs=9, callbacks=callbacks, verbose=0)
     assert model.epoch == 2
+
+
+def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
+    calls = []
+
+    def stopping(batches, **options):
+        calls.append(options["epochs"])
+        trainer.stop_training = True
+
+    trainer = types.SimpleNamespace(fit=stopping, state=[keras.Variable(1.0, name="w")])
+    checkpoints.save(tmp_path / "checkpoints", 5, trainer.state, {})
+    fitting.fit(
+        trainer,
+        lambda step: None,
+        None,
+        epochs=9,
+        steps_per_epoch=4,
+        keeper=Checkpoint(tmp_path, {"history": [], "best": None}),
+        callbacks=lambda start, record: [],
+    )
+    assert calls == [2]
 
 
 @pytest.mark.parametrize("options", [{"action": "shout"}, {"tolerance": 0.0}, {"tolerance": 1.0}])
