@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -11,10 +10,24 @@ from absl import app, flags, logging
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, tf.errors.ResourceExhaustedError)
 
 
+class Interrupted(Exception):
+    """A program was told to stop and has saved its state.
+
+    Args:
+      message: what was saved and how to go on.
+      signal_number: of the signal that stopped it.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and exits.
 
-    Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2.
+    Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
+    interrupted run gives one line and 128 + the signal's number, as shells do.
     """
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
@@ -23,9 +36,9 @@ def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        leave(error, 2)
+        _leave(error, 2)
     if len(rest) > 1:
-        leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
+        _leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
     return rest
 
 
@@ -34,12 +47,13 @@ def _guarded(main):
         logging.set_verbosity(logging.WARNING)  # TFDS tells every file it opens
     try:
         main()
+    except Interrupted as stop:
+        _leave(stop, 128 + stop.signal_number)
     except _USER_ERRORS as error:
-        leave(error, 2)
+        _leave(error, 2)
 
 
-def leave(message: object, status: int) -> NoReturn:
-    """Prints one line on stderr and exits with a status."""
+def _leave(message, status):
     line = " ".join(str(message).split())
     print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}", file=sys.stderr)
     sys.exit(status)

@@ -39,6 +39,8 @@ def train() -> None:
     set_up_process()
     if FLAGS.epsilon is None:
         FLAGS.epsilon = default_epsilon(FLAGS.dataset)
+    if FLAGS.download:
+        datasets.download(FLAGS.dataset, FLAGS.data_dir)
     info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
     trainer = build_trainer(info)
     with workdir.claim(FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
@@ -195,7 +197,7 @@ def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) ->
         )
     except Interrupted as stop:
         progress.close()
-        main.leave(stop, 128 + stop.signal_number)  # as shells do
+        raise main.Interrupted(str(stop), stop.signal_number) from stop
 
 
 def test(info: datasets.Info, path: pathlib.Path) -> None:

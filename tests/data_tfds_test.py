@@ -125,9 +125,20 @@ def test_an_unknown_name_is_refused_with_what_is_possible_and_what_is_close():
 
 
 def test_a_set_that_is_not_there_is_refused_with_where_it_was_sought_and_how_to_mend_it(tmp_path):
-    with pytest.raises(ValueError, match="TFDS_DATA_DIR.*download_and_prepare") as error:
-        data.describe("imagenet2012", str(tmp_path))
+    with pytest.raises(ValueError, match="TFDS_DATA_DIR.*--download") as error:
+        data.describe("cifar10", str(tmp_path))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_set_that_cannot_be_downloaded_says_why(tmp_path):
+    with pytest.raises(ValueError, match="cannot download imagenet2012.*Manual directory") as error:
+        data.download("imagenet2012", str(tmp_path))  # TFDS wants the archives put there by hand
+    assert "\n" not in str(error.value)
+
+
+def test_there_is_nothing_to_download_for_digits_and_folders(tmp_path):
+    data.download("digits")
+    data.download(f"folder:{tmp_path}")
 
 
 def test_imagenet_is_tested_on_its_validation_split():

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from sat_tf.data.info import SPLITS, Info, Request
 
-__all__ = ["SPLITS", "Info", "describe", "load"]
+__all__ = ["SPLITS", "Info", "describe", "download", "load"]
 
 
 def describe(
@@ -22,6 +22,22 @@ def describe(
       validation_examples: as in `load`.
     """
     return _source(name, data_dir, validation_examples).info
+
+
+def download(name: str, data_dir: str | None = None) -> None:
+    """Fetches a TFDS set that is not on disk; `load` and `describe` never do.
+
+    Args:
+      name: as in `load`; nothing is to be done for digits and folders.
+      data_dir: as in `load`.
+
+    Raises:
+      ValueError: an unknown name, or TFDS cannot download it.
+    """
+    if name != "digits" and not name.startswith("folder:"):
+        from sat_tf.data import tfds_sets
+
+        tfds_sets.download(name, data_dir)
 
 
 def load(

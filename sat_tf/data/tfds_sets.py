@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from sat_tf.data import encoded, memory
 from sat_tf.data.info import Info, Request, check_validation_examples
@@ -92,13 +91,41 @@ def _parts(
     return {"train": ("train", 0, stop)} | parts
 
 
+def download(name: str, data_dir: str | None) -> None:
+    """Downloads and prepares a TFDS set, unless it is on disk.
+
+    Raises:
+      ValueError: as `Tfds`, or TFDS cannot download it (after its own retries, some minutes).
+    """
+    builder = _builder_of(name, data_dir)
+    if builder.info.splits:
+        return
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever TFDS meets: no network, no disk, a manual download
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"TFDS cannot download {name} to {builder.data_dir} ({type(error).__name__}: {reason})"
+        ) from error
+
+
 def _prepared(name: str, data_dir: str | None):
-    """Returns the TFDS builder of a set that is on disk, downloading it where TFDS can.
+    """Returns the TFDS builder of a set that is on disk.
 
     Raises:
       ValueError: an unknown name, a set of something else than images with class labels, or one
-        that is not there and cannot be had.
+        that is not there.
     """
+    builder = _builder_of(name, data_dir)
+    if not builder.info.splits:
+        raise ValueError(
+            f"data set {name} is not in {builder.data_dir}; point --data_dir or TFDS_DATA_DIR to "
+            "the directory that holds it, or let --download fetch it"
+        )
+    return builder
+
+
+def _builder_of(name, data_dir):
     import tensorflow_datasets as tfds
 
     try:
@@ -111,20 +138,7 @@ def _prepared(name: str, data_dir: str | None):
             "image classification set of TFDS such as cifar10, cifar100, imagenet2012"
             + (f" (close to it: {', '.join(close)})" if close else "")
         ) from None
-    _check_features(name, builder.info.features)  # before hours of downloading
-    if builder.info.splits:
-        return builder
-    logging.info("%s is not in %s: TFDS downloads and prepares it", name, builder.data_dir)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # whatever TFDS meets: no network, no disk, a manual download
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"data set {name} is not in {builder.data_dir} and TFDS cannot download it "
-            f"({type(error).__name__}: {reason}); point --data_dir or TFDS_DATA_DIR to the "
-            "directory that holds it, or prepare it where there is a network: python -c "
-            f"\"import tensorflow_datasets as t; t.builder('{name}').download_and_prepare()\""
-        ) from error
+    _check_features(name, builder.info.features)
     return builder
 
 
