@@ -1,13 +1,14 @@
-"""Scalar functions `y = f(x)` whose backward pass recomputes `f'(x)` from `x`.
+"""Scalar functions with the derivative that their backward pass multiplies by.
 
 Automatic differentiation of a formula such as `x * tanh(softplus(x))` keeps every intermediate
-tensor until the backward pass and walks over each of them again. Here a function keeps `x` alone,
-and its derivative is written with TensorFlow's own gradient kernels (`SoftplusGrad`, `EluGrad`).
-Those kernels are differentiable themselves, so derivatives of any order remain right.
+tensor until the backward pass and walks over each of them again. Here f and f' are computed
+together, from shared intermediates; f' alone is kept, and the backward pass is one multiplication.
+Where nothing is differentiated, TensorFlow prunes f' from the graph. f' is an ordinary function of
+x on the tape, so derivatives of any order remain right.
 
 float16 and bfloat16 inputs are computed in float32 and rounded once, at the end: `alpha * x`
 overflows float16 from x = 6,550 on, and `1 - sigmoid(x)` has lost all its bits in bfloat16 at
-x = 6. What is kept for the backward pass stays in half precision.
+x = 6. What is kept for the backward pass is in half precision again.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,149 +16,147 @@ from dataclasses import dataclass, field
 
 import tensorflow as tf
 
-_HALF = (tf.float16, tf.bfloat16)
+Pair = tuple[tf.Tensor, tf.Tensor]
 
 
 @dataclass(frozen=True)
 class ScalarFunction:
-    """A function with the product of its derivative and an incoming gradient.
+    """A function f of a real number.
 
     Attributes:
-      value: `(x, **parameters) -> f(x)`.
-      pullback: `(dy, x, **parameters) -> dy * f'(x)`.
+      pair: `(x, **parameters) -> (f(x), f'(x))`.
       defaults: the parameters, all fixed numbers, with their default values.
+      native: `(x, **parameters) -> f(x)` by TensorFlow operations whose own gradients are single
+        kernels already; they are right in half precision and keep no more than f'.
     """
 
-    value: Callable[..., tf.Tensor]
-    pullback: Callable[..., tf.Tensor]
+    pair: Callable[..., Pair]
     defaults: Mapping[str, float] = field(default_factory=dict)
+    native: Callable[..., tf.Tensor] | None = None
 
     def __call__(self, x: tf.Tensor, **parameters: float) -> tf.Tensor:
         """Computes f(x), in the shape and dtype of `x`."""
         parameters = {**self.defaults, **parameters}
-        return custom_derivative(
-            x,
-            lambda x: self.value(x, **parameters),
-            lambda dy, x: self.pullback(dy, x, **parameters),
-        )
+        x = tf.convert_to_tensor(x)
+        if self.native is not None:
+            return self.native(x, **parameters)
+        value, derivative = (tf.cast(t, x.dtype) for t in self.pair(_widened(x), **parameters))
+        return with_gradient(value, lambda dy: (dy * derivative,), x)
 
 
-def custom_derivative(
-    x: tf.Tensor,
-    value: Callable[[tf.Tensor], tf.Tensor],
-    pullback: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-) -> tf.Tensor:
-    """Computes `value(x)` with `pullback(dy, x)` as its gradient, at least in float32."""
+def with_backward(forward: ScalarFunction, backward: ScalarFunction, x: tf.Tensor) -> tf.Tensor:
+    """Computes f(x), whose gradient is that of another function g: `dy * g'(x)`.
+
+    Args:
+      forward: f, at its default parameters.
+      backward: g, at its default parameters.
+      x: tensor of any shape and floating dtype.
+    """
     x = tf.convert_to_tensor(x)
-    narrow = x.dtype
-    wide = tf.float32 if narrow in _HALF else narrow
+    derivative = tf.cast(backward.pair(_widened(x), **backward.defaults)[1], x.dtype)
+    return with_gradient(forward(x), lambda dy: (dy * derivative,), x)
+
+
+def with_gradient(
+    value: tf.Tensor, pullback: Callable[[tf.Tensor], tuple], *inputs: tf.Tensor
+) -> tf.Tensor:
+    """Returns `value`, computed from `inputs`, with a gradient of its own.
+
+    Args:
+      pullback: maps the gradient of `value` to the gradients of the inputs.
+    """
 
     @tf.custom_gradient
-    def function(x):
-        def gradient(dy):
-            return tf.cast(pullback(tf.cast(dy, wide), tf.cast(x, wide)), narrow)
+    def replaced(value, *_):
+        return tf.identity(value), lambda dy: (None, *pullback(dy))
 
-        return tf.cast(value(tf.cast(x, wide)), narrow), gradient
+    return replaced(value, *inputs)
 
-    return function(x)
+
+def _widened(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
 
 
 def _scaled(x: tf.Tensor, factor: float) -> tf.Tensor:
     return x if factor == 1 else factor * x
 
 
-def _relu_pullback(dy, x):
-    return tf.raw_ops.ReluGrad(gradients=dy, features=x)
+def _relu(x) -> Pair:
+    return tf.nn.relu(x), tf.cast(x > 0, x.dtype)
 
 
-def _swish(x, beta):
-    return x * tf.sigmoid(_scaled(x, beta))
-
-
-def _swish_pullback(dy, x, beta):
-    # Multiplied by x last: sigmoid' is 0 where x is huge, so nothing overflows.
+def _swish(x, beta) -> Pair:
     gate = tf.sigmoid(_scaled(x, beta))
-    return dy * gate + _scaled(x, beta) * tf.raw_ops.SigmoidGrad(y=gate, dy=dy)
+    # x sigmoid'(x): TensorFlow's kernel multiplies by sigmoid' = 0 where x is huge.
+    return x * gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=_scaled(x, beta))
 
 
-def _gelu(x):
-    # erfc instead of 1 + erf, which cancels to 0 from x = -6 on in float32.
-    return 0.5 * x * tf.math.erfc(-(0.5**0.5) * x)
-
-
-def _gelu_pullback(dy, x):
-    density = 0.3989422804014327 * tf.exp(-0.5 * tf.square(x))
-    return dy * (0.5 * tf.math.erfc(-(0.5**0.5) * x) + x * density)
+def _gelu(x) -> Pair:
+    probability = 0.5 + 0.5 * tf.math.erf(0.5**0.5 * x)
+    density = tf.exp(-0.5 * tf.square(x) - 0.9189385332046727)
+    return x * probability, probability + x * density
 
 
 _GELU_SLOPE = 2 * (2 / 3.141592653589793) ** 0.5
 _GELU_CUBE = 0.044715 * _GELU_SLOPE
-# Beyond it the gate is 0 or 1 even in float64, while the cube of x would overflow.
-_GELU_EDGE = 20.0
+# Beyond |x| = 20 the gate is 0 or 1 even in float64, while the square of x would overflow.
+_GELU_EDGE = 400.0
 
 
-def _gelu_gate(edge):
-    return tf.sigmoid(edge * (_GELU_SLOPE + _GELU_CUBE * tf.square(edge)))
-
-
-def _gelu_tanh(x):
+def _gelu_tanh(x) -> Pair:
+    square = tf.minimum(tf.square(x), _GELU_EDGE)
     # 0.5 (1 + tanh(u)) = sigmoid(2u): one operation where the published form takes three.
-    return x * _gelu_gate(tf.clip_by_value(x, -_GELU_EDGE, _GELU_EDGE))
+    gate = tf.sigmoid(x * (_GELU_SLOPE + _GELU_CUBE * square))
+    slope = x * (_GELU_SLOPE + 3 * _GELU_CUBE * square)
+    return x * gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=slope)
 
 
-def _gelu_tanh_pullback(dy, x):
-    edge = tf.clip_by_value(x, -_GELU_EDGE, _GELU_EDGE)
-    gate = _gelu_gate(edge)
-    slope = edge * (_GELU_SLOPE + 3 * _GELU_CUBE * tf.square(edge))
-    return dy * gate + tf.raw_ops.SigmoidGrad(y=gate, dy=dy) * slope
+def _elu(x, alpha) -> Pair:
+    unit = tf.nn.elu(x)
+    derivative = tf.minimum(unit, 0) + 1
+    if alpha != 1:
+        derivative = tf.where(x > 0, derivative, alpha * derivative)
+    return _elu_native(x, alpha), derivative
 
 
-def _elu(x, alpha):
-    below = tf.nn.elu(x)
-    return below if alpha == 1 else tf.where(x > 0, x, alpha * below)
+def _elu_native(x, alpha):
+    unit = tf.nn.elu(x)
+    if alpha == 1:
+        return unit
+    if x.dtype == tf.float64:  # the kernel below keeps alpha in float32
+        return tf.where(x > 0, x, alpha * unit)
+    return tf.nn.leaky_relu(unit, alpha)
 
 
-def _elu_pullback(dy, x, alpha):
-    below = tf.raw_ops.EluGrad(gradients=dy, outputs=tf.nn.elu(x))
-    return below if alpha == 1 else tf.where(x > 0, dy, alpha * below)
+def _celu(x, alpha) -> Pair:
+    unit = tf.nn.elu(_scaled(x, 1 / alpha))
+    return _scaled(unit, alpha), tf.minimum(unit, 0) + 1
 
 
-def _celu(x, alpha):
-    return _elu(x, 1) if alpha == 1 else tf.where(x > 0, x, alpha * tf.nn.elu(x / alpha))
+def _softplus(x, alpha=1.0) -> Pair:
+    x = _scaled(x, alpha)
+    return _scaled(tf.nn.softplus(x), 1 / alpha), tf.sigmoid(x)
 
 
-def _celu_pullback(dy, x, alpha):
-    return tf.raw_ops.EluGrad(gradients=dy, outputs=tf.nn.elu(_scaled(x, 1 / alpha)))
-
-
-def _softplus(x, alpha=1.0):
-    return _scaled(tf.nn.softplus(_scaled(x, alpha)), 1 / alpha)
-
-
-def _softplus_pullback(dy, x, alpha=1.0):
-    return tf.raw_ops.SoftplusGrad(gradients=dy, features=_scaled(x, alpha))
-
-
-def _mish(x):
-    return x * tf.tanh(tf.nn.softplus(x))
-
-
-def _mish_pullback(dy, x):
-    gate = tf.tanh(tf.nn.softplus(x))
-    inner = tf.raw_ops.TanhGrad(y=gate, dy=dy)
-    return dy * gate + x * tf.raw_ops.SoftplusGrad(gradients=inner, features=x)
+def _mish(x) -> Pair:
+    # tanh(ln(1 + w)) = n / (n + 2) with n = w (w + 2), which is 1 from x = 20 on.
+    w = tf.exp(tf.minimum(x, 20))
+    n = w * (w + 2)
+    gate = n / (n + 2)
+    inner = tf.raw_ops.TanhGrad(y=gate, dy=x)
+    return x * gate, gate + tf.raw_ops.SoftplusGrad(gradients=inner, features=x)
 
 
 FUNCTIONS: dict[str, ScalarFunction] = {
-    "relu": ScalarFunction(tf.nn.relu, _relu_pullback),
-    "swish": ScalarFunction(_swish, _swish_pullback, {"beta": 1.0}),
-    "gelu": ScalarFunction(_gelu, _gelu_pullback),
-    "gelu_tanh": ScalarFunction(_gelu_tanh, _gelu_tanh_pullback),
-    "elu": ScalarFunction(_elu, _elu_pullback, {"alpha": 1.0}),
-    "celu": ScalarFunction(_celu, _celu_pullback, {"alpha": 1.0}),
-    "softplus": ScalarFunction(_softplus, _softplus_pullback),
-    "parametric_softplus": ScalarFunction(_softplus, _softplus_pullback, {"alpha": 10.0}),
-    "mish": ScalarFunction(_mish, _mish_pullback),
+    "relu": ScalarFunction(_relu, native=tf.nn.relu),
+    "swish": ScalarFunction(_swish, {"beta": 1.0}),
+    "gelu": ScalarFunction(_gelu),
+    "gelu_tanh": ScalarFunction(_gelu_tanh),
+    "elu": ScalarFunction(_elu, {"alpha": 1.0}, native=_elu_native),
+    "celu": ScalarFunction(_celu, {"alpha": 1.0}),
+    "softplus": ScalarFunction(_softplus, native=tf.nn.softplus),
+    "parametric_softplus": ScalarFunction(_softplus, {"alpha": 10.0}),
+    "mish": ScalarFunction(_mish),
 }
 
 
@@ -167,46 +166,37 @@ def smoothrelu(x: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
     `f'(x) = a x / (1 + a x)` and `df/da = (ln(1 + a x) / a - x / (1 + a x)) / a` for x >= 0,
     both 0 below.
     """
-
-    def wide(x, dtype):
-        return tf.cast(tf.nn.relu(x), dtype)
-
     x = tf.convert_to_tensor(x)
-    narrow, dtype = x.dtype, tf.float32 if x.dtype in _HALF else x.dtype
+    above = tf.nn.relu(_widened(x))
+    a = tf.cast(a, above.dtype)
+    scaled = a * above
+    logarithm = tf.math.log1p(scaled)
+    derivative = tf.cast(scaled / (1 + scaled), x.dtype)
 
-    @tf.custom_gradient
-    def function(x, a):
-        def gradient(dy):
-            above, dy = wide(x, dtype), tf.cast(dy, dtype)
-            scaled = a * above
-            dx = dy * (scaled / (1 + scaled))
-            # x / (1 + a x) = f'(x) / a, so the second sum comes from dx.
-            da = (tf.reduce_sum(dy * tf.math.log1p(scaled)) - tf.reduce_sum(dx)) / tf.square(a)
-            return tf.cast(dx, narrow), da
+    def pullback(dy):
+        dx = dy * derivative
+        # x / (1 + a x) = f'(x) / a, so the second sum comes from dx.
+        wide = tf.cast(dy, above.dtype)
+        sums = tf.reduce_sum(wide * logarithm) - tf.reduce_sum(tf.cast(dx, above.dtype))
+        return dx, sums / tf.square(a)
 
-        above = wide(x, dtype)
-        return tf.cast(above - tf.math.log1p(a * above) / a, narrow), gradient
-
-    return function(x, tf.cast(a, dtype))
+    return with_gradient(tf.cast(above - logarithm / a, x.dtype), pullback, x, a)
 
 
 def pssilu(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Computes `x (sigmoid(a x) - b) / (1 - b)`, differentiable in `x` and the scalars `a`, `b`."""
     x = tf.convert_to_tensor(x)
-    narrow, dtype = x.dtype, tf.float32 if x.dtype in _HALF else x.dtype
+    wide = _widened(x)
+    a, b = (tf.cast(t, wide.dtype) for t in (a, b))
+    gate = tf.sigmoid(a * wide)
+    factor = (gate - b) / (1 - b)
+    slope = tf.raw_ops.SigmoidGrad(y=gate, dy=wide) / (1 - b)
+    derivative = tf.cast(factor + a * slope, x.dtype)
 
-    @tf.custom_gradient
-    def function(x, a, b):
-        def gradient(dy):
-            wide, dy = tf.cast(x, dtype), tf.cast(dy, dtype)
-            gate = tf.sigmoid(a * wide)
-            slope = wide * tf.raw_ops.SigmoidGrad(y=gate, dy=dy)
-            dx = (dy * (gate - b) + a * slope) / (1 - b)
-            da = tf.reduce_sum(wide * slope) / (1 - b)
-            db = tf.reduce_sum(dy * wide * (gate - 1)) / tf.square(1 - b)
-            return tf.cast(dx, narrow), da, db
+    def pullback(dy):
+        weighted = tf.cast(dy, wide.dtype) * wide
+        da = tf.reduce_sum(weighted * slope)
+        db = tf.reduce_sum(weighted * (gate - 1)) / tf.square(1 - b)
+        return dy * derivative, da, db
 
-        wide = tf.cast(x, dtype)
-        return tf.cast(wide * ((tf.sigmoid(a * wide) - b) / (1 - b)), narrow), gradient
-
-    return function(x, tf.cast(a, dtype), tf.cast(b, dtype))
+    return with_gradient(tf.cast(wide * factor, x.dtype), pullback, x, a, b)

@@ -23,6 +23,8 @@ parameters as `backward_...`: `relu:backward=parametric_softplus,backward_alpha=
 Source: Xie et al., Smooth Adversarial Training, arXiv 2006.14536; PSSiLU from Dai et al. 2021.
 """
 
+import dataclasses
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -30,7 +32,13 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from sat_tf.activation_functions import FUNCTIONS, custom_derivative, pssilu, smoothrelu
+from sat_tf.activation_functions import (
+    FUNCTIONS,
+    ScalarFunction,
+    pssilu,
+    smoothrelu,
+    with_backward,
+)
 
 _ALIASES = {"silu": "swish"}
 _TRAINABLE = {"smoothrelu": {"beta": 20.0}, "pssilu": {"a": 1.0, "b": 1e-8}}
@@ -180,10 +188,11 @@ class Activation(keras.layers.Layer):
         if self.function in FUNCTIONS:
             self._apply = _named(self.function, self.parameters)
         else:
-            self._apply = _external(self.function, self.parameters, self.dtype_policy)
+            self._apply = _external(self.function, self.parameters)
 
     def build(self, input_shape):
         if isinstance(self._apply, keras.layers.Layer):
+            self._apply.dtype_policy = self.dtype_policy
             self._apply.build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -202,22 +211,19 @@ def _named(name: str, parameters: dict) -> Callable[[tf.Tensor], tf.Tensor]:
     prefix = "backward_"
     other = {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}
     own = {k: v for k, v in parameters.items() if not k.startswith(prefix)}
-    forward = FUNCTIONS[name]
+    forward = _at(FUNCTIONS[name], own)
     if backward is None:
-        return tf.nn.relu if name == "relu" else lambda x: forward(x, **own)
-    own = {**forward.defaults, **own}
-    other = {**FUNCTIONS[backward].defaults, **other}
-    pullback = FUNCTIONS[backward].pullback
-    return lambda x: custom_derivative(
-        x, lambda x: forward.value(x, **own), lambda dy, x: pullback(dy, x, **other)
-    )
+        return forward
+    return functools.partial(with_backward, forward, _at(FUNCTIONS[backward], other))
 
 
-def _external(path: str, parameters: dict, dtype) -> Callable[[tf.Tensor], tf.Tensor]:
+def _at(function: ScalarFunction, parameters: dict) -> ScalarFunction:
+    return dataclasses.replace(function, defaults={**function.defaults, **parameters})
+
+
+def _external(path: str, parameters: dict) -> Callable[[tf.Tensor], tf.Tensor]:
     found = _import(path)
     makes_layer = inspect.isclass(found)
-    if makes_layer and issubclass(found, keras.layers.Layer):
-        return found(**parameters, dtype=dtype)
     if not makes_layer:
         try:
             arguments = inspect.signature(found).parameters.values()
