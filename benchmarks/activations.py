@@ -1,0 +1,129 @@
+"""What does smooth cost? `python -m benchmarks.activations`
+
+Times the PGD-1 training step of one network with every activation, in interleaved rounds of one
+run, over the same step with ReLU; and the memory that a step takes on top of what it found.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from benchmarks import timing, train_step
+from sat_tf import activation_table, models, specs
+
+BASELINE = "relu"
+
+
+def define_flags() -> None:
+    """Defines the flags; only the main calls it."""
+    flags.DEFINE_string("model", "resnet18:width=16", "Network, with options after a colon.")
+    flags.DEFINE_multi_string("activation", list(activation_table.DEFAULT), "What to time.")
+    flags.DEFINE_integer("image_size", 32, "Side of the images in pixels.")
+    flags.DEFINE_integer("batch_size", 128, "Images a step.")
+    flags.DEFINE_integer("rounds", 11, "Times that every activation is timed.", lower_bound=1)
+    flags.DEFINE_integer("threads", 0, "Threads of a CPU operation; 0: one a core.", lower_bound=0)
+    flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
+    flags.DEFINE_bool("jit", False, "Compile the step with XLA.")
+
+
+def make_step(given, spec: str, batch) -> Callable[[], object]:
+    """Builds the network with an activation and returns its training step, already traced."""
+    name, options = specs.parse(given.model)
+    network = models.build(
+        name, activation=spec, num_classes=10, image_size=given.image_size, **options
+    )
+    trainer = train_step.make_trainer(network, 1)
+    function = tf.function(trainer.train_step, autograph=False, jit_compile=given.jit)
+
+    def step():
+        return function(batch)["loss"].numpy()
+
+    step()
+    return step
+
+
+def both_clocks(step: Callable[[], object], processor: list[float]) -> timing.Case:
+    """Makes a case that also appends the processor's seconds, which other programs slow less."""
+    wall = timing.of_step(step)
+
+    def seconds() -> float:
+        start = time.process_time()
+        result = wall()
+        processor.append(time.process_time() - start)
+        return result
+
+    return seconds
+
+
+def working_memory(step: Callable[[], object]) -> float:
+    """Returns the most MiB that a step has in use beyond what was in use before it.
+
+    NaN where the system keeps no peak that can be reset.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        before = tf.config.experimental.get_memory_info("GPU:0")["current"] / 2**20
+    else:
+        status = Path("/proc/self/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        before = next((int(x.split()[1]) / 2**10 for x in lines if x.startswith("VmRSS")), 0.0)
+    peak = timing.peak_memory(step)
+    return float("nan") if peak is None else peak - before
+
+
+def report(
+    wall: dict[str, np.ndarray], processor: dict[str, np.ndarray], memory: dict[str, float]
+) -> str:
+    """Lays out the table; every ratio is taken within its round before the median."""
+    lines = [
+        f"{'activation':24} {'ms':>8} {'/ relu':>7} {'quartiles':>13} "
+        f"{'CPU time / relu':>16} {'MiB':>7} {'/ relu':>7}"
+    ]
+    for spec in wall:
+        median, lower, upper = timing.quartiles(wall[spec] / wall[BASELINE])
+        busy = np.median(processor[spec] / processor[BASELINE])
+        lines.append(
+            f"{spec:24} {1000 * np.median(wall[spec]):8.1f} {median:7.3f} {lower:6.3f} {upper:6.3f}"
+            f" {busy:16.3f} {memory[spec]:7.0f} {memory[spec] / memory[BASELINE]:7.3f}"
+        )
+    return "\n".join(lines)
+
+
+def measure(given):
+    """Builds and warms everything up and measures; returns wall, processor and memory figures."""
+    if given.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(given.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(given.threads)
+    keras.utils.set_random_seed(0)
+    keras.mixed_precision.set_global_policy(given.precision)
+    images = tf.random.uniform([given.batch_size, given.image_size, given.image_size, 3], 0, 255)
+    labels = tf.random.uniform([given.batch_size], 0, 10, tf.int32)
+    chosen = dict.fromkeys([BASELINE, *given.activation])
+    steps = {spec: make_step(given, spec, (images, labels)) for spec in chosen}
+    memory = {spec: working_memory(step) for spec, step in steps.items()}
+    processor = {spec: [] for spec in steps}
+    cases = {spec: both_clocks(step, processor[spec]) for spec, step in steps.items()}
+    wall = timing.interleaved(cases, given.rounds)
+    return wall, {spec: np.array(values) for spec, values in processor.items()}, memory
+
+
+def main() -> None:
+    """Measures and prints."""
+    given = flags.FLAGS
+    print(
+        f"PGD-1 step of {given.model}, batch {given.batch_size} at {given.image_size} x "
+        f"{given.image_size}, {given.precision}, {given.rounds} rounds\n{timing.machine()}\n",
+        flush=True,
+    )
+    print(report(*measure(given)))
+
+
+if __name__ == "__main__":
+    define_flags()
+    from sat_tf.main import run
+
+    run(main)
