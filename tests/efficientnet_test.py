@@ -202,7 +202,8 @@ def test_an_impossible_probability_is_refused():
 
 
 @pytest.mark.slow
-def test_l1_runs_on_one_image_within_this_machines_memory():
+def test_l1_runs_on_one_image_within_24_gibibytes():
+    """Took 10.6 GiB, and 9 s to build and 14 s to run on one core."""
     program = """
 import resource, time
 import tensorflow as tf

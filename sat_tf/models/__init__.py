@@ -72,9 +72,14 @@ def _body(name: str) -> Callable[..., keras.KerasTensor]:
 
 def _check_options(name: str, body: Callable[..., keras.KerasTensor], options: dict) -> None:
     parameters = inspect.signature(body).parameters.values()
-    valid = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    if unknown := sorted(set(options) - set(valid)):
+    types = {p.name: p.annotation for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    if unknown := sorted(set(options) - set(types)):
         raise ValueError(
             f"Network {name!r} has no option {', '.join(unknown)}; its options are: "
-            f"num_channels, {', '.join(valid)}."
+            f"num_channels, {', '.join(types)}."
         )
+    for option, value in options.items():
+        expected = types[option] if types[option] is bool else types[option] | int
+        if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
+            sort = getattr(types[option], "__name__", types[option])
+            raise ValueError(f"Option {option}={value!r} of {name!r} must be of type {sort}.")
