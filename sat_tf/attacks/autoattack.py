@@ -1,0 +1,122 @@
+"""Attacks by name, and the ensembles of AutoAttack as lists of them."""
+
+from sat_tf.attacks import geometry, stepped
+from sat_tf.attacks.apgd import APGD
+from sat_tf.attacks.fab import FAB
+from sat_tf.attacks.square import Square
+
+NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+# What each version runs, in its order: a name, and the settings that differ from `make`'s.
+_ORDERS = {
+    "standard": (("apgd-ce", {}), ("apgd-t", {}), ("fab-t", {}), ("square", {})),
+    "plus": (
+        ("apgd-ce", {"restarts": 5}),
+        ("apgd-dlr", {"restarts": 5}),
+        ("fab", {"restarts": 5}),
+        ("square", {}),
+        ("apgd-t", {}),
+        ("fab-t", {}),
+    ),
+    "rand": (("apgd-ce", {"eot_steps": 20}), ("apgd-dlr", {"eot_steps": 20})),
+}
+VERSIONS = tuple(_ORDERS)
+# Norms for which an attack is defined, where not for all.
+_NORMS = {"fab": ("linf", "l2"), "fab-t": ("linf", "l2"), "square": ("linf", "l2")}
+_MAX_TARGETS = 9
+
+
+def make(
+    name: str, *, epsilon: float, norm: str = "linf", num_classes: int, **settings
+) -> stepped.SteppedAttack:
+    """Makes an attack with AutoAttack's settings.
+
+    100 iterations, one run, `min(9, num_classes - 1)` targets, Square with 5,000 queries. L1 uses
+    the three radii of `APGD(wide=True)`.
+
+    Args:
+      name: one of `NAMES`.
+      epsilon: radius in pixels.
+      norm: one of `geometry.NORMS` that the attack knows.
+      num_classes: the network's, for the number of targets.
+      **settings: arguments of the attack's class that shall differ.
+
+    Raises:
+      ValueError: an unknown name, a norm the attack does not know, or a wrong setting.
+    """
+    if name not in NAMES:
+        raise ValueError(f"attack {name!r} is unknown; use one of: {', '.join(NAMES)}")
+    geometry.check_norm(norm, _NORMS.get(name, geometry.NORMS))
+    settings = {"epsilon": epsilon, "norm": norm, **settings}
+    if name.endswith("-t"):
+        settings.setdefault("num_targets", max(min(_MAX_TARGETS, num_classes - 1), 1))
+    if name == "square":
+        return Square(**settings)
+    if name.startswith("fab"):
+        return FAB(targeted=name == "fab-t", **settings)
+    losses = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
+    return APGD(loss=losses[name], **{"wide": norm == "l1", **settings})
+
+
+def ensemble(
+    version: str = "standard", *, epsilon: float, norm: str = "linf", num_classes: int
+) -> list[stepped.SteppedAttack]:
+    """Makes the attacks of a version of AutoAttack, in its order; `left_out` names the rest.
+
+    Each is to see only the images that stood all before it.
+
+    | version | attacks |
+    |---|---|
+    | standard | apgd-ce, apgd-t, fab-t, square |
+    | plus | apgd-ce and apgd-dlr with 5 restarts, fab with 5, square, apgd-t, fab-t |
+    | rand | apgd-ce and apgd-dlr with gradients averaged over 20 evaluations |
+
+    Source: Croce and Hein, arXiv 2003.01690. For L1 only APGD exists here, with 5 restarts of
+    apgd-ce and 5 targets, as in 2103.01208: the ensemble is then not the full one.
+
+    Args:
+      version: one of `VERSIONS`.
+      epsilon: radius in pixels.
+      norm: one of `geometry.NORMS`.
+      num_classes: the network's.
+
+    Raises:
+      ValueError: an unknown version or norm.
+    """
+    attacks = []
+    for name, settings in _order(version):
+        if norm in _NORMS.get(name, geometry.NORMS):
+            settings = {**settings, **_l1_settings(name, norm, num_classes)}
+            attack = make(name, epsilon=epsilon, norm=norm, num_classes=num_classes, **settings)
+            if attack.unavailable(num_classes) is None:
+                attacks.append(attack)
+    return attacks
+
+
+def left_out(version: str = "standard", *, norm: str = "linf", num_classes: int) -> dict[str, str]:
+    """Returns which attacks of a version `ensemble` leaves out, and why: what a report must say."""
+    reasons = {}
+    for name, settings in _order(version):
+        known = _NORMS.get(name, geometry.NORMS)
+        if norm not in known:
+            reasons[name] = f"{name} is not defined for {norm}, only for {' and '.join(known)}"
+            continue
+        attack = make(name, epsilon=0.0, norm=norm, num_classes=num_classes, **settings)
+        reason = attack.unavailable(num_classes)
+        if reason is not None:
+            reasons[name] = reason
+    return reasons
+
+
+def _order(version):
+    if version not in _ORDERS:
+        raise ValueError(f"version {version!r} is unknown; use one of: {', '.join(VERSIONS)}")
+    return _ORDERS[version]
+
+
+def _l1_settings(name, norm, num_classes):
+    if norm != "l1":
+        return {}
+    return {
+        "apgd-ce": {"restarts": 5},
+        "apgd-t": {"num_targets": max(min(5, num_classes - 1), 1)},
+    }.get(name, {})
