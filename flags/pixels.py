@@ -1,10 +1,12 @@
 """The flag type of lengths in pixels: 8 is right, 8/255 is not."""
 
+import math
+
 from absl import flags
 
 
 class PixelsParser(flags.ArgumentParser):
-    """Reads a length in pixels (0-255), at least 0."""
+    """Reads a length in pixels of images that span 0-255; in L2 it may exceed 255."""
 
     syntactic_help = "a length in pixels, where images span 0-255"
 
@@ -22,8 +24,8 @@ class PixelsParser(flags.ArgumentParser):
             value = float(text)
         except ValueError:
             raise ValueError(f"{text!r} is not a number; give pixels, such as 8") from None
-        if not 0 <= value <= 255:
-            raise ValueError(f"{text} pixels is out of range; give a number from 0 to 255")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{text} pixels is out of range; give a number of at least 0")
         return value
 
     def flag_type(self) -> str:

@@ -18,7 +18,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float("label_smoothing", 0.0, "Smoothing of the training labels.")
 flags.DEFINE_float(
-    "ema_decay", 0.0, "Decay of the weight average; 0: none.", lower_bound=0, upper_bound=1
+    "ema_decay", 0.0, "Decay of the weight average; 0: none.", lower_bound=0, upper_bound=0.999999
 )
 flags.DEFINE_integer(
     "gradient_accumulation", 1, "Pieces that each replica's batch is cut into.", lower_bound=1

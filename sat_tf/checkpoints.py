@@ -38,7 +38,8 @@ def save(
     path = directory / f"step_{step:09d}.npz"
     with atomic.replacing(path) as temporary:
         np.savez(temporary, **arrays)
-    for old in _newest_first(directory)[keep:]:
+    older = [other for other in _newest_first(directory) if other < path]
+    for old in older[keep - 1 :]:
         old.unlink()
     return path
 

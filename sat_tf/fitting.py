@@ -41,8 +41,13 @@ def fit(
       callbacks.checkpoint.Interrupted: a signal arrived; the state is saved.
     """
     step = restore(trainer, keeper.workdir, keeper.record)
+    if keeper.record["history"]:
+        keeper.on_save(keeper.record)  # the last process may have died before it could
+    if keeper.record["stopped"]:
+        return
     with keeper.handling_signals():
         for start, end in _segments(step, epochs, steps_per_epoch):
+            keeper.step = start
             trainer.fit(
                 batches(start),
                 initial_epoch=start // steps_per_epoch,

@@ -7,7 +7,14 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 # Anything else is a defect of ours and keeps its traceback.
-_USER_ERRORS = (ValueError, OSError, FloatingPointError, tf.errors.ResourceExhaustedError)
+_USER_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+)
 
 
 class Interrupted(Exception):

@@ -18,12 +18,17 @@ from sat_tf.trainer import AdversarialTrainer
 _EPSILONS = {"digits": 32.0, "cifar10": 8.0, "cifar100": 8.0, "imagenet2012": 4.0}
 
 
-def default_epsilon(dataset: str) -> float:
-    """Returns the radius in pixels that the literature uses for a data set.
+def default_epsilon(dataset: str, norm: str) -> float:
+    """Returns the L-inf radius in pixels that the literature uses for a data set.
 
     Raises:
-      ValueError: no custom for this data set.
+      ValueError: no custom for this data set, or another norm.
     """
+    if norm != "linf":
+        raise ValueError(
+            f"there is no default epsilon for {norm}; give one in pixels: what others write as "
+            "0.5 for images in [0, 1] is --epsilon=127.5"
+        )
     if dataset not in _EPSILONS:
         raise ValueError(
             f"there is no usual epsilon for {dataset}; give one in pixels, such as --epsilon=8"
@@ -34,6 +39,11 @@ def default_epsilon(dataset: str) -> float:
 def network(recipe: Any, info: datasets.Info) -> keras.Model:
     """Builds the network for the classes and images of the data."""
     name, options = specs.parse(recipe.model)
+    if taken := {"activation", "num_classes", "image_size", "num_channels"} & options.keys():
+        raise ValueError(
+            f"--model={recipe.model} sets {', '.join(sorted(taken))}, which comes from the data "
+            "or its own flag; leave it out"
+        )
     return models.build(
         name,
         activation=recipe.activation,
@@ -90,10 +100,9 @@ def training_attack(recipe: Any) -> attacks.Attack:
 
 
 def strong_attack(recipe: Any, steps: int) -> attacks.PGD:
-    """Makes the attack of validation and test: a quarter of epsilon a step."""
-    return attacks.PGD(
-        epsilon=recipe.epsilon, step_size=recipe.epsilon / 4, steps=steps, norm=recipe.norm
-    )
+    """Makes the attack of validation and test: steps of epsilon / 4, longer if they are fewer."""
+    step_size = recipe.epsilon / min(4, steps)
+    return attacks.PGD(epsilon=recipe.epsilon, step_size=step_size, steps=steps, norm=recipe.norm)
 
 
 def method(recipe: Any) -> methods.Method:
@@ -110,6 +119,11 @@ def method(recipe: Any) -> methods.Method:
 
 def optimizer(recipe: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Makes momentum SGD with a schedule."""
+    if (recipe.schedule == "step") != bool(recipe.boundary):
+        raise ValueError(
+            f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
+            "at least one --boundary=EPOCH, the others none"
+        )
     schedule = schedules.Schedule(
         recipe.schedule,
         peak=recipe.learning_rate,

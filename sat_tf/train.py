@@ -23,13 +23,14 @@ def train() -> None:
     """Reads the flags, builds the parts, fits them and tests the result."""
     set_up_process()
     if FLAGS.epsilon is None:
-        FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset)
+        FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
     if FLAGS.download:
         datasets.download(FLAGS.dataset, FLAGS.data_dir)
     info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
     strategy = distribution.strategy(FLAGS.strategy)
     with strategy.scope():
         trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
+    _check_data(info)
     with workdir.claim(FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
         print(_headline(trainer, info, path), flush=True)
         fit(trainer, info, path)
@@ -55,7 +56,8 @@ def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) ->
     steps_per_epoch = info.steps_per_epoch(FLAGS.batch_size)
     keeper = Checkpoint(
         path,
-        {"history": [], "best": None},
+        {"history": [], "best": None, "stopped": False},
+        steps_per_epoch=steps_per_epoch,
         every=FLAGS.checkpoint_every,
         on_save=lambda record: workdir.write_metrics(path, _metrics(trainer, info, record)),
     )
@@ -74,13 +76,14 @@ def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) ->
             callbacks=functools.partial(_watchers, trainer, info, path, validation, progress),
         )
     except Interrupted as stop:
-        progress.close()
         raise main.Interrupted(str(stop), stop.signal_number) from stop
+    finally:
+        progress.close()  # an error message then begins a line of its own
 
 
 def test(info: datasets.Info, path: pathlib.Path) -> None:
     """Attacks the best network on all test images, once: a run that has ended stays as it is."""
-    report_path = path / "test.json"
+    report_path = path / f"test_pgd_{FLAGS.test_steps}.json"
     if report_path.exists():
         print(f"already trained and tested: {report_path}")
         return
@@ -115,6 +118,17 @@ def _watchers(trainer, info, path, validation, progress, start, record):
         callbacks.TensorBoard(path / "logs", batch_size=FLAGS.batch_size, pictures=pictures),
         CatastrophicOverfitting(FLAGS.on_overfitting, history=record["history"]),
     ]
+
+
+def _check_data(info):
+    """Refuses what cannot be read before there is a workdir."""
+    if empty := [split for split, number in info.num_examples.items() if not number]:
+        raise ValueError(
+            f"{info.name} is too small: no image is left for {', '.join(empty)}; give it at least "
+            "20 images"
+        )
+    _training_stream(0)
+    _load("validation")
 
 
 def _training_stream(start_step):

@@ -25,8 +25,8 @@ class AdversarialTrainer(keras.Model):
     Args:
       network: functional model, pixels float32 [N, H, W, C] to logits [N, num_classes].
       attack: perturbs the training images.
-      validation_attack: perturbs the validation images; stronger than `attack`, as a robust
-        accuracy is never reported from the training attack alone.
+      validation_attack: perturbs the validation images; default `attack`, which shows progress,
+        but no robust accuracy worth reporting: give a stronger one.
       objective: the loss; default `adversarial_cross_entropy()`.
       seed: of the attack's noise.
     """
@@ -77,10 +77,11 @@ class AdversarialTrainer(keras.Model):
         """
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **options)
-        optimizer.build(self.network.trainable_variables)
+        self.optimizer.build(self.network.trainable_variables)  # float16 has wrapped it
         self.weight_decay = weight_decay
         self.ema_decay = ema_decay
         self.gradient_accumulation = gradient_accumulation
+        self.average = None
         if ema_decay:
             self.average = keras.models.clone_model(self.network)
             self.average.set_weights(self.network.get_weights())

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ def claim(
             raise ValueError(
                 f"another process is training in {path}; wait for it or use another --workdir"
             ) from None
+        _sweep(path)
         flags_file = path / "flags.txt"
         others = [child for child in path.iterdir() if child.name != "lock"]
         if others and overwrite:
@@ -104,8 +106,16 @@ def _by_name(text):
     return lines
 
 
+def _sweep(path):
+    """Removes what a killed process was about to write (see `atomic.replacing`)."""
+    for child in [*path.glob(".*.*"), *path.glob("checkpoints/.*.*")]:
+        if re.fullmatch(r"\..+\.\d+\.[a-z]+", child.name):
+            child.unlink()
+
+
 def _empty(children):
-    for child in children:
+    # The flags last: without them what a kill leaves half deleted would pass for no run.
+    for child in sorted(children, key=lambda child: child.name == "flags.txt"):
         shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_it_promises(uninterrupted):
     assert "epoch 2/2" in out
 
 
-@pytest.mark.parametrize(("stop", "step"), [(signal.SIGKILL, 6), (signal.SIGTERM, 12)])
+@pytest.mark.parametrize(("stop", "step"), [(signal.SIGKILL, 6), (signal.SIGTERM, 10)])
 def test_a_stopped_run_ends_with_identical_weights(uninterrupted, tmp_path, stop, step):
     process = start(tmp_path / "run", *TINY, *RANDOMNESS)
     wait_for(tmp_path / "run", step, process)
@@ -90,6 +90,12 @@ def test_a_stopped_run_ends_with_identical_weights(uninterrupted, tmp_path, stop
     assert name == expected_name and state.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
+    epochs = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    whole = json.loads((uninterrupted[0] / "metrics.json").read_text())
+    validation = [name for name in whole["best"] if name.startswith("val_")]
+    for name in ("epoch", "step", *validation):  # training means cover the last process only
+        assert [e[name] for e in epochs["history"]] == [e[name] for e in whole["history"]]
+        assert epochs["best"][name] == whole["best"][name]
 
 
 def test_a_finished_run_stays_as_it_is(uninterrupted):
@@ -112,7 +118,7 @@ def test_two_logical_cpus_train_under_mirrored(tmp_path):
     status, out, err = run(tmp_path / "run", *TINY, *flags, "--epochs=1", "--warmup_epochs=0.5")
     assert status == 0, err
     assert "2 x CPU" in out
-    report = json.loads((tmp_path / "run" / "test.json").read_text())
+    report = json.loads((tmp_path / "run" / "test_pgd_20.json").read_text())
     assert report["num_images"] == 359
 
 
@@ -125,7 +131,11 @@ def test_two_logical_cpus_train_under_mirrored(tmp_path):
         ("--attack=fgsm", "pgd, none"),
         ("--strategy=all", "one_device, mirrored, tpu, multi_worker"),
         ("--epsilon=8/255", "write 8, not 8/255"),
-        ("--epsilon=-1", "from 0 to 255"),
+        ("--epsilon=-1", "at least 0"),
+        ("--norm=l2", "no default epsilon for l2"),
+        ("--augment=mixup", "crop_flip"),
+        ("--model=resnet8:num_channels=1", "num_channels"),
+        ("--schedule=step", "--boundary"),
         ("--attack_steps=0", "at least 1"),
         ("--gradient_accumulation=3", "a multiple of 3"),
         ("--batch_size=5000", "cannot be filled"),

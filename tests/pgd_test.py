@@ -192,6 +192,23 @@ def test_random_start_fills_the_ball_evenly(norm):
         np.testing.assert_allclose(np.quantile(squared, [0.25, 0.5, 0.75]), [25, 50, 75], atol=3)
 
 
+def test_a_sure_float16_network_is_attacked_as_its_float32_twin():
+    network, weights = linear(num_classes=3)
+    sure = [weights, np.array([60.0, 0, 0])]  # p of the others is 1e-26: nothing in float16
+    network.set_weights(sure)
+    pixels = keras.Input(SHAPE)
+    head = keras.layers.Dense(3, dtype="float16")
+    half = keras.Model(pixels, head(keras.layers.Flatten(dtype="float16")(pixels)))
+    half.set_weights(sure)
+    images, _ = batch(low=100, high=150)
+    labels = np.zeros(5, np.int32)
+    attack = PGD(epsilon=8, step_size=8, steps=1, random_start=False)
+    moved = attack(half, images, labels) - images
+    assert (np.abs(moved) > 7.9).mean() > 0.99
+    same = np.sign(moved) == np.sign(attack(network, images, labels) - images)
+    assert same.mean() > 0.97
+
+
 def test_no_gradient_flows_through_the_result():
     network = convolutional()
     images, labels = map(tf.constant, batch(num_classes=3))

@@ -88,14 +88,8 @@ def test_accumulation_equals_the_whole_batch():
 
 
 def test_replicas_draw_different_noise():
-    seen = []
-
-    def spy(network, images, labels, seed=None):
-        seen.append(tf.distribute.get_replica_context().replica_id_in_sync_group)
-        return images + noise.uniform(seed, images, 0, 1)
-
     with distribution.strategy("mirrored").scope():
-        trainer = AdversarialTrainer(network(), spy)
+        trainer = AdversarialTrainer(network(), identity)
         trainer.compile(keras.optimizers.SGD(0.1))
     strategy = trainer.distribute_strategy
     drawn = strategy.run(lambda: noise.uniform(trainer._step_seed(), tf.zeros([2, 6, 6, 1]), 0, 1))
@@ -199,15 +193,53 @@ def test_validation_measures_clean_adversarial_and_gain_and_changes_nothing():
     assert_close(weights(net), before, atol=0)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_and_keeps_float32_weights(policy):
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("mixed_bfloat16", 0.1), ("mixed_float16", 0.02)]
+)
+def test_mixed_precision_moves_the_float32_weights_as_float32_does(policy, tolerance):
+    def moves():
+        trainer, _ = fitted(epochs=1, attack=identity, weight_decay=0.01)
+        assert {w.dtype for w in trainer.network.get_weights()} == {np.dtype("float32")}
+        start = weights(network())
+        return [b - a for a, b in zip(start, weights(trainer.network), strict=True)]
+
+    expected = moves()
     keras.mixed_precision.set_global_policy(policy)
     try:
-        trainer, history = fitted(epochs=6)
+        mixed = moves()
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    assert history["loss"][-1] < history["loss"][0]
-    assert {w.dtype for w in trainer.network.get_weights()} == {np.dtype("float32")}
+    for ours, truth in zip(mixed, expected, strict=True):
+        assert np.linalg.norm(ours - truth) < tolerance * np.linalg.norm(truth)
+
+
+def test_a_float16_state_is_complete_before_the_first_step():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        trainer = AdversarialTrainer(network(), ATTACK)
+        trainer.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9))
+        before = [variable.path for variable in trainer.state]
+        trainer.fit(dataset(), verbose=0, shuffle=False)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert [variable.path for variable in trainer.state] == before
+    assert "loss_scale_optimizer/step_counter" in before
+
+
+def test_the_average_of_the_statistics_is_right_on_two_replicas():
+    def build():
+        return network(batch_norm=True)
+
+    start = weights(build())
+    trainer, _ = fitted("mirrored", epochs=1, build=build, ema_decay=0.8)
+    # Two steps; the first one's weights are those of a run of one step.
+    with distribution.strategy("mirrored").scope():
+        first = AdversarialTrainer(build(), ATTACK, seed=5)
+        first.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9))
+    first.fit(dataset().take(1), shuffle=False, verbose=0)
+    after = (start, weights(first.network), weights(trainer.network))
+    expected = [0.64 * a + 0.16 * b + 0.2 * c for a, b, c in zip(*after, strict=True)]
+    assert_close(weights(trainer.average), expected, atol=1e-4)
 
 
 def test_restored_state_goes_on_as_if_it_had_never_stopped():

@@ -41,7 +41,8 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
       workdir: directory of the run.
       record: what a restored run knows beside its variables: "history", a list of the logs of
-        every epoch, and "best", the one that was chosen.
+        every epoch; "best", the one that was chosen; "stopped", whether a callback ended the run.
+      steps_per_epoch: optimiser steps of an epoch.
       every: steps between checkpoints; 0 saves at the end of epochs only.
       on_save: called with the record after the end of every epoch.
     """
@@ -51,12 +52,14 @@ class Checkpoint(keras.callbacks.Callback):
         workdir: pathlib.Path,
         record: dict,
         *,
+        steps_per_epoch: int,
         every: int = 0,
         on_save: Callable[[dict], None] = lambda record: None,
     ):
         super().__init__()
         self.workdir, self.record, self.every, self.on_save = workdir, record, every, on_save
-        self._step = 0
+        self.steps_per_epoch = steps_per_epoch
+        self.step = 0  # batches learnt from; the optimiser's own count leaves overflows out
         self._signal: int | None = None
 
     @contextlib.contextmanager
@@ -74,22 +77,20 @@ class Checkpoint(keras.callbacks.Callback):
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def on_train_begin(self, logs=None) -> None:
-        """Reads where the run stands."""
-        self._step = int(self.model.optimizer.iterations.numpy())
-
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Saves where it is due; counts by itself, as reading the device would make it wait."""
-        self._step += 1
+        """Saves where it is due, but an epoch's last step together with its validation."""
+        self.step += 1
+        if self.step % self.steps_per_epoch == 0:
+            return
         if self._signal is not None:
             self._save()
-            raise Interrupted(self._step, self._signal)
-        if self.every and self._step % self.every == 0:
+            raise Interrupted(self.step, self._signal)
+        if self.every and self.step % self.every == 0:
             self._save()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Keeps the logs, the network if it is the best so far, and the state."""
-        entry = {"epoch": epoch + 1, "step": self._step}
+        entry = {"epoch": epoch + 1, "step": self.step}
         entry |= {name: float(value) for name, value in (logs or {}).items()}
         history = [old for old in self.record["history"] if old["epoch"] <= epoch]
         self.record["history"] = [*history, entry]
@@ -97,17 +98,20 @@ class Checkpoint(keras.callbacks.Callback):
             self.record["best"] = entry
             with atomic.replacing(self.workdir / "network.keras") as temporary:
                 self.model.best_network.save(temporary)
+        self.record["stopped"] = self.model.stop_training
         self._save()
         self.on_save(self.record)
+        if self._signal is not None:
+            raise Interrupted(self.step, self._signal)
 
     def _save(self):
         # A step with a finite loss can leave weights that are not, and no epoch has ended yet.
         if (broken := first_nonfinite(self.model.network.variables)) is not None:
             raise FloatingPointError(
-                f"{broken} is not finite after step {self._step}; the state on disk is an earlier "
+                f"{broken} is not finite after step {self.step}; the state on disk is an earlier "
                 "one: lower --learning_rate or lengthen --warmup_epochs, and start again"
             )
-        checkpoints.save(self.workdir / "checkpoints", self._step, self.model.state, self.record)
+        checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, self.record)
 
 
 def _score(entry):
