@@ -1,43 +1,177 @@
-"""Networks from wherever they are: a run, a `.keras` file, a function."""
+"""Networks from wherever they are: a run, a `.keras` file, a SavedModel, a function."""
 
 import hashlib
 import importlib
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
+
+PREPROCESSINGS = ("none", "tf", "torch", "caffe")
 
 
-def load(source: str) -> keras.Model:
-    """Loads a network that maps pixels to logits.
+def load(source: str) -> Any:
+    """Loads a network that maps pixels to logits and takes `training`.
 
     Args:
-      source: a run's directory (its `network.keras` is taken), a `.keras` file, or
-        "module:function" for a function of no arguments that returns a Keras model.
+      source: a run's directory (its `network.keras` is taken), a `.keras` file, a SavedModel or the
+        directory of its versions (the highest is taken), or "module:function" for a function of
+        no arguments that returns a Keras model.
+
+    Returns:
+      A Keras model, or a `Served` SavedModel.
 
     Raises:
       ValueError: nothing there, or not a network; the message says what was looked for.
     """
     path = pathlib.Path(source)
     if path.is_dir():
-        return _load_file(path / "network.keras")
+        saved = _saved_model(path)
+        return _load_file(path / "network.keras") if saved is None else Served(saved)
     if path.suffix == ".keras":
         return _load_file(path)
     if ":" in source:
         return _call(source)
     raise ValueError(
-        f"network {source!r} is not there; give a run's directory, a .keras file or module:function"
+        f"network {source!r} is not there; give a run's directory, a .keras file, a SavedModel or "
+        "module:function"
     )
 
 
-def weights_hash(network: keras.Model) -> str:
-    """Computes the SHA-256 of all variables: path, dtype, shape and values, in order."""
+class Served:
+    """A SavedModel as a network: its signature `serving_default`, in inference mode.
+
+    Gradients flow as far as the operations that were saved have them.
+
+    Args:
+      directory: holds `saved_model.pb`.
+
+    Raises:
+      ValueError: no such signature, not one float input [N, H, W, C], or no output to take.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        # The object owns the variables; the signature alone would lose them.
+        self._loaded = tf.saved_model.load(str(directory))
+        signature = self._loaded.signatures.get("serving_default")
+        if signature is None:
+            raise ValueError(f"{directory} has no signature serving_default")
+        inputs = signature.structured_input_signature[1]
+        outputs = signature.structured_outputs
+        (self._input,) = inputs if len(inputs) == 1 else (None,)
+        self._output = "logits" if "logits" in outputs else next(iter(outputs))
+        spec = inputs.get(self._input)
+        if spec is None or spec.dtype != tf.float32 or spec.shape.rank != 4:
+            raise ValueError(
+                f"{directory} takes {inputs}; expected one float32 input [N, height, width, "
+                "channels] of pixels"
+            )
+        if len(outputs) > 1 and self._output != "logits":
+            raise ValueError(
+                f"{directory} returns {', '.join(sorted(outputs))}; expected one of them to be "
+                "named logits"
+            )
+        self._signature = signature
+        self.name = directory.parent.name if directory.name.isdigit() else directory.name
+        self.input_shape = tuple(spec.shape)
+        self.output_shape = tuple(outputs[self._output].shape)
+        # A signature lists its variables in the order of the graph.
+        self.variables = tuple(sorted(signature.variables, key=lambda variable: variable.name))
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns logits [N, classes].
+
+        Raises:
+          ValueError: training mode, which a signature does not have.
+        """
+        if training:
+            raise ValueError("a SavedModel's signature runs in inference mode only")
+        return self._signature(**{self._input: images})[self._output]
+
+
+class Adapted:
+    """A network that takes other values than pixels, behind a function that makes them.
+
+    Args:
+      network: maps what `prepare` returns to logits.
+      prepare: maps pixels in [0, 255] to what the network takes, with gradients.
+    """
+
+    def __init__(self, network: Any, prepare: Callable[[tf.Tensor], tf.Tensor]):
+        self.network, self.prepare = network, prepare
+        self.name, self.variables = network.name, network.variables
+        self.input_shape, self.output_shape = network.input_shape, network.output_shape
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns logits [N, classes] of images in pixels."""
+        return self.network(self.prepare(images), training=training)
+
+
+def adapt(network: Any, input_range: Sequence[float] | None = None, preprocessing="none") -> Any:
+    """Puts what a network expects of its input between the pixels and the network.
+
+    Args:
+      network: as `load` returns it.
+      input_range: (low, high): pixel 0 becomes low and 255 high; None leaves pixels.
+      preprocessing: of `keras.applications`: "tf" for [-1, 1], "torch" for ImageNet's mean and
+        deviation, "caffe" for BGR without ImageNet's mean; "none" leaves pixels.
+
+    Raises:
+      ValueError: both at once, an unknown name, or a range that is not two rising numbers.
+    """
+    if preprocessing not in PREPROCESSINGS:
+        raise ValueError(
+            f"preprocessing {preprocessing!r} is unknown; use one of: {', '.join(PREPROCESSINGS)}"
+        )
+    if input_range is not None and preprocessing != "none":
+        raise ValueError("give an input range or a preprocessing, not both")
+    if preprocessing != "none":
+        prepare = keras.applications.imagenet_utils.preprocess_input
+        return Adapted(network, lambda images: prepare(images, mode=preprocessing))
+    if input_range is None:
+        return network
+    if len(input_range) != 2 or not input_range[0] < input_range[1]:
+        raise ValueError(f"input range {tuple(input_range)} is not LOW,HIGH, such as 0,1 or -1,1")
+    low, high = map(float, input_range)
+    return Adapted(network, lambda images: images * ((high - low) / 255.0) + low)
+
+
+def facts(network: Any) -> dict[str, Any]:
+    """Returns what identifies a network: its name, its size and the hash of its weights.
+
+    A bare function has neither; its entries are None.
+    """
+    known = hasattr(network, "variables")
+    return {
+        "name": getattr(network, "name", None) or getattr(network, "__name__", None),
+        "num_parameters": sum(int(np.prod(v.shape)) for v in network.variables) if known else None,
+        "weights_sha256": weights_hash(network) if known else None,
+    }
+
+
+def weights_hash(network: Any) -> str:
+    """Computes the SHA-256 of all variables: dtype, shape and values, in order.
+
+    Names do not enter, as Keras numbers layers anew in every process.
+    """
     digest = hashlib.sha256()
     for variable in network.variables:
         value = np.asarray(variable.numpy())
-        digest.update(f"{variable.path} {value.dtype} {value.shape}\n".encode())
+        digest.update(f"{value.dtype} {value.shape}\n".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def _saved_model(path):
+    """Returns the directory of the SavedModel at `path` or in its highest version, or None."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [one for one in path.iterdir() if one.name.isdigit()]
+    versions = [one for one in versions if (one / "saved_model.pb").is_file()]
+    return max(versions, key=lambda one: int(one.name), default=None)
 
 
 def _load_file(path):

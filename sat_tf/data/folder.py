@@ -66,6 +66,10 @@ class Folder:
     def default_augment(self) -> str:
         return encoded.default_augment(self.info)
 
+    def files(self, split: str) -> list[str]:
+        """Returns the paths of a part's images, in the order in which `load` reads them."""
+        return self._parts[split][0].tolist()
+
     def load(self, split: str, request: Request) -> tf.data.Dataset:
         """Reads a part, "train", "validation" or "test"."""
         files, labels = (tf.constant(column) for column in self._parts[split])
