@@ -4,12 +4,37 @@ from absl import flags
 
 from flags import pixels
 
+# The network.
 flags.DEFINE_string("workdir", None, "A run: its network.keras is evaluated on its data set.")
 flags.DEFINE_string(
-    "network", None, "Another network: a .keras file, or module:function that returns a model."
+    "network",
+    None,
+    "Another network: a .keras file, a SavedModel, or module:function that returns a model.",
 )
 flags.DEFINE_list(
-    "attacks", ["pgd-10", "pgd-20", "pgd-50", "pgd-200"], "Attacks: pgd-STEPS, with commas."
+    "input_range", None, "What pixels 0 and 255 are to the network: 0,1 or -1,1; default: pixels."
+)
+flags.DEFINE_string(
+    "preprocessing", "none", "Of keras.applications, for its networks: tf, torch or caffe."
+)
+
+# The images.
+flags.DEFINE_string("dataset", None, "Data set; default: the one of training.")
+flags.DEFINE_string("split", "test", "Part of the data set: test, validation or train.")
+flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
+flags.DEFINE_integer("image_size", None, "Side of the images in pixels; default: the network's.")
+flags.DEFINE_string("eval_resize", None, "How images get that size; default: the data set's way.")
+flags.DEFINE_integer("num_images", None, "Images from the beginning of the split; default: all.")
+flags.DEFINE_string(
+    "ids", None, "A file with one image a line: its path in a folder, or its number from 0."
+)
+
+# The attacks.
+flags.DEFINE_list(
+    "attacks",
+    ["pgd-10", "pgd-20", "pgd-50", "pgd-200"],
+    "With commas: pgd-STEPS, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; or a version of "
+    "AutoAttack: autoattack (standard), plus, rand.",
 )
 pixels.define(
     "epsilon", None, "Radius of the ball in pixels (0-255); default: the one of training."
@@ -19,13 +44,22 @@ pixels.define(
     None,
     "Step of PGD in pixels; default: epsilon / 4, which is 1 at epsilon 4 as in the paper.",
 )
-flags.DEFINE_string("norm", None, "Norm of the ball: linf or l2; default: the one of training.")
-flags.DEFINE_integer("restarts", 1, "Random starts; the worst one counts, for each image.")
-flags.DEFINE_integer("batch_size", 128, "Images evaluated at once.")
-flags.DEFINE_integer("num_images", None, "Images from the beginning of the split; default: all.")
+flags.DEFINE_string("norm", None, "linf, l2 or l1; default: the one of training.")
+flags.DEFINE_integer("restarts", 1, "Random starts of PGD; the worst one counts, for each image.")
+flags.DEFINE_bool(
+    "last_iterate",
+    True,
+    "Run PGD to its last step on every image, as the paper; otherwise a broken image leaves.",
+)
+flags.DEFINE_list("curve", [], "Radii in pixels for accuracy over epsilon: 0,1,2,4,8.")
+flags.DEFINE_bool("steps_curve", False, "Print what stands after so many steps of each attack.")
 flags.DEFINE_integer("seed", 0, "Seed of all noise.")
-flags.DEFINE_string("dataset", None, "Data set; default: the one of training.")
-flags.DEFINE_string("split", "test", "Part of the data set: test, validation or train.")
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
-flags.DEFINE_integer("image_size", None, "Side of the images in pixels; default: the network's.")
+
+# The run.
+flags.DEFINE_integer("batch_size", 128, "Images evaluated at once, over all replicas.")
+flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
+flags.DEFINE_integer("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.")
 flags.DEFINE_string("json", None, "Where the report goes; default: WORKDIR/report.json.")
+flags.DEFINE_list("write", ["html"], "Beside it: html, plots, tensorboard, model_info.")
+flags.DEFINE_bool("overwrite", False, "Evaluate from the beginning, whatever is there.")
+flags.DEFINE_float("save_every", 30.0, "Seconds between saves of the verdicts.")

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from sat_tf.attacks import PGD
-from sat_tf.evaluate import evaluate, parse_attacks
+from sat_tf.evaluate import evaluate
+from sat_tf.evaluation import attack_names
 
 EPSILON = 8.0
 
@@ -166,19 +167,19 @@ def test_same_seed_same_verdicts_and_another_seed_others():
 
 
 def test_the_default_step_is_that_of_the_paper_and_the_users_is_kept():
-    options = {"norm": "linf"}
-    (paper,) = parse_attacks(["pgd-200"], epsilon=4, step_size=None, **options)
+    options = {"norm": "linf", "num_classes": 10}
+    (paper,) = attack_names.parse(["pgd-200"], epsilon=4, step_size=None, **options)
     assert paper.step_size == 1
-    (fgsm,) = parse_attacks(["pgd-1"], epsilon=8, step_size=None, **options)
+    (fgsm,) = attack_names.parse(["pgd-1"], epsilon=8, step_size=None, **options)
     assert fgsm.step_size == 8
-    (given,) = parse_attacks(["pgd-1"], epsilon=8, step_size=0.25, **options)
+    (given,) = attack_names.parse(["pgd-1"], epsilon=8, step_size=0.25, **options)
     assert given.step_size == 0.25
 
 
 @pytest.mark.parametrize("name", ["pdg-10", "pgd", "pgd-0", "pgd-x", "apgd", ""])
 def test_an_unknown_attack_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"{name!r}.*pgd-50"):
-        parse_attacks([name], epsilon=8, norm="linf", step_size=None)
+    with pytest.raises(ValueError, match=f"{name!r}.*unknown.*autoattack"):
+        attack_names.parse([name], epsilon=8, norm="linf", num_classes=10)
 
 
 def test_wrong_arguments_are_refused(linear):
@@ -199,7 +200,7 @@ def _run(*arguments):
     # As from a user's shell: with this variable set TensorFlow prints its banner after all.
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=environment
+        command, capture_output=True, text=True, timeout=400, check=False, env=environment
     )
 
 
@@ -216,10 +217,10 @@ def test_the_command_writes_the_table_and_the_report(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["schema_version"] == 1 and report["unit"].startswith("pixels")
     assert [attack["name"] for attack in report["attacks"]] == ["pgd-1", "pgd-2"]
-    assert {attack["epsilon"] for attack in report["attacks"]} == {16.0}
+    assert {attack["settings"]["epsilon"] for attack in report["attacks"]} == {16.0}
     assert report["num_images"] == len(report["images"]["label"]) == 50
-    verdicts = report["images"]["attacks"]["pgd-2"]["standing"]
-    assert report["attacks"][1]["adversarial_accuracy"] == pytest.approx(np.mean(verdicts))
+    assert report["adversarial_accuracy"] == pytest.approx(np.mean(report["images"]["standing"]))
+    assert (tmp_path / "report.html").stat().st_size > 10_000
     for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
         assert text in done.stdout
 

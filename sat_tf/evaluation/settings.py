@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -16,7 +17,9 @@ class Settings:
       dataset, split, data_dir, image_size: what `data.load` takes.
       epsilon: radius of the ball in pixels.
       norm: "linf" or "l2".
-      class_names: names of the classes, as far as the run knows them.
+      curve: radii in pixels for accuracy over epsilon.
+      input_range: what pixels 0 and 255 are to the network, or None.
+      about: what the run says about itself: class_names, model, activation, …
     """
 
     source: str
@@ -27,7 +30,9 @@ class Settings:
     image_size: int | None
     epsilon: float
     norm: str
-    class_names: list[str] | None
+    curve: tuple[float, ...]
+    input_range: tuple[float, ...] | None
+    about: dict[str, Any]
 
 
 def complete(given: Any) -> Settings:
@@ -65,8 +70,22 @@ def complete(given: Any) -> Settings:
         image_size=choose("image_size"),
         epsilon=float(choose("epsilon")),
         norm=choose("norm", "linf"),
-        class_names=run.get("class_names"),
+        curve=tuple(_number(text, "--curve=0,1,2,4,8", least=0.0) for text in given.curve),
+        input_range=None
+        if given.input_range is None
+        else tuple(_number(text, "--input_range=0,1") for text in given.input_range),
+        about=run,
     )
+
+
+def _number(text, example, least=-math.inf):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= least:
+        raise ValueError(f"{text!r} is not a number that fits here; write such as {example}")
+    return value
 
 
 def _read_run(workdir):

@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from sat_tf.attacks import geometry
+from sat_tf.attacks import geometry, losses, stepped
 from sat_tf.attacks.pgd import PGD, cross_entropy
-
-State = dict[str, tf.Tensor]
 
 
 class Trajectory:
@@ -27,40 +25,46 @@ class Trajectory:
 
     Args:
       pgd: the attack, whose largest number of steps is run.
+
+    Raises:
+      ValueError: batch norm with the batch's own statistics, where images would touch each other.
     """
 
     def __init__(self, pgd: PGD):
+        if pgd.batch_norm != "inference":
+            raise ValueError(
+                f"batch_norm is {pgd.batch_norm!r}; an evaluation attacks the network as it "
+                "predicts: use 'inference'"
+            )
         self.pgd = pgd
         self.name = f"pgd-{pgd.steps}"
+        self.norm, self.epsilon = pgd.norm, pgd.epsilon
         self.num_steps = pgd.steps + 1
 
-    def start(self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, logits) -> State:
+    def start(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, logits
+    ) -> stepped.State:
         """Returns the state of images that have not been attacked yet."""
         del logits
         iterate = self.pgd.start(images, seeds)
-        zeros = tf.zeros_like(labels)
-        return {
-            "step": zeros,
-            "broken": tf.zeros_like(labels, tf.bool),
-            "adversarial": iterate,
-            "images": images,
-            "labels": labels,
-            "seeds": seeds,
-            "iterate": iterate,
-            "wrong": tf.zeros([tf.shape(labels)[0], self.num_steps], tf.bool),
-        }
+        return stepped.begin(
+            images,
+            labels,
+            seeds,
+            iterate=iterate,
+            wrong=tf.zeros([tf.shape(labels)[0], self.num_steps], tf.bool),
+        )
 
-    def step(self, network: Callable[..., tf.Tensor], state: State) -> State:
+    def step(self, network: Callable[..., tf.Tensor], state: stepped.State) -> stepped.State:
         """Judges the iterate of every image and moves on to the next one."""
-        iterate, step = state["iterate"], state["step"]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(iterate)
-            logits = self.pgd.logits(network, iterate)
-            loss = tf.reduce_sum(cross_entropy(logits, state["labels"]))
-        direction = geometry.steepest_direction(tape.gradient(loss, iterate), self.pgd.norm)
+        iterate, step, labels = state["iterate"], state["step"], state["labels"]
+        logits, _, gradient = losses.loss_and_gradient(
+            network, iterate, lambda logits: cross_entropy(logits, labels)
+        )
+        direction = geometry.steepest_direction(gradient, self.pgd.norm)
         moved = self.pgd.project(iterate + self.pgd.step_size * direction, state["images"])
 
-        misses = is_wrong(logits, state["labels"])
+        misses = losses.misclassified(logits, labels)
         column = tf.one_hot(step, self.num_steps, on_value=True, off_value=False, dtype=tf.bool)
         wrong = state["wrong"] | (column & misses[:, None])
         fooled_before = tf.reduce_any(state["wrong"], 1)
@@ -68,18 +72,7 @@ class Trajectory:
         return state | {
             "step": step + 1,
             "broken": last & tf.reduce_any(wrong, 1),
-            "adversarial": tf.where(
-                fooled_before[:, None, None, None], state["adversarial"], iterate
-            ),
-            "iterate": tf.where(last[:, None, None, None], iterate, moved),
+            "adversarial": stepped.where(fooled_before, state["adversarial"], iterate),
+            "iterate": stepped.where(last, iterate, moved),
             "wrong": wrong,
         }
-
-
-def is_wrong(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Tells which images are misclassified: the label is not the (first) largest logit.
-
-    Logits that are not finite count as wrong.
-    """
-    best = tf.argmax(logits, -1, output_type=labels.dtype)
-    return (best != labels) | ~tf.reduce_all(tf.math.is_finite(logits), -1)

@@ -43,10 +43,12 @@ class Stream:
         if isinstance(dataset, tuple) and len(dataset) == 2:
             dataset = [dataset]
         self.dataset, self.batch_size, self.num_images = dataset, batch_size, num_images
+        self.image_shape: tuple[int, ...] | None = None  # known once the first batch was read
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
         for images, labels in _regroup(self._limited(), self.batch_size):
+            self.image_shape = images.shape[1:]
             count, missing = len(labels), self.batch_size - len(labels)
             indices = np.arange(start, start + self.batch_size)
             if missing:

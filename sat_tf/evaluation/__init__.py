@@ -1,0 +1,1 @@
+"""The parts of `sat_tf.evaluate`: slots, passes, verdicts, reports."""

@@ -1,0 +1,120 @@
+"""What an evaluation writes beside `report.json`."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from sat_tf import atomic
+from sat_tf.evaluation import page, plots
+from sat_tf.evaluation.report import Report, steps_curve
+
+NAMES = ("html", "plots", "tensorboard", "model_info")
+_STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises a ValueError, with the list, if one of the names is unknown."""
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"--write holds {name!r}; use some of: {', '.join(NAMES)}")
+
+
+def write(
+    report: Report,
+    names: Sequence[str],
+    path: pathlib.Path,
+    *,
+    title: str,
+    about: dict[str, Any],
+) -> list[pathlib.Path]:
+    """Writes what `names` asks for beside the report.
+
+    For `report.json`: `report.html`; `report.curve.png`, `report.steps.png` and
+    `report.pictures.png`; the directory `report.tensorboard`; `report.model_info.json`.
+
+    Args:
+      report: what to write.
+      names: of `NAMES`.
+      path: of the report.
+      title: heading of the page.
+      about: what the run says about itself; class_names, dataset and model are used.
+
+    Returns:
+      What was written.
+    """
+    check_names(names)
+    class_names, written = about.get("class_names"), []
+    if "html" in names:
+        written.append(path.with_suffix(".html"))
+        atomic.write_text(written[-1], page.write(report, title, class_names))
+    if "plots" in names:
+        for name, png in plots.draw_all(report, class_names).items():
+            written.append(path.with_suffix(f".{name}.png"))
+            with atomic.replacing(written[-1]) as temporary:
+                temporary.write_bytes(png)
+    if "tensorboard" in names:
+        written.append(path.with_suffix(".tensorboard"))
+        summaries(report, written[-1], class_names)
+    if "model_info" in names:
+        written.append(path.with_suffix(".model_info.json"))
+        atomic.write_text(written[-1], json.dumps(model_info(report, about), indent=2) + "\n")
+    return written
+
+
+def summaries(
+    report: Report, directory: pathlib.Path, class_names: Sequence[str] | None = None
+) -> None:
+    """Writes TensorBoard events: accuracies, the steps of each attack, the curve, the pictures.
+
+    `evaluation/steps/NAME` has the attack's evaluations as its step and `evaluation/epsilon` has
+    the radius in thousandths of a pixel.
+    """
+    writer = tf.summary.create_file_writer(str(directory))
+    with writer.as_default(step=0):
+        tf.summary.scalar("evaluation/clean_accuracy", report.clean_accuracy)
+        tf.summary.scalar("evaluation/adversarial_accuracy", report.adversarial_accuracy)
+        for outcome in report.outcomes:
+            tf.summary.scalar(f"evaluation/standing/{outcome.name}", outcome.standing.mean())
+            if outcome.last_iterate is not None:
+                name = f"evaluation/last_iterate/{outcome.name}"
+                tf.summary.scalar(name, outcome.last_iterate.mean())
+            for step, fraction in steps_curve(outcome):
+                tf.summary.scalar(f"evaluation/steps/{outcome.name}", fraction, step=step)
+        for point in report.curve:
+            step = round(1000 * point.epsilon)
+            tf.summary.scalar("evaluation/epsilon", point.standing.mean(), step=step)
+        grid = tf.io.decode_png(plots.grid(report, class_names), channels=3)
+        tf.summary.image("evaluation/pictures", grid[None])
+    writer.close()
+
+
+def model_info(report: Report, about: dict[str, Any]) -> dict[str, Any]:
+    """Returns RobustBench's `model_info`; what only the authors know is left empty.
+
+    `autoattack_acc` is filled where the four attacks of `standard` ran, in their order, alone.
+
+    Source: the files below `model_info/` of RobustBench/robustbench.
+    """
+    names = tuple(outcome.name for outcome in report.outcomes)
+    first = report.outcomes[0].settings
+    epsilon = first["epsilon"]
+    robust = f"{100 * report.adversarial_accuracy:.2f}"
+    return {
+        "link": "",
+        "name": about.get("model") or report.facts["network"].get("name"),
+        "authors": "",
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": about.get("dataset"),
+        "venue": "",
+        "architecture": about.get("model") or "",
+        "eps": f"{epsilon:g}/255" if first["norm"] == "linf" else f"{epsilon / 255:.4g}",
+        "clean_acc": f"{100 * report.clean_accuracy:.2f}",
+        "reported": robust,
+        "autoattack_acc": robust if names == _STANDARD else None,
+        "footnote": f"{len(report.labels)} images, sat_tf {report.facts['versions']['sat_tf']}",
+        "unreliable": not all(check["passed"] for check in report.checks),
+    }

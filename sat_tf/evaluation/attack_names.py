@@ -1,0 +1,86 @@
+"""Attacks by name, with the settings of an evaluation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sat_tf.attacks import PGD, autoattack
+
+NAMES = ("pgd-STEPS", *autoattack.NAMES, "autoattack", *autoattack.VERSIONS)
+
+
+def parse(
+    names: Sequence[str],
+    *,
+    epsilon: float,
+    norm: str,
+    num_classes: int,
+    step_size: float | None = None,
+) -> list[Any]:
+    """Makes attacks from names such as `pgd-50` and `autoattack` (which is `standard`).
+
+    What a version of AutoAttack leaves out is not an error: `left_out` names it.
+
+    Args:
+      names: of `NAMES`.
+      epsilon: radius in pixels.
+      norm: "linf", "l2" or "l1", as far as the attacks support it.
+      num_classes: of the network.
+      step_size: of PGD, in pixels; None takes `epsilon / 4` (1 pixel at epsilon 4, as the paper; 2
+        at epsilon 8), and for fewer than 4 steps `epsilon / steps`, which reaches the ball's edge.
+
+    Raises:
+      ValueError: an unknown name, one that is given twice, none, or a norm that an attack lacks.
+    """
+    if not names:
+        raise ValueError(f"no attack is given; use some of: {', '.join(NAMES)}")
+    attacks = []
+    for name in names:
+        try:
+            if name.startswith("pgd"):
+                attacks.append(_pgd(name, epsilon, norm, step_size))
+            elif _version(name):
+                attacks += autoattack.ensemble(
+                    _version(name), epsilon=epsilon, norm=norm, num_classes=num_classes
+                )
+            elif name in autoattack.NAMES:
+                attacks.append(
+                    autoattack.make(name, epsilon=epsilon, norm=norm, num_classes=num_classes)
+                )
+            else:
+                raise ValueError(f"unknown; use some of: {', '.join(NAMES)}")
+        except ValueError as error:
+            raise ValueError(f"attack {name!r}: {error}") from error
+    kinds = [name_of(attack) for attack in attacks]
+    twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    if twice:
+        raise ValueError(f"attack {twice[0]!r} is given twice, by its name or by a version's")
+    return attacks
+
+
+def left_out(names: Sequence[str], *, norm: str, num_classes: int) -> dict[str, str]:
+    """Returns which attacks of AutoAttack's versions `parse` leaves out, and why."""
+    versions = [_version(name) for name in names if _version(name)]
+    reasons = {}
+    for version in versions:
+        reasons |= autoattack.left_out(version, norm=norm, num_classes=num_classes)
+    return reasons
+
+
+def name_of(attack: Any) -> str:
+    """Returns what reports call an attack."""
+    return f"pgd-{attack.steps}" if isinstance(attack, PGD) else attack.name
+
+
+def _version(name):
+    if name == "autoattack":
+        return "standard"
+    return name if name in autoattack.VERSIONS else None
+
+
+def _pgd(name, epsilon, norm, step_size):
+    kind, _, steps = name.partition("-")
+    if kind != "pgd" or not steps.isdigit() or int(steps) < 1:
+        raise ValueError(f"unknown; use some of: {', '.join(NAMES)}, such as pgd-50")
+    if step_size is None:
+        step_size = epsilon / min(4, int(steps))
+    return PGD(epsilon=epsilon, step_size=step_size, steps=int(steps), norm=norm)

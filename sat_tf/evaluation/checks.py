@@ -1,0 +1,213 @@
+"""Signs that figures of robustness deceive, each with what follows from it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.attacks import losses
+from sat_tf.attacks.pgd import cross_entropy
+from sat_tf.evaluation.report import Outcome
+from sat_tf.evaluation.stream import Batch
+
+# Thresholds of AutoAttack (auto-attack a392200), but for the gap.
+_REPEATS, _SAME_LOGITS = 5, 1e-4
+_SUM_TO_ONE = 1e-5
+_SQUARE_GAIN = 0.002
+# Honest networks lose 3-6 points from PGD to AutoAttack; more than this marks masked gradients.
+_PGD_GAP = 0.10
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One sign.
+
+    Attributes:
+      name: what is looked at.
+      passed: whether all is well.
+      found: what was seen, in words and numbers.
+      consequence: what follows for the figures where it did not pass, else "".
+    """
+
+    name: str
+    passed: bool
+    found: str
+    consequence: str = ""
+
+
+def before(
+    network: Callable[..., Any], forward: Callable[[Any], tf.Tensor], batch: Batch
+) -> list[Check]:
+    """Looks at the network on the first batch, before any attack.
+
+    Args:
+      network: maps pixels to logits and takes `training`.
+      forward: the same, as a graph in inference mode.
+      batch: the first images.
+    """
+    images, labels = batch.images, tf.constant(batch.labels)
+    logits = np.stack([forward(images).numpy()[: batch.count] for _ in range(_REPEATS)])
+    finite = np.where(np.isfinite(logits), logits, 0.0)
+    return [
+        _finite(logits[0]),
+        _deterministic(finite, batch.labels[: batch.count]),
+        _not_probabilities(finite[0]),
+        _pixels(images[: batch.count]),
+        _gradients(network, tf.constant(images), labels, batch.count),
+    ]
+
+
+def after(outcomes: Sequence[Outcome], clean: np.ndarray, left_out: dict[str, str]) -> list[Check]:
+    """Looks at what the attacks found.
+
+    Args:
+      outcomes: in the order in which the attacks ran.
+      clean: bool [N], clean images classified right.
+      left_out: attacks that could not run, with why.
+    """
+    return [_classes(left_out), _confirmed(outcomes), _square(outcomes), _gap(outcomes, clean)]
+
+
+def _finite(logits):
+    bad = int((~np.isfinite(logits)).any(1).sum())
+    return Check(
+        "finite logits",
+        bad == 0,
+        f"{bad} of {len(logits)} images give a logit that is not a number or infinite",
+        "" if bad == 0 else "no figure means anything: mend the network first",
+    )
+
+
+def _deterministic(logits, labels):
+    """5 evaluations must agree in accuracy and in logits scaled to length 1."""
+    scaled = logits / np.maximum(np.linalg.norm(logits, axis=2, keepdims=True), 1e-12)
+    spread = float(np.max(np.ptp(scaled, axis=0)))
+    accuracies = (logits.argmax(2) == labels).mean(1)
+    passed = spread <= _SAME_LOGITS and float(np.ptp(accuracies)) == 0
+    return Check(
+        "deterministic",
+        passed,
+        f"{_REPEATS} evaluations of {len(labels)} images differ by {spread:.2g} in logits of "
+        f"length 1 and by {100 * np.ptp(accuracies):.2g} points in accuracy",
+        ""
+        if passed
+        else "the network is random: gradients point at noise and verdicts change from one "
+        "evaluation to the next; take --attacks=rand, which averages gradients",
+    )
+
+
+def _not_probabilities(logits):
+    within = logits.min() >= 0 and logits.max() <= 1
+    sums = bool(np.all(np.abs(logits.sum(1) - 1) <= _SUM_TO_ONE))
+    passed = not (within and sums)
+    return Check(
+        "logits",
+        passed,
+        f"outputs run from {logits.min():.4g} to {logits.max():.4g} and rows "
+        f"{'sum to 1' if sums else 'do not sum to 1'}",
+        ""
+        if passed
+        else "these are probabilities: where they saturate, the loss has no gradient and the "
+        "network looks more robust than it is; remove the softmax from the network's end",
+    )
+
+
+def _pixels(images):
+    low, high = float(images.min()), float(images.max())
+    passed = high > 1
+    return Check(
+        "pixels",
+        passed,
+        f"images run from {low:.4g} to {high:.4g}",
+        ""
+        if passed
+        else "these look like images in [0, 1], for which epsilon in pixels is enormous; "
+        "give pixels in [0, 255]",
+    )
+
+
+def _gradients(network, images, labels, count):
+    """No image may have a gradient of the cross-entropy that is zero everywhere."""
+    _, _, gradient = tf.function(
+        lambda: losses.loss_and_gradient(
+            network, images, lambda logits: cross_entropy(logits, labels)
+        ),
+        autograph=False,
+    )()
+    flat = np.abs(gradient.numpy()[:count]).reshape(count, -1).max(1)
+    zero = int((flat == 0).sum())
+    return Check(
+        "gradients",
+        zero == 0,
+        f"{zero} of {count} images have a gradient of the cross-entropy that is zero everywhere",
+        ""
+        if zero == 0
+        else "PGD and APGD-CE cannot move these images, which says nothing about robustness; "
+        "look at apgd-dlr, apgd-t and square instead",
+    )
+
+
+def _classes(left_out):
+    return Check(
+        "classes",
+        not left_out,
+        "; ".join(f"{name} is left out: {why}" for name, why in left_out.items())
+        or "every attack can run",
+        "" if not left_out else "the rest is a weaker set of attacks; name it in any comparison",
+    )
+
+
+def _confirmed(outcomes):
+    count = sum(outcome.unconfirmed for outcome in outcomes)
+    return Check(
+        "confirmed",
+        count == 0,
+        f"{count} images were called broken and classified right when evaluated again",
+        ""
+        if count == 0
+        else "they count as standing; the network is random, or rounds differently from batch "
+        "to batch at a tie",
+    )
+
+
+def _square(outcomes):
+    """Square needs no gradient: it should break next to nothing that the others left."""
+    for number, outcome in enumerate(outcomes):
+        if outcome.name == "square" and number > 0:
+            lost = _lost(outcomes[number - 1].standing, outcome.standing)
+            passed = lost <= _SQUARE_GAIN
+            return Check(
+                "square",
+                passed,
+                f"square, which uses no gradient, broke another {100 * lost:.2f} points",
+                ""
+                if passed
+                else "the gradients are masked: attacks that use them see too little, "
+                "and the true accuracy may be lower still; add an adaptive attack",
+            )
+    return Check("square", True, "square did not run after a gradient attack")
+
+
+def _gap(outcomes, clean):
+    pgd = [outcome for outcome in outcomes if outcome.name.startswith("pgd-")]
+    if not pgd or len(pgd) == len(outcomes):
+        return Check("pgd gap", True, "only one kind of attack ran")
+    gap = _lost(min((one.standing for one in pgd), key=np.sum), outcomes[-1].standing)
+    passed = gap <= _PGD_GAP
+    return Check(
+        "pgd gap",
+        passed,
+        f"all attacks together leave {100 * gap:.2f} points less than PGD alone "
+        f"(clean {100 * clean.mean():.2f})",
+        ""
+        if passed
+        else "3-6 points are usual; more than 10 mark masked gradients: do not quote "
+        "the PGD figure",
+    )
+
+
+def _lost(before, after):
+    """Returns the fraction of all images that fell in between, without rounding on the way."""
+    return (int(before.sum()) - int(after.sum())) / len(before)

@@ -1,0 +1,277 @@
+"""One attack over a data set: which images it gets, what it found, and the proof of it."""
+
+import dataclasses
+import hashlib
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.attacks import geometry, losses, stepped
+from sat_tf.evaluation.packed import Packed, Verdict, Waiting
+from sat_tf.evaluation.stream import Stream, seeds_of
+
+
+class OutsideBall(RuntimeError):
+    """An attack returned an image outside the ball or the pixel range: a defect, no result."""
+
+
+@dataclasses.dataclass
+class Pass:
+    """An attack, and what it did to every image so far.
+
+    Attributes:
+      key: names the pass within a run.
+      attack: a `stepped.SteppedAttack`.
+      done: bool [N], whether the image's verdict is known.
+      broken: bool [N], misclassified at the point that the attack returned, by a second evaluation.
+      steps: int32 [N], evaluations until the image left.
+      distance: float32 [N], norm of the perturbation in pixels.
+      unconfirmed: bool [N], called broken by the attack and not by the second evaluation.
+      wrong: bool [N, steps] for trajectories: which iterates are misclassified; else [N, 0].
+      seconds: wall time.
+      slot_steps: evaluations paid for, slots times steps.
+    """
+
+    key: str
+    attack: Any
+    done: np.ndarray
+    broken: np.ndarray
+    steps: np.ndarray
+    distance: np.ndarray
+    unconfirmed: np.ndarray
+    wrong: np.ndarray
+    seconds: float = 0.0
+    slot_steps: int = 0
+
+    @property
+    def image_steps(self) -> int:
+        """Returns the evaluations that the images needed."""
+        return int(self.steps.sum())
+
+    @classmethod
+    def blank(cls, key: str, attack: Any, num_images: int, columns: int = 0) -> "Pass":
+        """Returns a pass that has seen no image."""
+        return cls(
+            key=key,
+            attack=attack,
+            done=np.zeros(num_images, bool),
+            broken=np.zeros(num_images, bool),
+            steps=np.zeros(num_images, np.int32),
+            distance=np.zeros(num_images, np.float32),
+            unconfirmed=np.zeros(num_images, bool),
+            wrong=np.zeros([num_images, columns], bool),
+        )
+
+
+class Clean(NamedTuple):
+    """What the network makes of the clean images.
+
+    Attributes:
+      labels: int32 [N].
+      correct: bool [N].
+      num_classes: of the network.
+      images_sha256: of all images and labels in their order.
+    """
+
+    labels: np.ndarray
+    correct: np.ndarray
+    num_classes: int
+    images_sha256: str
+
+
+class Runner:
+    """A network on a data set: judges clean images and drives passes.
+
+    Args:
+      network: maps pixels to logits [N, C] and takes `training`.
+      stream: the images.
+      seed: where all noise comes from.
+      strategy: replicas that share the work.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        stream: Stream,
+        seed: int,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        self.network, self.stream, self.seed, self.strategy = network, stream, seed, strategy
+        self.forward = tf.function(
+            lambda images: tf.cast(network(images, training=False), tf.float32), autograph=False
+        )
+
+    def clean(self) -> Clean:
+        """Judges every clean image.
+
+        Raises:
+          ValueError: no image; a label beyond the classes; logits that are not [N, classes].
+        """
+        labels, correct, digest, num_classes = [], [], hashlib.sha256(), 0
+        for batch in self.stream:
+            logits = self.forward(batch.images)
+            _check_logits(logits, batch.labels)
+            num_classes = int(logits.shape[1])
+            wrong = losses.misclassified(logits, tf.constant(batch.labels)).numpy()
+            labels.append(batch.labels[: batch.count])
+            correct.append(~wrong[: batch.count])
+            digest.update(batch.images[: batch.count].tobytes() + labels[-1].tobytes())
+        if not labels:
+            raise ValueError("the data set has no image")
+        return Clean(
+            np.concatenate(labels), np.concatenate(correct), num_classes, digest.hexdigest()
+        )
+
+    def run(
+        self,
+        work: Pass,
+        candidates: np.ndarray,
+        *,
+        salt: str,
+        watch: Callable[[int], None] | None = None,
+        keep: Callable[[Verdict], None] | None = None,
+    ) -> Iterator[None]:
+        """Attacks the candidates that are not done; yields after each verdict that is noted.
+
+        Args:
+          work: is filled in.
+          candidates: bool [N].
+          salt: the noise of an image depends on the seed, its position and this text.
+          watch: see `Packed`.
+          keep: called with each confirmed verdict.
+
+        Raises:
+          OutsideBall: the attack left the ball or the pixel range.
+        """
+        engine = Packed(
+            self.network,
+            work.attack,
+            self.stream.batch_size,
+            extras=("wrong",) if work.wrong.shape[1] else (),
+            strategy=self.strategy,
+            watch=watch,
+        )
+        before = work.slot_steps
+        clock = time.monotonic()
+        verdicts = engine.run(self._waiting(candidates & ~work.done, salt))
+        for verdict, confirmed in self._confirmed(verdicts):
+            self._note(work, verdict, confirmed)
+            if keep:
+                keep(verdict._replace(broken=confirmed))
+            work.slot_steps = before + engine.slot_steps
+            now = time.monotonic()
+            work.seconds, clock = work.seconds + now - clock, now
+            yield
+
+    def _waiting(self, candidates, salt):
+        salt = zlib.crc32(salt.encode()) & 0x7FFFFFFF
+        for batch in self.stream:
+            inside = candidates[batch.indices[: batch.count]]
+            if not inside.any():
+                continue
+            logits = self.forward(batch.images).numpy()
+            seeds = seeds_of(self.seed, batch.indices, salt)
+            for row in np.flatnonzero(inside):
+                yield Waiting(
+                    int(batch.indices[row]),
+                    batch.images[row],
+                    int(batch.labels[row]),
+                    seeds[row],
+                    logits[row],
+                )
+
+    def _confirmed(self, verdicts):
+        """Pairs every verdict with that of a second evaluation of the image returned."""
+        held, size = [], self.stream.batch_size
+        for verdict in verdicts:
+            if not verdict.broken:
+                yield verdict, False
+                continue
+            held.append(verdict)
+            if len(held) == size:
+                yield from self._judged(held)
+                held = []
+        if held:
+            yield from self._judged(held)
+
+    def _judged(self, held):
+        missing = self.stream.batch_size - len(held)
+        padded = held + [held[0]] * missing
+        logits = self.forward(np.stack([verdict.adversarial for verdict in padded]))
+        labels = tf.constant([verdict.label for verdict in padded])
+        wrong = losses.misclassified(logits, labels).numpy()
+        for verdict, one in zip(held, wrong, strict=False):
+            yield verdict, bool(one)
+
+    def _note(self, work, verdict, confirmed):
+        index, attack = verdict.index, work.attack
+        distance = assert_inside(verdict, attack.name, attack.epsilon, attack.norm)
+        work.done[index] = True
+        work.broken[index] = confirmed
+        work.unconfirmed[index] = verdict.broken and not confirmed
+        work.steps[index] = verdict.steps
+        work.distance[index] = distance
+        if work.wrong.shape[1]:
+            work.wrong[index] = verdict.extras["wrong"]
+
+
+def assert_inside(verdict: Verdict, name: str, epsilon: float, norm: str) -> float:
+    """Computes the norm of a perturbation in float64 and holds it against epsilon.
+
+    Rounding is allowed for as `tolerance` says; the pixel range is held exactly.
+
+    Raises:
+      OutsideBall: outside the ball or the range, or not a number.
+    """
+    low, high = float(verdict.adversarial.min()), float(verdict.adversarial.max())
+    distance = perturbation_norm(verdict.image, verdict.adversarial, norm)
+    if not (geometry.PIXEL_MIN <= low and high <= geometry.PIXEL_MAX):
+        raise OutsideBall(
+            f"{name} returned pixels from {low:g} to {high:g} for image {verdict.index}; "
+            "they must lie in [0, 255]"
+        )
+    if not distance <= epsilon + tolerance(epsilon, norm, verdict.image.size):
+        raise OutsideBall(
+            f"{name} returned image {verdict.index} at {norm} distance {distance:.6g} pixels; "
+            f"epsilon is {epsilon:g}"
+        )
+    return distance
+
+
+def tolerance(epsilon: float, norm: str, dimension: int) -> float:
+    """Returns how far float32 rounding may carry an image out of the ball, in pixels.
+
+    A pixel below 256 is rounded by at most 2^-17; twice that for each coordinate, summed as the
+    norm sums, and a hundred-thousandth of epsilon for the norm's own rounding.
+    """
+    terms = {"linf": 1.0, "l2": dimension**0.5, "l1": float(dimension)}[norm]
+    return 2.0**-16 * terms + (0.0 if norm == "linf" else 1e-5 * epsilon)
+
+
+def perturbation_norm(image: np.ndarray, adversarial: np.ndarray, norm: str) -> float:
+    """Computes the norm of `adversarial - image` in float64, in pixels."""
+    flat = np.abs(adversarial.astype(np.float64) - image).ravel()
+    if norm == "linf":
+        return float(flat.max())
+    return float(np.sqrt(np.sum(flat**2)) if norm == "l2" else np.sum(flat))
+
+
+def unavailable(attack: stepped.SteppedAttack, num_classes: int) -> str | None:
+    """Returns why an attack cannot run with so many classes, or None where it can."""
+    reason = getattr(attack, "unavailable", None)
+    return None if reason is None else reason(num_classes)
+
+
+def _check_logits(logits, labels):
+    if logits.shape.rank != 2:
+        raise ValueError(f"the network returns shape {logits.shape}; expected logits [N, classes]")
+    num_classes = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"labels run from {labels.min()} to {labels.max()}, and the network has "
+            f"{num_classes} classes; evaluate it on the data it was made for"
+        )

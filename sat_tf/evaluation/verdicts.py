@@ -1,0 +1,98 @@
+"""The file that lets a killed evaluation go on: verdicts of single images, pass by pass."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from sat_tf import atomic
+from sat_tf.evaluation.passes import Pass
+
+FORMAT = 1
+_ARRAYS = ("done", "broken", "steps", "distance", "unconfirmed", "wrong")
+_NUMBERS = ("seconds", "slot_steps")
+
+
+@dataclasses.dataclass
+class VerdictFile:
+    """Keeps passes in an `.npz` file, replaced as a whole so that a kill leaves the old or the new.
+
+    The file belongs to one run: the same network, images, attacks, seed and batch size, as
+    `identity` says. A file of another run, or a damaged one, is refused and left alone.
+
+    Args:
+      path: where it is.
+      identity: JSON values that decide the verdicts.
+      overwrite: whether to ignore what is there and replace it at the first save.
+    """
+
+    path: pathlib.Path
+    identity: dict[str, Any]
+    overwrite: bool = False
+
+    def restore(self, passes: list[Pass], examples: np.ndarray) -> None:
+        """Fills the passes and the example images in place with what the file holds.
+
+        Raises:
+          ValueError: a damaged file or one of another run, with what differs.
+        """
+        if self.overwrite or not self.path.exists():
+            return
+        try:
+            # Opened here, as NumPy leaves open what it finds damaged.
+            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files}
+            header = json.loads(str(stored["header"]))
+            found = header["identity"]
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}) and was left alone; move it away, or give "
+                "--overwrite to evaluate from the beginning"
+            ) from error
+        different = sorted(
+            name
+            for name in self.identity.keys() | found.keys()
+            if self.identity.get(name) != found.get(name)
+        )
+        if different:
+            raise ValueError(
+                f"{self.path} belongs to another evaluation: {self._difference(found, different)}; "
+                "give another --json, or --overwrite to replace it"
+            )
+        examples[...] = stored["examples"]
+        for number, work in enumerate(passes):
+            for name in _ARRAYS:
+                getattr(work, name)[...] = stored[f"{number}/{name}"]
+            for name in _NUMBERS:
+                setattr(work, name, stored[f"{number}/{name}"].item())
+
+    def save(self, passes: list[Pass], examples: np.ndarray) -> None:
+        """Writes everything: the old file or the new one, never a part."""
+        header = json.dumps({"format": FORMAT, "identity": self.identity})
+        arrays = {"header": np.array(header), "examples": examples}
+        for number, work in enumerate(passes):
+            for name in (*_ARRAYS, *_NUMBERS):
+                arrays[f"{number}/{name}"] = np.asarray(getattr(work, name))
+        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    def _difference(self, found, names):
+        def short(value):
+            text = json.dumps(value)
+            return text if len(text) <= 40 else f"{text[:37]}..."
+
+        return ", ".join(
+            f"{name} is {short(self.identity.get(name))} here and {short(found.get(name))} there"
+            for name in names
+        )
+
+
+def verdict_path(report: str | os.PathLike) -> pathlib.Path:
+    """Returns where the verdicts of a report are kept: `report.json` has `report.verdicts.npz`."""
+    return pathlib.Path(report).with_suffix(".verdicts.npz")

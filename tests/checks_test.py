@@ -1,0 +1,135 @@
+"""Networks that deceive an evaluation, each named by the check that must see it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf.attacks import PGD
+from sat_tf.attacks.apgd import APGD
+from sat_tf.attacks.square import Square
+from sat_tf.evaluate import evaluate
+from sat_tf.evaluation import checks
+from sat_tf.evaluation.report import Outcome
+from sat_tf.evaluation.stream import Stream
+from tests import linear_network
+
+HONEST = linear_network.LinearNetwork(4, scale=0.02)
+
+
+def honest(images, training=False):
+    return HONEST(images)
+
+
+def random(images, training=False):
+    return HONEST(images) + tf.random.normal([tf.shape(images)[0], 4], stddev=1.0)
+
+
+def probabilities(images, training=False):
+    return tf.nn.softmax(HONEST(images))
+
+
+def quantised(images, training=False):
+    """The honest decisions, in steps too fine to matter and without a slope."""
+    steps = tf.stop_gradient(tf.round(HONEST(images) * 200) / 200)
+    return steps + 0 * tf.reduce_sum(images, [1, 2, 3])[:, None]
+
+
+def broken(images, training=False):
+    return HONEST(images) / tf.cast(tf.reduce_max(images, [1, 2, 3]) < 150, tf.float32)[:, None]
+
+
+def before(network, images):
+    batch = next(iter(Stream((images, HONEST.labels(images)), 16)))
+    forward = tf.function(lambda x: network(x, training=False), autograph=False)
+    return {check.name: check for check in checks.before(network, forward, batch)}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return linear_network.images(16)
+
+
+def test_an_honest_network_passes_every_check(images):
+    found = before(honest, images)
+    assert all(check.passed for check in found.values()), found
+    assert all(not check.consequence for check in found.values())
+
+
+@pytest.mark.parametrize(
+    "network, name, said",
+    [
+        (random, "deterministic", "rand"),
+        (probabilities, "logits", "remove the softmax"),
+        (quantised, "gradients", "square"),
+        (broken, "finite logits", "mend the network"),
+    ],
+)
+def test_a_deceiving_network_is_named_by_its_check_alone(images, network, name, said):
+    found = before(network, images)
+    failed = {check.name for check in found.values() if not check.passed}
+    assert name in failed
+    assert said in found[name].consequence
+    if name != "finite logits":  # what is not a number spoils the other checks too
+        assert failed == {name}
+
+
+def test_images_that_span_0_to_1_are_named(images):
+    found = before(honest, images / 255)
+    assert not found["pixels"].passed
+    assert "[0, 255]" in found["pixels"].consequence
+
+
+def test_masked_gradients_that_pgd_calls_robust_are_broken_by_square_and_named(images):
+    images = linear_network.images(24)
+    labels = HONEST.labels(images)
+    epsilon = 1.3 * float(np.median(linear_network.distances(HONEST, images, labels, "linf")))
+    attacks = [
+        PGD(epsilon=epsilon, step_size=epsilon / 4, steps=10, random_start=False),
+        Square(epsilon=epsilon, queries=300),
+    ]
+    honest_report = evaluate(honest, (images, labels), attacks, batch_size=8)
+    masked = evaluate(quantised, (images, labels), attacks, batch_size=8)
+    assert masked.outcome("pgd-10").standing.all()
+    assert masked.adversarial_accuracy < 0.8
+    assert honest_report.adversarial_accuracy <= masked.adversarial_accuracy
+    by_name = {check["name"]: check for check in masked.checks}
+    assert not by_name["gradients"]["passed"]
+    assert not by_name["square"]["passed"] and "masked" in by_name["square"]["consequence"]
+    assert not by_name["pgd gap"]["passed"]
+    assert all(check["passed"] for check in honest_report.checks), honest_report.checks
+
+
+def test_with_too_few_classes_an_attack_is_left_out_and_the_report_says_so(images):
+    network = linear_network.LinearNetwork(2, scale=0.02)
+    attacks = [
+        PGD(epsilon=4, step_size=1, steps=3),
+        APGD(epsilon=4, loss="dlr", iterations=3),
+    ]
+    report = evaluate(network, (images, network.labels(images)), attacks, batch_size=8)
+    assert [outcome.name for outcome in report.outcomes] == ["pgd-3"]
+    assert "3 classes" in report.facts["attacks_left_out"]["apgd-dlr"]
+    (check,) = [check for check in report.checks if check["name"] == "classes"]
+    assert not check["passed"] and "apgd-dlr" in check["found"]
+
+
+def outcome(name, standing, unconfirmed=0):
+    standing = np.arange(1000) < standing
+    empty = np.zeros(1000)
+    return Outcome(name, {}, standing, standing, None, empty, empty, unconfirmed, 0.0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "name, outcomes, passed",
+    [
+        ("square", [outcome("apgd-t", 500), outcome("square", 498)], True),
+        ("square", [outcome("apgd-t", 500), outcome("square", 497)], False),
+        ("pgd gap", [outcome("pgd-50", 500), outcome("apgd-t", 400)], True),
+        ("pgd gap", [outcome("pgd-50", 500), outcome("apgd-t", 399)], False),
+        ("confirmed", [outcome("pgd-50", 500)], True),
+        ("confirmed", [outcome("pgd-50", 500, unconfirmed=1)], False),
+    ],
+)
+def test_thresholds_are_those_that_the_document_names(name, outcomes, passed):
+    found = {check.name: check for check in checks.after(outcomes, np.ones(1000, bool), {})}
+    assert found[name].passed == passed
+    assert bool(found[name].consequence) != passed

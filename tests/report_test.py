@@ -1,0 +1,194 @@
+"""The report says what the verdicts say, in every form it takes."""
+
+import html.parser
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from sat_tf.evaluation import artefacts, page, plots
+from sat_tf.evaluation.report import CurvePoint, Examples, Outcome, Report, steps_curve
+from sat_tf.evaluation.statistics import interval
+
+NUM = 10
+
+
+def bits(text):
+    return np.array([letter == "1" for letter in text])
+
+
+@pytest.fixture
+def report():
+    clean = bits("1111111100")
+    pgd, square = bits("1111100000"), bits("1110000000")
+    outcomes = [
+        Outcome(
+            "pgd-3",
+            {"epsilon": 8.0, "norm": "linf", "steps": 3},
+            np.ones(NUM, bool),
+            pgd,
+            bits("1111110100"),
+            np.array([-1, -1, -1, -1, -1, 0, 2, 2, -1, -1]),
+            np.full(NUM, 8.0),
+            0,
+            1.5,
+            48,
+            40,
+        ),
+        Outcome(
+            "square",
+            {"epsilon": 8.0, "norm": "linf", "queries": 50},
+            pgd,
+            square,
+            None,
+            np.array([-1, -1, -1, 7, 40, -1, -1, -1, -1, -1]),
+            np.where(pgd, 7.5, 0.0),
+            0,
+            2.5,
+            400,
+            200,
+        ),
+    ]
+    rng = np.random.default_rng(0)
+    pictures = rng.uniform(0, 255, (2, 3, 8, 8, 3)).astype(np.float32)
+    guess = np.full((3, 4), 0.25)
+    return Report(
+        labels=np.arange(NUM) % 4,
+        clean=clean,
+        outcomes=outcomes,
+        curve=[CurvePoint(0.0, clean, 0.0), CurvePoint(4.0, pgd, 1.0)],
+        checks=[
+            {"name": "logits", "passed": False, "found": "<b>", "consequence": "beware"},
+            {"name": "square", "passed": True, "found": "fine", "consequence": ""},
+        ],
+        examples=Examples(pictures[0], pictures[1], np.arange(3), (guess, guess)),
+        facts={"seed": 0, "network": {"name": "n"}, "versions": {"sat_tf": "0"}},
+        seconds=4.0,
+    )
+
+
+def test_json_holds_the_verdict_of_every_image(report, tmp_path):
+    report.save(tmp_path / "report.json")
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["schema_version"] == 1 and read["num_images"] == NUM
+    assert read["clean_accuracy"] == 0.8 and read["adversarial_accuracy"] == 0.3
+    first, second = read["attacks"]
+    assert first["adversarial_accuracy_last_iterate"] == 0.7
+    assert (first["adversarial_accuracy"], first["num_attacked"]) == (0.5, 10)
+    assert (second["adversarial_accuracy"], second["num_attacked"]) == (0.3, 5)
+    assert "adversarial_accuracy_last_iterate" not in second
+    images = read["images"]
+    assert images["broken_by"] == [None] * 3 + ["square"] * 2 + ["pgd-3"] * 3 + [None] * 2
+    assert images["broken_step"] == [None, None, None, 7, 40, 0, 2, 2, None, None]
+    assert images["clean_correct"] == [1] * 8 + [0] * 2
+    assert images["standing"] == [1] * 3 + [0] * 7
+    assert images["distance"] == [7.5] * 5 + [8.0] * 5
+    assert images["last_iterate_correct"] == {"pgd-3": [1, 1, 1, 1, 1, 1, 0, 1, 0, 0]}
+    assert [point["epsilon"] for point in read["curve"]] == [0.0, 4.0]
+    assert read["attacks"][0]["steps_curve"] == [[0, 0.7], [2, 0.5]]
+
+
+def test_steps_curve_counts_who_stands_after_so_many_evaluations(report):
+    assert steps_curve(report.outcomes[1]) == [(0, 0.5), (7, 0.4), (40, 0.3)]
+    for outcome in report.outcomes:
+        for step, fraction in steps_curve(outcome):
+            fell = (outcome.broken_step >= 0) & (outcome.broken_step <= step)
+            before = outcome.standing | (outcome.broken_step >= 0)
+            assert fraction == (before & ~fell).mean()
+
+
+@pytest.mark.parametrize("correct, total", [(0, 10), (3, 10), (10, 10), (5000, 10000)])
+def test_interval_inverts_the_score_test(correct, total):
+    low, high = interval(np.arange(total) < correct)
+    z = stats.norm.ppf(0.975)
+    for bound in {low, high} - {0.0, 1.0}:
+        deviation = abs(correct / total - bound) / np.sqrt(bound * (1 - bound) / total)
+        assert deviation == pytest.approx(z, rel=1e-6)
+    assert 0 <= low <= correct / total <= high <= 1
+
+
+def test_tables_hold_the_figures(report):
+    rows = {line.split()[0]: line.split() for line in report.table().splitlines()[2:]}
+    assert rows["clean"][1] == "80.00"
+    assert rows["pgd-3"][1:3] == ["70.00", "50.00"]
+    assert rows["square"][1] == "30.00"
+    assert "4" in report.curve_table() and "50.00" in report.curve_table()
+    assert report.outcome("square").name == "square"
+    with pytest.raises(ValueError, match="'fab' is not in this report; it has: pgd-3, square"):
+        report.outcome("fab")
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
+    text = page.write(report, "a <title>", ["cat", "dog", "bee", "ant"])
+
+    class Parser(html.parser.HTMLParser):
+        tags, links = [], []
+
+        def handle_starttag(self, tag, attributes):
+            self.tags.append(tag)
+            self.links += [v for k, v in attributes if k in ("src", "href")]
+
+    parser = Parser()
+    parser.feed(text)
+    assert "script" not in parser.tags and "link" not in parser.tags
+    assert len(parser.links) == 3
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
+    assert "a &lt;title&gt;" in text and "&lt;b&gt;" in text and "<b></td>" not in text
+    for said in ("80.00 %", "30.00 %", "beware", "pixels in [0, 255]", "square"):
+        assert said in text
+
+
+def test_artefacts_are_written_beside_the_report(report, tmp_path):
+    path = tmp_path / "report.json"
+    about = {"model": "resnet18", "dataset": "cifar10", "class_names": list("abcd")}
+    written = artefacts.write(report, artefacts.NAMES, path, title="t", about=about)
+    assert {one.name for one in written} == {
+        "report.html",
+        "report.curve.png",
+        "report.steps.png",
+        "report.pictures.png",
+        "report.tensorboard",
+        "report.model_info.json",
+    }
+    assert {one.name for one in tmp_path.iterdir()} == {one.name for one in written}
+    for png in tmp_path.glob("*.png"):
+        assert np.asarray(Image.open(io.BytesIO(png.read_bytes()))).std() > 1
+    info = json.loads((tmp_path / "report.model_info.json").read_text())
+    assert info["eps"] == "8/255" and info["clean_acc"] == "80.00"
+    assert info["autoattack_acc"] is None, "only the four attacks of standard make that figure"
+    with pytest.raises(ValueError, match="'pdf'; use some of: html"):
+        artefacts.write(report, ["pdf"], path, title="t", about=about)
+
+
+def test_tensorboard_holds_the_same_figures(report, tmp_path):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    artefacts.summaries(report, tmp_path)
+    events = event_accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+
+    def values(tag):
+        return [
+            (event.step, float(np.frombuffer(event.tensor_proto.tensor_content, "f4")[0]))
+            if event.tensor_proto.tensor_content
+            else (event.step, event.tensor_proto.float_val[0])
+            for event in events.Tensors(tag)
+        ]
+
+    assert values("evaluation/adversarial_accuracy") == [(0, pytest.approx(0.3))]
+    assert values("evaluation/epsilon") == [(0, pytest.approx(0.8)), (4000, pytest.approx(0.5))]
+    steps = dict(values("evaluation/steps/square"))
+    assert steps == {0: pytest.approx(0.5), 7: pytest.approx(0.4), 40: pytest.approx(0.3)}
+    assert "evaluation/pictures" in tags
+
+
+def test_pictures_of_grey_images_are_drawn_too(report):
+    grey = report.examples
+    report.examples = grey._replace(
+        clean=grey.clean[..., :1], adversarial=grey.adversarial[..., :1]
+    )
+    assert Image.open(io.BytesIO(plots.grid(report))).size[0] > 300
