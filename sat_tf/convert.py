@@ -1,0 +1,315 @@
+"""Turns a released TensorFlow 1 checkpoint of the paper into a network of ours.
+
+    python -m sat_tf.convert --checkpoint=Res50-silu --output=runs/released_resnet50
+
+The output directory holds what the directory of a run holds: `network.keras`, pixels to logits, and
+`metrics.json`; it appears whole or not at all. Only arrays are read, never code.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from sat_tf import activations, atomic, models, workdir
+from sat_tf.checkpoint_names import MODELS, RELEASES, Release, is_efficientnet
+from sat_tf.checkpoint_plan import Plan, Tensor, plan
+
+CHANNEL_ORDERS = ("bgr", "rgb")
+NUM_CLASSES = 1000
+
+
+class Checkpoint:
+    """The arrays of a TensorFlow checkpoint.
+
+    Args:
+      prefix: its path without `.index` and `.data-00000-of-00001`.
+
+    Attributes:
+      tensors: shape and type of each array, by name.
+
+    Raises:
+      ValueError: it is not there or its index is damaged.
+    """
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+        if not pathlib.Path(f"{prefix}.index").is_file():
+            raise ValueError(
+                f"there is no {prefix}.index; --checkpoint is the path of a checkpoint without "
+                ".index and .data-00000-of-00001"
+            )
+        try:
+            self._reader = tf.train.load_checkpoint(prefix)
+        except (tf.errors.OpError, RuntimeError, LookupError) as error:
+            raise ValueError(f"{prefix}.index is damaged: {error}") from error
+        types = self._reader.get_variable_to_dtype_map()
+        self.tensors = {
+            name: Tensor(tuple(shape), types[name].name)
+            for name, shape in sorted(self._reader.get_variable_to_shape_map().items())
+        }
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns an array.
+
+        Raises:
+          ValueError: its data is missing or damaged, or holds what is not a finite number.
+        """
+        try:
+            values = self._reader.get_tensor(name)
+        except (tf.errors.OpError, RuntimeError, LookupError) as error:
+            raise ValueError(
+                f"tensor {name} of {self.prefix} cannot be read ({error}); fetch the file again"
+            ) from error
+        if not np.isfinite(values).all():
+            raise ValueError(f"tensor {name} of {self.prefix} holds values that are not finite")
+        return values
+
+    def sha256(self) -> dict[str, str]:
+        """Returns the hash of each of its files by the file's name."""
+        path = pathlib.Path(self.prefix)
+        data = [one for one in path.parent.iterdir() if one.name.startswith(f"{path.name}.data-")]
+        files = sorted([path.with_name(f"{path.name}.index"), *data])
+        return {one.name: _sha256(one) for one in files}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What the checkpoint is taken for; `ema` is None where nothing says it."""
+
+    model: str
+    activation: str
+    image_size: int
+    channel_order: str
+    ema: bool | None
+
+    @property
+    def eval_resize(self) -> str:
+        """How the released evaluation of this family cuts its images."""
+        return "center_crop" if is_efficientnet(self.model) else "shorter_side"
+
+
+def choose(given: Any) -> Choice:
+    """Completes the flags by the released name, of the checkpoint or of its directory.
+
+    Args:
+      given: the parsed flags of `flags.convert`.
+
+    Raises:
+      ValueError: something is neither given nor known, or contradicts the name or the family.
+    """
+    name, release = _release(given.checkpoint)
+    model = given.model or (release and release.model)
+    if model not in MODELS:
+        raise ValueError(f"--model={model} is not one of: {', '.join(MODELS)}")
+    known = release or next(one for one in RELEASES.values() if one.model == model)
+    efficient = is_efficientnet(model)
+    activation = given.activation or (known.activation if release or efficient else None)
+    if activation is None:
+        raise ValueError(
+            "--activation is not given and the checkpoint's name is no released one: give the one "
+            "it was trained with, such as --activation=swish"
+        )
+    _refuse_contradictions(given, model, activation, name or model, known, bool(release))
+    return Choice(
+        model,
+        activation,
+        given.image_size or known.image_size,
+        given.channel_order or ("rgb" if efficient else "bgr"),
+        release.ema if release and given.ema is None else given.ema,
+    )
+
+
+def build(choice: Choice) -> keras.Model:
+    """Builds the network that the checkpoint is to fill."""
+    return models.build(
+        choice.model,
+        activation=choice.activation,
+        num_classes=NUM_CLASSES,
+        image_size=choice.image_size,
+    )
+
+
+def match(network: keras.Model, tensors: Mapping[str, Tensor], ema: bool | None) -> Plan:
+    """Gives every weight of a network its tensor."""
+    shapes = {weight.path: tuple(weight.shape) for weight in network.weights}
+    return plan(network.name, shapes, tensors, ema)
+
+
+def fill(network: keras.Model, checkpoint: Checkpoint, matched: Plan, channel_order: str) -> None:
+    """Assigns every weight its tensor.
+
+    Args:
+      channel_order: "bgr" reverses the input axis of the first convolution, so that the network
+        takes RGB; "rgb" leaves it.
+
+    Raises:
+      ValueError: as `Plan.check` and `Checkpoint.read`, or an unknown order.
+    """
+    if channel_order not in CHANNEL_ORDERS:
+        raise ValueError(f"channel_order {channel_order!r} is not one of: bgr, rgb")
+    matched.check()
+    first = network.weights[0].path
+    for weight in network.weights:
+        values = checkpoint.read(matched.used[weight.path])
+        if weight.path == first and channel_order == "bgr":
+            values = values[:, :, ::-1]
+        weight.assign(values.reshape(weight.shape))
+
+
+def metadata(
+    network: keras.Model, checkpoint: Checkpoint, matched: Plan, choice: Choice
+) -> dict[str, Any]:
+    """Returns the `metrics.json` of a converted network."""
+    return {
+        "schema": 1,
+        "unit": "pixels (0-255)",
+        "model": choice.model,
+        "activation": choice.activation,
+        "num_parameters": network.count_params(),
+        "dataset": "imagenet2012",
+        "num_classes": NUM_CLASSES,
+        "class_order": "sorted WordNet ids, n01440764 first",
+        "image_size": choice.image_size,
+        "eval_resize": choice.eval_resize,
+        "norm": "linf",
+        "epsilon": 4.0,
+        **workdir.provenance(),
+        "converted": {
+            "checkpoint": pathlib.Path(checkpoint.prefix).name,
+            "sha256": checkpoint.sha256(),
+            "channel_order": choice.channel_order,
+            "ema": bool(choice.ema),
+            "tensors_used": len(matched.used),
+            "tensors_ignored": dict(matched.ignored),
+        },
+    }
+
+
+def write(directory: pathlib.Path, network: keras.Model, metrics: Mapping[str, Any]) -> None:
+    """Writes `network.keras` and `metrics.json` in a new directory, whole or not at all.
+
+    Raises:
+      ValueError: the directory is there and not empty.
+    """
+    refuse_existing(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    hidden = f".{directory.name}.partial-"
+    with tempfile.TemporaryDirectory(prefix=hidden, dir=directory.parent) as partial:
+        files = pathlib.Path(partial) / "files"
+        with atomic.replacing(files / "network.keras") as temporary:
+            network.save(temporary)
+        workdir.write_metrics(files, metrics)
+        files.replace(directory)
+
+
+def refuse_existing(directory: pathlib.Path) -> None:
+    """Raises ValueError where there is something already."""
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ValueError(f"{directory} is there already; --output names a new directory")
+
+
+def main() -> None:
+    """Converts the checkpoint that the flags name, or lists it."""
+    given = flags.FLAGS
+    _check_given(given)
+    choice = choose(given)
+    checkpoint = Checkpoint(given.checkpoint)
+    network = build(choice)
+    matched = match(network, checkpoint.tensors, choice.ema)
+    if given.list:
+        print(matched.table())
+        matched.check()
+        print(_summary(matched))
+        return
+    directory = pathlib.Path(given.output)
+    fill(network, checkpoint, matched, choice.channel_order)
+    write(directory, network, metadata(network, checkpoint, matched, choice))
+    print(_summary(matched))
+    print(_account(choice))
+    print(
+        f"{directory}: python -m sat_tf.evaluate --workdir={directory} "
+        f"--eval_resize={choice.eval_resize}"
+    )
+
+
+def _check_given(given):
+    if given.checkpoint is None:
+        raise ValueError("--checkpoint is missing; give the path of a TensorFlow 1 checkpoint")
+    if given.list:
+        return
+    if given.output is None:
+        raise ValueError("--output is missing; give a new directory, or --list to write nothing")
+    refuse_existing(pathlib.Path(given.output))
+
+
+def _refuse_contradictions(given, model, activation, name, known, released):
+    efficient, function = is_efficientnet(model), activations.parse(activation)[0]
+    if model != known.model:
+        raise ValueError(
+            f"--model={model} contradicts {name}, which is {known.model}; rename the checkpoint if "
+            "it is another"
+        )
+    if function != known.activation and (released or efficient):
+        raise ValueError(
+            f"--activation={activation} contradicts {name}, which has {known.activation}; leave "
+            "--activation out"
+        )
+    if given.channel_order == "bgr" and efficient:
+        raise ValueError(f"--channel_order=bgr does not apply to {model}, which takes RGB")
+    if given.ema and not efficient:
+        raise ValueError(f"--ema does not apply to {model}, which has no averaged weights")
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _release(prefix: str) -> tuple[str | None, Release | None]:
+    path = pathlib.Path(prefix)
+    for name in (path.name, path.parent.name):
+        if name in RELEASES:
+            return name, RELEASES[name]
+    return None, None
+
+
+def _summary(matched):
+    by_reason = defaultdict(list)
+    for name, reason in matched.ignored.items():
+        by_reason[reason].append(name)
+    lines = [f"ignored, {reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+    head = f"{len(matched.used)} tensors used once each, {len(matched.ignored)} ignored"
+    return "\n".join([head, *lines])
+
+
+def _account(choice):
+    order = choice.channel_order.upper()
+    taken = {
+        "BGR": "BGR, reversed for RGB images; not verified on a released file: where the accuracy "
+        "is some points low, compare --channel_order=rgb",
+        "RGB": "RGB, as it is",
+    }[order]
+    return (
+        f"{choice.model}, {choice.activation}, {choice.image_size} pixels, "
+        f"{'averaged weights, ' if choice.ema else ''}first convolution {taken}"
+    )
+
+
+if __name__ == "__main__":
+    # Only a main defines flags: as a library this module leaves absl alone.
+    from flags import convert as _options  # noqa: F401
+    from sat_tf.main import run
+
+    run(main)
