@@ -4,7 +4,9 @@ Times the PGD-1 training step of one network with every activation, in interleav
 run, over the same step with ReLU; and the memory that a step takes on top of what it found.
 """
 
+import multiprocessing
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from benchmarks import timing, train_step
 from sat_tf import activation_table, models, specs
 
 BASELINE = "relu"
+FLAGS = (
+    "model", "activation", "image_size", "batch_size", "rounds", "threads", "precision", "jit",
+    "memory",
+)  # fmt: skip
 
 
 def define_flags() -> None:
@@ -29,22 +35,22 @@ def define_flags() -> None:
     flags.DEFINE_integer("threads", 0, "Threads of a CPU operation; 0: one a core.", lower_bound=0)
     flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
     flags.DEFINE_bool("jit", False, "Compile the step with XLA.")
+    flags.DEFINE_bool("memory", True, "Measure memory too, on a CPU in a process for each.")
 
 
-def make_step(given, spec: str, batch) -> Callable[[], object]:
+def make_step(given, spec: str) -> Callable[[], object]:
     """Builds the network with an activation and returns its training step, already traced."""
+    keras.utils.set_random_seed(0)
+    keras.mixed_precision.set_global_policy(given.precision)
+    side = given.image_size
+    images = tf.random.uniform([given.batch_size, side, side, 3], 0, 255)
+    labels = tf.random.uniform([given.batch_size], 0, 10, tf.int32)
     name, options = specs.parse(given.model)
-    network = models.build(
-        name, activation=spec, num_classes=10, image_size=given.image_size, **options
-    )
+    network = models.build(name, activation=spec, num_classes=10, image_size=side, **options)
     trainer = train_step.make_trainer(network, 1)
     function = tf.function(trainer.train_step, autograph=False, jit_compile=given.jit)
-
-    def step():
-        return function(batch)["loss"].numpy()
-
-    step()
-    return step
+    function.get_concrete_function((images, labels))
+    return lambda: function((images, labels))["loss"].numpy()
 
 
 def both_clocks(step: Callable[[], object], processor: list[float]) -> timing.Case:
@@ -63,7 +69,8 @@ def both_clocks(step: Callable[[], object], processor: list[float]) -> timing.Ca
 def working_memory(step: Callable[[], object]) -> float:
     """Returns the most MiB that a step has in use beyond what was in use before it.
 
-    NaN where the system keeps no peak that can be reset.
+    On a CPU the process must not have run a step before: TensorFlow keeps what it has freed. NaN
+    where the system keeps no peak that can be reset.
     """
     if tf.config.list_physical_devices("GPU"):
         before = tf.config.experimental.get_memory_info("GPU:0")["current"] / 2**20
@@ -73,6 +80,28 @@ def working_memory(step: Callable[[], object]) -> float:
         before = next((int(x.split()[1]) / 2**10 for x in lines if x.startswith("VmRSS")), 0.0)
     peak = timing.peak_memory(step)
     return float("nan") if peak is None else peak - before
+
+
+def _fresh_working_memory(given, spec: str) -> float:
+    _use_threads(given)
+    return working_memory(make_step(given, spec))
+
+
+def measure_memory(given, steps: dict[str, Callable]) -> dict[str, float]:
+    """Measures every step's memory: on a GPU here, else each in a process of its own."""
+    if tf.config.list_physical_devices("GPU"):
+        return {spec: working_memory(step) for spec, step in steps.items()}
+    context, found = multiprocessing.get_context("spawn"), {}
+    for spec in steps:
+        with context.Pool(1) as pool:
+            found[spec] = pool.apply(_fresh_working_memory, (given, spec))
+    return found
+
+
+def _use_threads(given) -> None:
+    if given.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(given.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(given.threads)
 
 
 def report(
@@ -95,25 +124,25 @@ def report(
 
 def measure(given):
     """Builds and warms everything up and measures; returns wall, processor and memory figures."""
-    if given.threads:
-        tf.config.threading.set_intra_op_parallelism_threads(given.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(given.threads)
-    keras.utils.set_random_seed(0)
-    keras.mixed_precision.set_global_policy(given.precision)
-    images = tf.random.uniform([given.batch_size, given.image_size, given.image_size, 3], 0, 255)
-    labels = tf.random.uniform([given.batch_size], 0, 10, tf.int32)
+    _use_threads(given)
     chosen = dict.fromkeys([BASELINE, *given.activation])
-    steps = {spec: make_step(given, spec, (images, labels)) for spec in chosen}
-    memory = {spec: working_memory(step) for spec, step in steps.items()}
+    steps = {spec: make_step(given, spec) for spec in chosen}
     processor = {spec: [] for spec in steps}
     cases = {spec: both_clocks(step, processor[spec]) for spec, step in steps.items()}
+    for case in cases.values():
+        case()
+    for seconds in processor.values():
+        seconds.clear()
     wall = timing.interleaved(cases, given.rounds)
-    return wall, {spec: np.array(values) for spec, values in processor.items()}, memory
+    processor = {spec: np.array(seconds) for spec, seconds in processor.items()}
+    memory = measure_memory(given, steps) if given.memory else dict.fromkeys(steps, float("nan"))
+    return wall, processor, memory
 
 
 def main() -> None:
     """Measures and prints."""
-    given = flags.FLAGS
+    # Plain values: the processes that measure memory have no flags.
+    given = types.SimpleNamespace(**{name: flags.FLAGS[name].value for name in FLAGS})
     print(
         f"PGD-1 step of {given.model}, batch {given.batch_size} at {given.image_size} x "
         f"{given.image_size}, {given.precision}, {given.rounds} rounds\n{timing.machine()}\n",

@@ -170,17 +170,19 @@ def smoothrelu(x: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
     above = tf.nn.relu(_widened(x))
     a = tf.cast(a, above.dtype)
     scaled = a * above
-    logarithm = tf.math.log1p(scaled)
-    derivative = tf.cast(scaled / (1 + scaled), x.dtype)
 
     def pullback(dy):
-        dx = dy * derivative
+        wide = tf.cast(dy, scaled.dtype)
+        dx = wide * (scaled / (1 + scaled))
+        # Only now: one logarithm for both directions would be kept from forward to backward.
+        with tf.control_dependencies([dy]):
+            logarithm = tf.math.log1p(scaled)
         # x / (1 + a x) = f'(x) / a, so the second sum comes from dx.
-        wide = tf.cast(dy, above.dtype)
-        sums = tf.reduce_sum(wide * logarithm) - tf.reduce_sum(tf.cast(dx, above.dtype))
-        return dx, sums / tf.square(a)
+        da = (tf.reduce_sum(wide * logarithm) - tf.reduce_sum(dx)) / tf.square(a)
+        return tf.cast(dx, x.dtype), da
 
-    return with_gradient(tf.cast(above - logarithm / a, x.dtype), pullback, x, a)
+    value = above - tf.math.log1p(scaled) / a
+    return with_gradient(tf.cast(value, x.dtype), pullback, x, a)
 
 
 def pssilu(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -189,14 +191,16 @@ def pssilu(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     wide = _widened(x)
     a, b = (tf.cast(t, wide.dtype) for t in (a, b))
     gate = tf.sigmoid(a * wide)
-    factor = (gate - b) / (1 - b)
-    slope = tf.raw_ops.SigmoidGrad(y=gate, dy=wide) / (1 - b)
-    derivative = tf.cast(factor + a * slope, x.dtype)
+    scale = 1 / (1 - b)
 
     def pullback(dy):
-        weighted = tf.cast(dy, wide.dtype) * wide
-        da = tf.reduce_sum(weighted * slope)
-        db = tf.reduce_sum(weighted * (gate - 1)) / tf.square(1 - b)
-        return dy * derivative, da, db
+        dy = tf.cast(dy, wide.dtype)
+        slope = tf.raw_ops.SigmoidGrad(y=gate, dy=wide)
+        dx = dy * (scale * (gate + a * slope) - scale * b)
+        weighted = dy * wide
+        da = scale * tf.reduce_sum(weighted * slope)
+        db = tf.square(scale) * tf.reduce_sum(weighted * (gate - 1))
+        return tf.cast(dx, x.dtype), da, db
 
-    return with_gradient(tf.cast(wide * factor, x.dtype), pullback, x, a, b)
+    # Nothing is written as in the pullback: TensorFlow would keep what both have in common.
+    return with_gradient(tf.cast(wide * (scale * gate - scale * b), x.dtype), pullback, x, a, b)
