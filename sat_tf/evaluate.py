@@ -131,7 +131,7 @@ def _dataset(given, chosen, network):
         chosen.split,
         batch_size=given.batch_size,
         image_size=chosen.image_size or network.input_shape[1],
-        eval_resize=given.eval_resize,
+        eval_resize=chosen.eval_resize,
         data_dir=chosen.data_dir,
     )
     if given.ids is None:

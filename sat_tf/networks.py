@@ -147,9 +147,14 @@ def facts(network: Any) -> dict[str, Any]:
     known = hasattr(network, "variables")
     return {
         "name": getattr(network, "name", None) or getattr(network, "__name__", None),
-        "num_parameters": sum(int(np.prod(v.shape)) for v in network.variables) if known else None,
+        "num_parameters": _num_parameters(network) if known else None,
         "weights_sha256": weights_hash(network) if known else None,
     }
+
+
+def _num_parameters(network):
+    # What the literature counts: without the statistics of batch norm.
+    return sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
 
 
 def weights_hash(network: Any) -> str:

@@ -1,6 +1,7 @@
 """Trains a robust network: `python -m sat_tf.train --activation=swish`."""
 
 import functools
+import math
 import pathlib
 
 import keras
@@ -166,11 +167,16 @@ def _line(flag):
 def _headline(trainer, info, path):
     devices = trainer.distribute_strategy.extended.worker_devices
     return (
-        f"{trainer.network.name} ({trainer.network.count_params():,} weights, {FLAGS.activation}) "
+        f"{trainer.network.name} ({_num_parameters(trainer):,} weights, {FLAGS.activation}) "
         f"on {info.num_examples['train']:,} images of {info.name}, {FLAGS.norm} epsilon "
         f"{FLAGS.epsilon:g} pixels of 255, {len(devices)} x "
         f"{tf.DeviceSpec.from_string(devices[0]).device_type}, workdir {path}"
     )
+
+
+def _num_parameters(trainer):
+    # What the literature counts: without the statistics of batch norm.
+    return sum(math.prod(variable.shape) for variable in trainer.network.trainable_variables)
 
 
 def _metrics(trainer, info, record):
@@ -179,7 +185,7 @@ def _metrics(trainer, info, record):
         "unit": "pixels (0-255)",
         "model": FLAGS.model,
         "activation": FLAGS.activation,
-        "num_parameters": trainer.network.count_params(),
+        "num_parameters": _num_parameters(trainer),
         "dataset": FLAGS.dataset,
         "num_examples": dict(info.num_examples),
         "num_classes": info.num_classes,

@@ -14,7 +14,7 @@ class Settings:
     Attributes:
       source: what `networks.load` takes.
       report: where the report goes.
-      dataset, split, data_dir, image_size: what `data.load` takes.
+      dataset, split, data_dir, image_size, eval_resize: what `data.load` takes.
       epsilon: radius of the ball in pixels.
       norm: "linf" or "l2".
       curve: radii in pixels for accuracy over epsilon.
@@ -28,6 +28,7 @@ class Settings:
     split: str
     data_dir: str | None
     image_size: int | None
+    eval_resize: str | None
     epsilon: float
     norm: str
     curve: tuple[float, ...]
@@ -68,6 +69,7 @@ def complete(given: Any) -> Settings:
         split=given.split,
         data_dir=choose("data_dir"),
         image_size=choose("image_size"),
+        eval_resize=choose("eval_resize"),
         epsilon=float(choose("epsilon")),
         norm=choose("norm", "linf"),
         curve=tuple(_number(text, "--curve=0,1,2,4,8", least=0.0) for text in given.curve),
