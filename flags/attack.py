@@ -19,6 +19,14 @@ pixels.define(
     "with random start, as the paper), 2.5 * epsilon / steps for more (Madry).",
 )
 flags.DEFINE_bool("random_start", True, "Start the attack at a random point of the ball.")
+flags.DEFINE_float(
+    "clean_start",
+    0.0,
+    "Probability that a batch's attack starts at the clean images all the same; the released "
+    "training class has 0.2, the paper does not tell.",
+    lower_bound=0,
+    upper_bound=1,
+)
 flags.DEFINE_enum(
     "attack_batch_norm", "inference", ["inference", "batch"], "Batch-norm mode inside the attack."
 )

@@ -16,6 +16,13 @@ flags.DEFINE_bool("nesterov", True, "Nesterov's momentum.")
 flags.DEFINE_float(
     "weight_decay", 5e-4, "Coefficient of 0.5 * |kernel|^2 in the loss.", lower_bound=0
 )
+flags.DEFINE_float(
+    "activation_weight_decay",
+    0.0,
+    "The same coefficient for the scalars of SmoothReLU and PSSiLU; which one the paper's "
+    "SmoothReLU had is unknown (0 in the released code, that of the kernels in its TPU ancestor).",
+    lower_bound=0,
+)
 flags.DEFINE_float("label_smoothing", 0.0, "Smoothing of the training labels.")
 flags.DEFINE_float(
     "ema_decay", 0.0, "Decay of the weight average; 0: none.", lower_bound=0, upper_bound=0.999999

@@ -93,7 +93,7 @@ def training_attack(recipe: Any) -> attacks.Attack:
         epsilon=epsilon,
         step_size=step_size,
         steps=recipe.attack_steps,
-        random_start=recipe.random_start,
+        random_start=recipe.random_start and 1 - recipe.clean_start,
         norm=recipe.norm,
         batch_norm=recipe.attack_batch_norm,
     )
@@ -159,6 +159,7 @@ def trainer(recipe: Any, info: datasets.Info, num_replicas: int) -> AdversarialT
     made.compile(
         optimizer(recipe, info.steps_per_epoch(recipe.batch_size)),
         weight_decay=recipe.weight_decay,
+        activation_weight_decay=recipe.activation_weight_decay,
         ema_decay=recipe.ema_decay,
         gradient_accumulation=recipe.gradient_accumulation,
         jit_compile=recipe.jit_compile,

@@ -7,6 +7,8 @@ from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.pgd import cross_entropy
 from sat_tf.objectives import Objective, adversarial_cross_entropy
 
+_ACTIVATION_SCALARS = ("smoothrelu_beta", "pssilu_a", "pssilu_b")
+
 
 class AdversarialTrainer(keras.Model):
     """Trains a network on the adversarial images that an attack finds for it.
@@ -58,6 +60,7 @@ class AdversarialTrainer(keras.Model):
         optimizer: keras.optimizers.Optimizer,
         *,
         weight_decay: float = 0.0,
+        activation_weight_decay: float = 0.0,
         ema_decay: float = 0.0,
         gradient_accumulation: int = 1,
         **options,
@@ -67,7 +70,8 @@ class AdversarialTrainer(keras.Model):
         Args:
           optimizer: any Keras optimiser.
           weight_decay: coefficient of `0.5 * |kernel|^2`, coupled (part of the loss), on kernels
-            only: not on biases, batch-norm scales or activation parameters.
+            only: not on biases and batch-norm scales.
+          activation_weight_decay: the same on the trained scalars of SmoothReLU and PSSiLU.
           ema_decay: d of the average `a <- d a + (1 - d) w` over all weights, batch-norm
             statistics included; 0 keeps none. The average is what is validated and exported.
           gradient_accumulation: number of equal pieces that a replica's batch is cut into;
@@ -79,6 +83,12 @@ class AdversarialTrainer(keras.Model):
         super().compile(optimizer=optimizer, **options)
         self.optimizer.build(self.network.trainable_variables)  # float16 has wrapped it
         self.weight_decay = weight_decay
+        self.activation_weight_decay = activation_weight_decay
+        if activation_weight_decay and not self._named(*_ACTIVATION_SCALARS):
+            raise ValueError(
+                f"activation_weight_decay is {activation_weight_decay}, but the network has no "
+                "trained activation; use it with smoothrelu or pssilu, or set it to 0"
+            )
         self.ema_decay = ema_decay
         self.gradient_accumulation = gradient_accumulation
         self.average = None
@@ -161,15 +171,18 @@ class AdversarialTrainer(keras.Model):
     def _share_of_global_mean(self, losses):
         # Keras sums gradients over replicas, so every share is divided by their number.
         loss = tf.reduce_mean(losses)
-        if self.weight_decay:
-            loss += self.weight_decay * tf.add_n(
-                [tf.nn.l2_loss(tf.cast(kernel, tf.float32)) for kernel in self._kernels()]
-            )
+        decays = (
+            (self.weight_decay, self._named("kernel")),
+            (self.activation_weight_decay, self._named(*_ACTIVATION_SCALARS)),
+        )
+        for decay, variables in decays:
+            if decay:
+                loss += decay * tf.add_n([tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in variables])
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return loss / (replicas * self.gradient_accumulation)
 
-    def _kernels(self):
-        return [v.value for v in self.network.trainable_variables if v.name.endswith("kernel")]
+    def _named(self, *endings):
+        return [v.value for v in self.network.trainable_variables if v.name.endswith(endings)]
 
     def _update_average(self):
         if self.average is None:

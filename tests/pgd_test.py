@@ -192,6 +192,21 @@ def test_random_start_fills_the_ball_evenly(norm):
         np.testing.assert_allclose(np.quantile(squared, [0.25, 0.5, 0.75]), [25, 50, 75], atol=3)
 
 
+def test_a_start_with_probability_is_clean_for_a_whole_batch_or_for_an_image():
+    images = tf.fill([4, 2, 2, 1], 100.0)
+    attack = PGD(epsilon=8, step_size=8, steps=1, random_start=0.75)
+    moved = [
+        (attack.start(images, tf.constant([n, 0])) != images).numpy().any((1, 2, 3))
+        for n in range(400)
+    ]
+    assert all(batch.all() or not batch.any() for batch in moved)
+    assert 0.68 < np.mean(moved) < 0.82  # three standard deviations of 400 draws
+    seeds = tf.stack([tf.range(400), tf.zeros([400], tf.int32)], 1)
+    images = tf.fill([400, 2, 2, 1], 100.0)
+    alone = (attack.start(images, seeds) != images).numpy().any((1, 2, 3))
+    assert 0.68 < np.mean(alone) < 0.82
+
+
 def test_a_sure_float16_network_is_attacked_as_its_float32_twin():
     network, weights = linear(num_classes=3)
     sure = [weights, np.array([60.0, 0, 0])]  # p of the others is 1e-26: nothing in float16

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import distribution
+from sat_tf import activations, distribution
 from sat_tf.attacks import PGD, identity, noise
 from sat_tf.trainer import AdversarialTrainer, adversarial_cross_entropy
 
@@ -122,6 +122,26 @@ def test_weight_decay_reaches_kernels_alone():
         # d/dw (0.5 * 0.5 * w^2) = 0.5 w, so one step leaves (1 - lr * 0.5) w.
         shrink = 1 - LEARNING_RATE * 0.5 if variable.name == "kernel" else 1.0
         np.testing.assert_allclose(variable.numpy(), shrink * before[variable.path], atol=1e-7)
+
+
+def test_activation_weight_decay_reaches_the_scalars_alone():
+    pixels = keras.Input((6, 6, 1))
+    x = activations.make("smoothrelu", name="act")(keras.layers.Flatten()(pixels))
+    net = keras.Model(pixels, keras.layers.Dense(3)(x))
+    before = {v.path: v.numpy() for v in net.trainable_variables}
+
+    def no_loss(network, images, adversarial, labels):
+        logits = network(adversarial, training=True)
+        return 0.0 * tf.reduce_sum(logits, axis=1), logits
+
+    trainer = AdversarialTrainer(net, identity, objective=no_loss)
+    trainer.compile(keras.optimizers.SGD(LEARNING_RATE), activation_weight_decay=0.5)
+    trainer.fit(dataset().take(1), verbose=0, shuffle=False)
+    for variable in net.trainable_variables:
+        shrink = 1 - LEARNING_RATE * 0.5 if variable.name == "smoothrelu_beta" else 1.0
+        np.testing.assert_allclose(variable.numpy(), shrink * before[variable.path], rtol=1e-6)
+    with pytest.raises(ValueError, match="no trained activation"):
+        AdversarialTrainer(network(), identity).compile("sgd", activation_weight_decay=0.5)
 
 
 def test_the_average_follows_its_formula_statistics_included():

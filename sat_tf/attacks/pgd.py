@@ -33,7 +33,9 @@ class PGD:
       epsilon: radius of the ball in pixels, at least 0.
       step_size: length of a step in pixels, above 0 (any value where epsilon is 0).
       steps: number of gradient steps, at least 1.
-      random_start: whether to start at a random point of the ball, else at the image.
+      random_start: whether to start at a random point of the ball, else at the image; a number
+        between 0 and 1 is the probability of the random start, drawn once a batch (once an image
+        where every image has its own seed). The released training class has 0.8.
       norm: "linf" or "l2".
       batch_norm: "inference" uses the moving statistics, as the released code; "batch" uses the
         batch's own, as the weight update does. Neither changes them.
@@ -48,7 +50,7 @@ class PGD:
         epsilon: float,
         step_size: float,
         steps: int,
-        random_start: bool = True,
+        random_start: bool | float = True,
         norm: str = "linf",
         batch_norm: str = "inference",
     ):
@@ -65,6 +67,8 @@ class PGD:
         self.epsilon = float(epsilon)
         self.step_size = float(step_size)
         self.steps = int(steps)
+        if not 0 <= random_start <= 1:
+            raise ValueError(f"random_start is {random_start}; give a probability from 0 to 1")
         self.random_start = random_start
         self.norm = geometry.check_norm(norm, ("linf", "l2"))
         self.batch_norm = batch_norm
@@ -108,7 +112,15 @@ class PGD:
             offset = noise.uniform(seed, images, -self.epsilon, self.epsilon)
         else:
             offset = self.epsilon * noise.unit_ball(seed, images)
+        if self.random_start < 1:
+            offset *= tf.cast(self._coin(seed) < self.random_start, tf.float32)
         return self.project(images + offset, images)
+
+    def _coin(self, seed):
+        seed = noise.fold_in(seed, 2)  # 0 and 1 are those of the offset
+        if seed.shape.rank == 1:
+            return tf.random.stateless_uniform([], seed)
+        return noise.uniform(seed, tf.zeros([tf.shape(seed)[0], 1, 1, 1]), 0.0, 1.0)
 
     def step(
         self, network: Callable[..., tf.Tensor], iterate: tf.Tensor, images: tf.Tensor, labels
