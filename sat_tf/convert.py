@@ -6,8 +6,6 @@ The output directory holds what the directory of a run holds: `network.keras`, p
 `metrics.json`; it appears whole or not at all. Only arrays are read, never code.
 """
 
-import dataclasses
-import hashlib
 import pathlib
 import tempfile
 from collections import defaultdict
@@ -15,117 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from absl import flags
 
-from sat_tf import activations, atomic, models, workdir
-from sat_tf.checkpoint_names import MODELS, RELEASES, Release, is_efficientnet
-from sat_tf.checkpoint_plan import Plan, Tensor, plan
+from sat_tf import atomic, models, workdir
+from sat_tf.released.choice import Choice, choose
+from sat_tf.released.plan import Plan, Tensor, plan
+from sat_tf.released.reader import Checkpoint
 
 CHANNEL_ORDERS = ("bgr", "rgb")
 NUM_CLASSES = 1000
-
-
-class Checkpoint:
-    """The arrays of a TensorFlow checkpoint.
-
-    Args:
-      prefix: its path without `.index` and `.data-00000-of-00001`.
-
-    Attributes:
-      tensors: shape and type of each array, by name.
-
-    Raises:
-      ValueError: it is not there or its index is damaged.
-    """
-
-    def __init__(self, prefix: str):
-        self.prefix = prefix
-        if not pathlib.Path(f"{prefix}.index").is_file():
-            raise ValueError(
-                f"there is no {prefix}.index; --checkpoint is the path of a checkpoint without "
-                ".index and .data-00000-of-00001"
-            )
-        try:
-            self._reader = tf.train.load_checkpoint(prefix)
-        except (tf.errors.OpError, RuntimeError, LookupError) as error:
-            raise ValueError(f"{prefix}.index is damaged: {error}") from error
-        types = self._reader.get_variable_to_dtype_map()
-        self.tensors = {
-            name: Tensor(tuple(shape), types[name].name)
-            for name, shape in sorted(self._reader.get_variable_to_shape_map().items())
-        }
-
-    def read(self, name: str) -> np.ndarray:
-        """Returns an array.
-
-        Raises:
-          ValueError: its data is missing or damaged, or holds what is not a finite number.
-        """
-        try:
-            values = self._reader.get_tensor(name)
-        except (tf.errors.OpError, RuntimeError, LookupError) as error:
-            raise ValueError(
-                f"tensor {name} of {self.prefix} cannot be read ({error}); fetch the file again"
-            ) from error
-        if not np.isfinite(values).all():
-            raise ValueError(f"tensor {name} of {self.prefix} holds values that are not finite")
-        return values
-
-    def sha256(self) -> dict[str, str]:
-        """Returns the hash of each of its files by the file's name."""
-        path = pathlib.Path(self.prefix)
-        data = [one for one in path.parent.iterdir() if one.name.startswith(f"{path.name}.data-")]
-        files = sorted([path.with_name(f"{path.name}.index"), *data])
-        return {one.name: _sha256(one) for one in files}
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What the checkpoint is taken for; `ema` is None where nothing says it."""
-
-    model: str
-    activation: str
-    image_size: int
-    channel_order: str
-    ema: bool | None
-
-    @property
-    def eval_resize(self) -> str:
-        """How the released evaluation of this family cuts its images."""
-        return "center_crop" if is_efficientnet(self.model) else "shorter_side"
-
-
-def choose(given: Any) -> Choice:
-    """Completes the flags by the released name, of the checkpoint or of its directory.
-
-    Args:
-      given: the parsed flags of `flags.convert`.
-
-    Raises:
-      ValueError: something is neither given nor known, or contradicts the name or the family.
-    """
-    name, release = _release(given.checkpoint)
-    model = given.model or (release and release.model)
-    if model not in MODELS:
-        raise ValueError(f"--model={model} is not one of: {', '.join(MODELS)}")
-    known = release or next(one for one in RELEASES.values() if one.model == model)
-    efficient = is_efficientnet(model)
-    activation = given.activation or (known.activation if release or efficient else None)
-    if activation is None:
-        raise ValueError(
-            "--activation is not given and the checkpoint's name is no released one: give the one "
-            "it was trained with, such as --activation=swish"
-        )
-    _refuse_contradictions(given, model, activation, name or model, known, bool(release))
-    return Choice(
-        model,
-        activation,
-        given.image_size or known.image_size,
-        given.channel_order or ("rgb" if efficient else "bgr"),
-        release.ema if release and given.ema is None else given.ema,
-    )
 
 
 def build(choice: Choice) -> keras.Model:
@@ -235,10 +131,7 @@ def main() -> None:
     write(directory, network, metadata(network, checkpoint, matched, choice))
     print(_summary(matched))
     print(_account(choice))
-    print(
-        f"{directory}: python -m sat_tf.evaluate --workdir={directory} "
-        f"--eval_resize={choice.eval_resize}"
-    )
+    print(f"{directory}: measure it with python -m sat_tf.evaluate --workdir={directory}")
 
 
 def _check_given(given):
@@ -249,40 +142,6 @@ def _check_given(given):
     if given.output is None:
         raise ValueError("--output is missing; give a new directory, or --list to write nothing")
     refuse_existing(pathlib.Path(given.output))
-
-
-def _refuse_contradictions(given, model, activation, name, known, released):
-    efficient, function = is_efficientnet(model), activations.parse(activation)[0]
-    if model != known.model:
-        raise ValueError(
-            f"--model={model} contradicts {name}, which is {known.model}; rename the checkpoint if "
-            "it is another"
-        )
-    if function != known.activation and (released or efficient):
-        raise ValueError(
-            f"--activation={activation} contradicts {name}, which has {known.activation}; leave "
-            "--activation out"
-        )
-    if given.channel_order == "bgr" and efficient:
-        raise ValueError(f"--channel_order=bgr does not apply to {model}, which takes RGB")
-    if given.ema and not efficient:
-        raise ValueError(f"--ema does not apply to {model}, which has no averaged weights")
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _release(prefix: str) -> tuple[str | None, Release | None]:
-    path = pathlib.Path(prefix)
-    for name in (path.name, path.parent.name):
-        if name in RELEASES:
-            return name, RELEASES[name]
-    return None, None
 
 
 def _summary(matched):

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import checkpoint_names, convert, models, networks
-from sat_tf.checkpoint_plan import Tensor, plan
+from sat_tf import convert, models, networks
 from sat_tf.evaluation import settings
+from sat_tf.released import names as released
+from sat_tf.released.choice import Choice, choose
+from sat_tf.released.plan import Tensor, plan
+from sat_tf.released.reader import Checkpoint
 
 RESNET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 B0_STAGES = (  # repeats, kernel, stride, expansion, filters
@@ -261,7 +265,7 @@ def network(smooth_run):
 
 @pytest.fixture(scope="module")
 def b0():
-    return convert.build(convert.Choice("efficientnet-b0", "swish", 64, "rgb", None))
+    return convert.build(Choice("efficientnet-b0", "swish", 64, "rgb", None))
 
 
 def weights_of(network):
@@ -293,7 +297,7 @@ def test_every_tensor_is_in_the_network_once(smooth_run, network):
 
 
 def test_rgb_order_leaves_the_first_kernel_as_it_is(smooth_run, network):
-    checkpoint = convert.Checkpoint(smooth_run.prefix)
+    checkpoint = Checkpoint(smooth_run.prefix)
     matched = convert.match(network, checkpoint.tensors, None)
     kernel, found = smooth_run.values["conv0/W"], {}
     for order in ("rgb", "bgr"):  # the other tests want the last
@@ -325,11 +329,11 @@ def test_metrics_tell_what_the_files_were_and_how_the_images_are_read(smooth_run
 
 
 def test_evaluation_takes_data_set_and_ball_from_the_converted_network(smooth_run):
-    names = "network dataset data_dir image_size epsilon norm json input_range"
+    names = "network dataset data_dir image_size eval_resize epsilon norm json input_range"
     flags = dict.fromkeys(names.split()) | {"split": "validation", "curve": []}
     chosen = settings.complete(types.SimpleNamespace(**flags, workdir=str(smooth_run.path)))
     assert (chosen.dataset, chosen.epsilon, chosen.norm) == ("imagenet2012", 4.0, "linf")
-    assert chosen.image_size == 64
+    assert (chosen.image_size, chosen.eval_resize) == (64, "shorter_side")
 
 
 def test_efficientnet_answers_as_the_released_graph(tmp_path, b0):
@@ -339,9 +343,7 @@ def test_efficientnet_answers_as_the_released_graph(tmp_path, b0):
     averaged = {f"{name}{end}": value for name, value in other.items()}
     beside = {"global_step": np.int64(1), "efficientnet-b0/head/dense/bias/RMSProp_1": raw[
         "efficientnet-b0/head/dense/bias"]}  # fmt: skip
-    checkpoint = convert.Checkpoint(
-        write_checkpoint(tmp_path / "model.ckpt-1", raw | averaged | beside)
-    )
+    checkpoint = Checkpoint(write_checkpoint(tmp_path / "model.ckpt-1", raw | averaged | beside))
     images = random_images(64)
     for ema, values, ending in ((False, raw, ""), (True, averaged, end)):
         matched = convert.match(b0, checkpoint.tensors, ema)
@@ -384,7 +386,7 @@ def test_names_are_those_of_the_saved_graphs(network, b0):
     ],
 )
 def test_names_of_larger_networks_are_those_of_the_saved_graphs(model, expected, count):
-    network = convert.build(convert.Choice(model, "swish", 64, "rgb", None))
+    network = convert.build(Choice(model, "swish", 64, "rgb", None))
     assert_names(model, weights_of(network), expected, count)
 
 
@@ -396,7 +398,7 @@ def assert_names(model, weights, expected, count):
 
 
 def test_the_released_l1_has_a_scope_of_its_own():
-    names = checkpoint_names.tensor_names("efficientnet-l1", ["logits/bias"], ema=True)
+    names = released.tensor_names("efficientnet-l1", ["logits/bias"], ema=True)
     expected = "efficientnet-bL1/head/dense/bias/ExponentialMovingAverage"
     assert names == {"logits/bias": expected}
 
@@ -511,7 +513,9 @@ def test_a_directory_that_holds_something_is_left_alone(smooth_run, monkeypatch)
     assert (smooth_run.path / "network.keras").stat() == before
 
 
-def test_a_full_disk_leaves_no_directory(network, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_directory(tmp_path, monkeypatch):
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -535,10 +539,10 @@ def test_list_prints_every_tensor_and_writes_nothing(smooth_run, network, monkey
 
 
 def test_released_names_say_what_they_hold(tmp_path):
-    assert len(checkpoint_names.RELEASES) == 24
-    for name, release in checkpoint_names.RELEASES.items():
+    assert len(released.RELEASES) == 24
+    for name, release in released.RELEASES.items():
         for prefix in (name, tmp_path / name / "model.ckpt-109474"):
-            chosen = convert.choose(given(checkpoint=str(prefix)))
+            chosen = choose(given(checkpoint=str(prefix)))
             assert chosen.model in models.NAMES
             assert (chosen.model, chosen.activation) == (release.model, release.activation)
             assert chosen.image_size == release.image_size
@@ -564,15 +568,15 @@ def test_released_names_say_what_they_hold(tmp_path):
 )
 def test_what_contradicts_the_name_or_the_family_is_refused(values, words):
     with pytest.raises(ValueError, match=words):
-        convert.choose(given(**{"checkpoint": "model", **values}))
+        choose(given(**{"checkpoint": "model", **values}))
 
 
 def test_a_name_of_its_own_takes_the_flags(tmp_path):
     values = {"model": "resnet50", "activation": "silu", "image_size": 299, "channel_order": "rgb"}
-    chosen = convert.choose(given(checkpoint=str(tmp_path / "model"), **values))
-    assert chosen == convert.Choice("resnet50", "silu", 299, "rgb", None)
-    chosen = convert.choose(given(checkpoint="model", model="efficientnet-b3"))
-    assert chosen == convert.Choice("efficientnet-b3", "swish", 300, "rgb", None)
+    chosen = choose(given(checkpoint=str(tmp_path / "model"), **values))
+    assert chosen == Choice("resnet50", "silu", 299, "rgb", None)
+    chosen = choose(given(checkpoint="model", model="efficientnet-b3"))
+    assert chosen == Choice("efficientnet-b3", "swish", 300, "rgb", None)
 
 
 def start(*arguments):
@@ -606,7 +610,7 @@ def test_a_converted_network_is_evaluated_and_exported(tmp_path):
         ("sat_tf.convert", f"--checkpoint={prefix}", "--image_size=64", f"--output={run_path}"),
         (
             "sat_tf.evaluate", f"--workdir={run_path}", f"--dataset=folder:{images}",
-            "--eval_resize=shorter_side", "--attacks=pgd-2",
+            "--attacks=pgd-2",
         ),
         ("export.saved_model", f"--workdir={run_path}", f"--directory={tmp_path / 'serving'}"),
     )  # fmt: skip

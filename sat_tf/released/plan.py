@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sat_tf.checkpoint_names import AVERAGED, some, tensor_names, why_ignored
+from sat_tf.released.names import AVERAGED, some, tensor_names, why_ignored
 
 
 class Tensor(NamedTuple):
@@ -111,7 +111,7 @@ def plan(
     """Gives every weight its tensor; `Plan.check` tells whether all fits.
 
     Args:
-      model: one of `checkpoint_names.MODELS`.
+      model: one of `names.MODELS`.
       weights: shape of each weight of the network, by its path.
       tensors: all that the checkpoint holds, by name.
       ema: take the averaged weights, of which the others are then ignored, or the other way round;
