@@ -80,6 +80,7 @@ class Served:
         self.output_shape = tuple(outputs[self._output].shape)
         # A signature lists its variables in the order of the graph.
         self.variables = tuple(sorted(signature.variables, key=lambda variable: variable.name))
+        self.trainable_variables = tuple(one for one in self.variables if one.trainable)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [N, classes].
@@ -103,6 +104,7 @@ class Adapted:
     def __init__(self, network: Any, prepare: Callable[[tf.Tensor], tf.Tensor]):
         self.network, self.prepare = network, prepare
         self.name, self.variables = network.name, network.variables
+        self.trainable_variables = network.trainable_variables
         self.input_shape, self.output_shape = network.input_shape, network.output_shape
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -196,7 +198,7 @@ def _call(source):
     module_name, _, function_name = source.partition(":")
     try:
         network = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"network {source!r} cannot be made: {error}") from error
     if not isinstance(network, keras.Model):
         raise ValueError(

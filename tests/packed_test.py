@@ -187,6 +187,18 @@ def test_only_candidates_are_attacked(network, images, labels):
     np.testing.assert_array_equal(work.steps > 0, candidates)
 
 
+@pytest.mark.parametrize("images", [1, 2, 31, 128, 129, 256, 257, 1000])
+def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
+    slots = passes.balanced_slots(images, 128)
+    rounds = -(-images // slots)
+    assert 1 <= slots <= 128
+    assert rounds == -(-images // 128)
+    assert rounds * slots - images < rounds  # not one slot too many in any round
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    shared = passes.balanced_slots(images, 128, strategy)
+    assert shared % 2 == 0 and slots <= shared <= slots + 1
+
+
 def test_projection_rounding_stays_below_the_tolerance_and_an_escape_does_not():
     rng = np.random.default_rng(0)
     clean = rng.uniform(0, 255, (200, 8, 8, 3)).astype(np.float32)

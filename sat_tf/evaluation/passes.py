@@ -150,7 +150,8 @@ class Runner:
         engine = Packed(
             self.network,
             work.attack,
-            self.stream.batch_size,
+            # Of all candidates, those done before included: a resumed run has the same slots.
+            balanced_slots(int(candidates.sum()), self.stream.batch_size, self.strategy),
             extras=("wrong",) if work.wrong.shape[1] else (),
             strategy=self.strategy,
             watch=watch,
@@ -217,6 +218,25 @@ class Runner:
         work.distance[index] = distance
         if work.wrong.shape[1]:
             work.wrong[index] = verdict.extras["wrong"]
+
+
+def balanced_slots(
+    num_images: int, at_most: int, strategy: tf.distribute.Strategy | None = None
+) -> int:
+    """Returns how many slots some images fill evenly, at most so many.
+
+    Images that stand take all steps, so they leave in rounds; 130 images in 128 slots would take a
+    second round for two of them. 65 slots take two rounds as well, at half the cost.
+
+    Args:
+      num_images: on their way.
+      at_most: slots that there may be.
+      strategy: replicas that share the slots evenly, or None.
+    """
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    rounds = max(1, -(-num_images // at_most))
+    slots = max(1, -(-num_images // rounds))
+    return -(-slots // replicas) * replicas
 
 
 def assert_inside(verdict: Verdict, name: str, epsilon: float, norm: str) -> float:
