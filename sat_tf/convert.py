@@ -117,8 +117,8 @@ def main() -> None:
     """Converts the checkpoint that the flags name, or lists it."""
     given = flags.FLAGS
     _check_given(given)
-    choice = choose(given)
     checkpoint = Checkpoint(given.checkpoint)
+    choice = choose(given)
     network = build(choice)
     matched = match(network, checkpoint.tensors, choice.ema)
     if given.list:

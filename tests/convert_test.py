@@ -554,8 +554,8 @@ def test_released_names_say_what_they_hold(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "--model=None is not one of: resnet50"),
-        ({"model": "resnet18"}, "--model=resnet18 is not one of: resnet50"),
+        ({}, "--model is not given and model is no released name; use one of: resnet50"),
+        ({"model": "resnet18"}, "--model=resnet18 is not known; use one of: resnet50"),
         ({"model": "resnet50"}, "--activation is not given"),
         ({"model": "resnet50", "activation": "swosh"}, "unknown activation 'swosh'"),
         ({"model": "efficientnet-b0", "activation": "relu"}, "=relu contradicts efficientnet-b0"),

@@ -36,7 +36,10 @@ def choose(given: Any) -> Choice:
     name, release = _release(given.checkpoint)
     model = given.model or (release and release.model)
     if model not in MODELS:
-        raise ValueError(f"--model={model} is not one of: {', '.join(MODELS)}")
+        came = f"--model={model} is not known"
+        if model is None:
+            came = f"--model is not given and {given.checkpoint} is no released name"
+        raise ValueError(f"{came}; use one of: {', '.join(MODELS)}")
     known = release or next(one for one in RELEASES.values() if one.model == model)
     efficient = is_efficientnet(model)
     activation = given.activation or (known.activation if release or efficient else None)
