@@ -18,37 +18,26 @@ RADII = {"linf": 4.0, "l2": 15.0, "l1": 60.0}
 SEED = tf.constant([3, 4])
 
 
-def smooth_network(seed=0, hidden=7, num_classes=4):
-    """Returns a small tanh network, and its loss and gradient for one image in float64."""
-    rng = np.random.default_rng(seed)
-    first = rng.normal(size=(linear_network.DIMENSION, hidden)) / 100
-    second = rng.normal(size=(hidden, num_classes))
+class ScriptedNetwork:
+    """Answers the k-th call with given DLR losses and given directions of their gradients.
 
-    def network(images, training=False):
-        flat = tf.reshape(images, [-1, linear_network.DIMENSION])
-        return tf.tanh(flat @ tf.constant(first, tf.float32)) @ tf.constant(second, tf.float32)
+    Three logits of label 0, whose first and third are 1 apart, so that the ratio is the loss.
+    """
 
-    def evaluate(image, label, loss):
-        inner = np.tanh(image @ first)
-        z = inner @ second
-        order = np.argsort(-z)
-        if loss == "ce":
-            exp = np.exp(z - z.max())
-            value = np.log(exp.sum()) - (z - z.max())[label]
-            slope = exp / exp.sum() - np.eye(num_classes)[label]
-        else:
-            other = order[0] if order[0] != label else order[1]
-            spread = z[order[0]] - z[order[2]] + 1e-12
-            value = -(z[label] - z[other]) / spread
-            eye = np.eye(num_classes)
-            slope = (eye[other] - eye[label] - value * (eye[order[0]] - eye[order[2]])) / spread
-        return value, first @ ((1 - inner**2) * (second @ slope)), order[0] != label
+    def __init__(self, losses, gradients):
+        self.losses = tf.constant(losses, tf.float32)
+        self.gradients = tf.constant(gradients, tf.float32)
+        self.step = tf.Variable(0)
 
-    return network, evaluate
+    def __call__(self, images, training=False):
+        loss, gradient = self.losses[self.step], self.gradients[self.step]
+        slope = tf.reduce_sum(gradient * (images - tf.stop_gradient(images)), [1, 2, 3])
+        zeros = tf.zeros_like(loss)
+        return tf.stack([-loss - slope, zeros, tf.maximum(-loss, 0.0) - 1.0], 1)
 
 
-def oracle_run(evaluate, image, start, label, epsilon, norm, loss, iterations):
-    """Runs APGD on one flat image, as the paper writes it; yields the points it evaluates."""
+def oracle_run(losses, gradients, image, start, epsilon, norm, iterations=100):
+    """Runs APGD on one flat image, as the paper writes it; returns the points it evaluates."""
 
     def project(point):
         delta = point - image
@@ -61,64 +50,62 @@ def oracle_run(evaluate, image, start, label, epsilon, norm, loss, iterations):
     def direction(gradient):
         return np.sign(gradient) if norm == "linf" else gradient / np.linalg.norm(gradient)
 
-    checkpoints, fraction, step = [0, 0.22], 0.22, 0.22
+    fraction, gap, checkpoints = 0.22, 0.22, [0, 22]
     while fraction < 1:
-        step = max(step - 0.03, 0.06)
-        fraction += step
-        checkpoints.append(fraction)
-    checkpoints = [int(round(f * iterations)) for f in checkpoints]  # exact for n = 100
-    value, gradient, _ = evaluate(start, label, loss)
-    best_value, best, best_gradient = value, start, gradient
+        gap = max(gap - 0.03, 0.06)
+        fraction += gap
+        checkpoints.append(round(fraction * iterations))  # exact for 100 iterations
+    best_loss, best, best_gradient = losses[0], start, gradients[0]
     # The first comparison is with 0: a known quirk of the reference implementation.
-    values, size, last_best, was_halved = [0.0], 2 * epsilon, value, True
+    history, size, last_best, was_halved = [0.0], 2 * epsilon, losses[0], True
     point = before = start
-    yield start
+    gradient, points = gradients[0], [start]
     for k in range(1, iterations + 1):
         ahead = project(point + size * direction(gradient))
         if k > 1:
             ahead = project(point + 0.75 * (ahead - point) + 0.25 * (point - before))
-        before, point = point, ahead
-        yield point
-        value, gradient, _ = evaluate(point, label, loss)
-        values.append(value)
-        if value > best_value:
-            best_value, best, best_gradient = value, point, gradient
+        before, point, gradient = point, ahead, gradients[k]
+        points.append(point)
+        history.append(losses[k])
+        if losses[k] > best_loss:
+            best_loss, best, best_gradient = losses[k], point, gradient
         if k in checkpoints:
             window = k - checkpoints[checkpoints.index(k) - 1]
-            rises = sum(values[j] > values[j - 1] for j in range(k - window + 1, k + 1))
-            halve = rises <= 0.75 * window or (not was_halved and best_value == last_best)
-            last_best, was_halved = best_value, halve
+            rises = sum(history[j] > history[j - 1] for j in range(k - window + 1, k + 1))
+            halve = rises <= 0.75 * window or (not was_halved and best_loss == last_best)
+            last_best, was_halved = best_loss, halve
             if halve:
                 size, point, gradient = size / 2, best, best_gradient
+    return np.array(points)
 
 
-def trajectory(attack, network, images, labels, seeds):
-    """Returns the points that the attack evaluates, [steps, N, ...]."""
-    state = attack.start(images, labels, seeds, network(images))
-    step = tf.function(lambda state: attack.step(network, state))
-    points = []
-    for _ in range(attack.num_steps):
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_iterates_are_those_of_the_paper_step_by_step(norm):
+    # Losses and gradients are given, so rounding decides no comparison and no sign.
+    count, epsilon, rng = 40, RADII[norm], np.random.default_rng(0)
+    images = linear_network.images(count, low=0.0, high=255.0)
+    # Walks that rise about three times in four, where halving is a close call, with ties.
+    walks = np.cumsum(rng.choice([1, 0, -2], (101, count), p=[0.78, 0.07, 0.15]), 0)
+    losses = np.clip((walks - rng.integers(5, 90, count)) / 128, -0.99, 0.99)
+    losses[:, :4] = losses[:1, :4]  # constant: nothing but ties
+    losses[:, 4] = [0.75, *np.linspace(-0.75, 0.5, 100)]  # rises, but never above the start
+    gradients = rng.normal(size=(101, *images.shape))
+    network = ScriptedNetwork(losses, gradients)
+    attack = APGD(epsilon=epsilon, norm=norm, loss="dlr")
+    seeds = tf.random.stateless_uniform([count, 2], [1, 2], None, None, tf.int32)
+    state = attack.start(images, np.zeros(count, np.int32), seeds, None)
+    step, points = tf.function(lambda state: attack.step(network, state)), []
+    for k in range(attack.num_steps):
+        network.step.assign(k)
         points.append(state["iterate"].numpy())
         state = step(state)
-    return np.stack(points), state
-
-
-@pytest.mark.parametrize("loss", ["ce", "dlr"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_iterates_are_those_of_the_paper_step_by_step(norm, loss):
-    network, evaluate = smooth_network()
-    images = linear_network.images(4, low=0.0, high=255.0)
-    labels = np.argmax(network(images), 1).astype(np.int32)
-    attack = APGD(epsilon=RADII[norm], norm=norm, loss=loss)
-    seeds = tf.constant([[1, 2], [3, 4], [5, 6], [7, 8]])
-    points, _ = trajectory(attack, network, images, labels, seeds)
-    for n, label in enumerate(labels):
-        image = images[n].ravel().astype(np.float64)
-        start = points[0, n].ravel().astype(np.float64)
-        expected = oracle_run(evaluate, image, start, label, RADII[norm], norm, loss, 100)
-        for k, point in enumerate(expected):
-            # float32 against float64 over 100 dependent steps; a wrong rule moves whole pixels
-            np.testing.assert_allclose(points[k, n].ravel(), point, atol=0.1, err_msg=f"{n} {k}")
+    points = np.reshape(points, [101, count, -1])
+    for n in range(count):
+        arguments = losses[:, n], gradients[:, n].reshape(101, -1), images[n].ravel().astype(float)
+        expected = oracle_run(*arguments, points[0, n].astype(float), epsilon, norm)
+        np.testing.assert_allclose(points[:, n], expected, atol=2e-3, err_msg=str(n))
+    halvings = np.log2(2 * epsilon / state["step_size"].numpy())
+    assert len(np.unique(halvings)) >= 4  # the images differ in when they were halved
 
 
 def test_checkpoints_of_a_hundred_iterations_are_those_of_the_paper():
@@ -149,11 +136,12 @@ def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(loss, num
     attack = APGD(epsilon=epsilon, norm=norm, loss=loss, num_targets=num_targets, wide=norm == "l1")
     adversarial = tf.function(attack)(network, images, labels, SEED)
     broken = network.labels(adversarial) != labels
-    certain = np.abs(distances / epsilon - 1) > 0.02
-    assert 10 < certain.sum() and broken[certain].any() and not broken[certain].all()
-    near = distances < epsilon
-    # Nothing beyond the radius can break; nothing within it may stand.
-    np.testing.assert_array_equal(broken[certain], near[certain])
+    assert broken.any() and not broken.all()
+    # Nothing beyond the radius can break; nothing well within it may stand. In L1 a step moves two
+    # coordinates at least, which in 24 dimensions costs a part of what the best one would give.
+    well_within = distances < epsilon * (0.75 if norm == "l1" else 0.98)
+    assert not broken[distances > epsilon * 1.001].any()
+    assert well_within.sum() > 3 and broken[well_within].all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -168,7 +156,8 @@ def test_on_a_linear_network_the_loss_reaches_its_optimum(norm):
     for n, label in enumerate(labels):
         weights = network.weights[:, 1 - label] - network.weights[:, label]
         best = linear_network.largest_gain(weights, images[n].ravel(), epsilon, norm)
-        assert moved[n, 1 - label] - moved[n, label] == pytest.approx(best, rel=0.01)
+        gain = moved[n, 1 - label] - moved[n, label]
+        assert best * (0.75 if norm == "l1" else 0.99) <= gain <= best * 1.001
 
 
 @functools.cache
@@ -228,6 +217,22 @@ def test_epsilon_zero_returns_the_image(norm):
     attack = APGD(epsilon=0.0, norm=norm, iterations=10)
     adversarial = attack(network, images, network.labels(images), SEED)
     np.testing.assert_allclose(adversarial, images, atol=2e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10000), radius=st.floats(0.0, 3000.0), spread=st.floats(0.1, 400.0))
+def test_l1_projection_is_the_nearest_point_of_ball_and_range(seed, radius, spread):
+    rng = np.random.default_rng(seed)
+    center = linear_network.images(1, seed=seed, low=0.0, high=255.0)
+    point = (center + spread * rng.normal(size=center.shape)).astype(np.float32)
+    nearest = geometry.project(point, center, radius, "l1").numpy().astype(np.float64)
+    assert nearest.min() >= -1e-4 and nearest.max() <= 255 + 1e-4
+    assert linear_network.sizes(nearest - center, "l1")[0] <= radius * (1 + 1e-5) + 1e-3
+    # A point of a convex set is the nearest one if no other lies further along the residual.
+    residual = (point - nearest).ravel()
+    furthest = linear_network.largest_gain(residual, center.ravel().astype(float), radius, "l1")
+    reached = residual @ (nearest - center).ravel()
+    assert reached >= furthest - 1e-4 * (1 + np.abs(residual).max()) * (1 + radius)
 
 
 def test_targets_are_the_runners_up_of_the_clean_image_in_turn():

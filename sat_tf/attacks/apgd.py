@@ -261,14 +261,13 @@ def sparse_direction(gradient: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
     Args:
       gradient: float32 [N, H, W, C].
-      share: the share of the coordinates to keep, float32 [N], rounded to a number of at least 1.
+      share: the share of the coordinates to keep, float32 [N], rounded up; one at least is kept.
 
     Source: Croce and Hein, arXiv 2103.01208, section 3.2.
     """
     size = tf.reshape(tf.abs(gradient), [tf.shape(gradient)[0], -1])
     dimension = tf.shape(size)[1]
-    # Rounded, or a support of two coordinates could never shrink to the best one.
-    kept = tf.cast(tf.round(share * tf.cast(dimension, tf.float32)), tf.int32)
+    kept = tf.cast(tf.math.ceil(share * tf.cast(dimension, tf.float32)), tf.int32)
     order = tf.sort(size, 1, "DESCENDING")
     smallest = tf.gather(order, tf.clip_by_value(kept - 1, 0, dimension - 1), batch_dims=1)
     signs = tf.where(tf.abs(gradient) >= geometry.per_image(smallest), tf.sign(gradient), 0.0)
