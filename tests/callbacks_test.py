@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
+from sat_tf import distribution
 from sat_tf.callbacks import PictureGrid, Progress, StopOnNaN, TensorBoard, curves, pictures
 
 STEPS, BATCH = 4, 8
@@ -440,7 +441,7 @@ def test_only_the_chief_writes(tmp_path):
 
 
 def test_two_replicas_write_like_one(tmp_path):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with distribution.strategy("mirrored").scope():
         trainer = compiled(Scale(name="scale"))
     records = Records()
     board = TensorBoard(tmp_path, batch_size=BATCH, every_steps=4)

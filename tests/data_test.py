@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from sklearn import datasets
 
-from sat_tf import data
+from sat_tf import data, distribution
 from sat_tf.data import augment, order
 
 
@@ -160,7 +160,7 @@ def test_bad_arguments_are_refused_with_what_is_possible(arguments, message):
 
 
 def test_two_replicas_together_see_the_batch_of_one():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.strategy("mirrored")
     batches = data.load("digits", "train", batch_size=64, training=True, augment="crop_flip")
     images, labels = stream(5, augment="crop_flip")
     for step, (their_images, their_labels) in zip(
@@ -174,7 +174,7 @@ def test_two_replicas_together_see_the_batch_of_one():
 
 
 def test_two_replicas_count_every_image_of_an_evaluation_part():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.strategy("mirrored")
     batches = data.load("digits", "test", batch_size=100)  # 3 full ones and 59
     seen = [
         part

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sat_tf import distribution
 from sat_tf.attacks import losses, noise, stepped
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.evaluation import passes
@@ -92,7 +93,7 @@ def test_verdicts_depend_neither_on_the_slots_nor_on_the_order(network, images, 
 
 def test_two_replicas_give_the_verdicts_of_one(network, images, labels):
     _, reference = run(network, images, labels, 8)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.strategy("mirrored")
     with strategy.scope():
         mirrored = keras.models.clone_model(network)
     mirrored.set_weights(network.get_weights())
@@ -194,7 +195,7 @@ def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
     assert 1 <= slots <= 128
     assert rounds == -(-images // 128)
     assert rounds * slots - images < rounds  # not one slot too many in any round
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.strategy("mirrored")
     shared = passes.balanced_slots(images, 128, strategy)
     assert shared % 2 == 0 and slots <= shared <= slots + 1
 
