@@ -39,7 +39,7 @@ def pgd1_step(
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = _resnet18(nn, images.shape[-1], width, activation, num_classes)
+    network = resnet18(nn, images.shape[-1], width, activation, num_classes)
     network = network.to(device, memory_format=torch.channels_last)
     found = sum(parameter.numel() for parameter in network.parameters())
     if found != num_parameters:
@@ -70,7 +70,8 @@ def pgd1_step(
     return step
 
 
-def _resnet18(nn, channels, width, activation, num_classes):
+def resnet18(nn, channels: int, width: int, activation: str, num_classes: int):
+    """Makes the network; `nn` is `torch.nn`."""
     activate = {"swish": nn.SiLU, "relu": nn.ReLU}[activation]
 
     class Block(nn.Module):
