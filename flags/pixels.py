@@ -4,6 +4,8 @@ import math
 
 from absl import flags
 
+flags.disclaim_key_flags()  # a flag belongs to the theme that calls define, so --help shows it
+
 
 class PixelsParser(flags.ArgumentParser):
     """Reads a length in pixels of images that span 0-255; in L2 it may exceed 255."""

@@ -2,7 +2,9 @@
 
 from absl import flags
 
-flags.DEFINE_string("workdir", "runs/digits", "Directory that holds the whole state of the run.")
+flags.DEFINE_string(
+    "workdir", None, "Directory that holds the whole state of the run; default: runs/DATASET."
+)
 flags.DEFINE_bool("overwrite", False, "Delete what the workdir holds and start again.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and attacks.")
 flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")

@@ -8,7 +8,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate, for the global batch as it is.")
 flags.DEFINE_string("schedule", "one_cycle", "constant, step, cosine or one_cycle.")
-flags.DEFINE_float("warmup_epochs", 2.0, "Epochs of linear warm-up from 0.", lower_bound=0)
+flags.DEFINE_float(
+    "warmup_epochs",
+    None,
+    "Epochs of linear warm-up from 0; default: 2, or a quarter of the epochs if that is shorter.",
+    lower_bound=0,
+)
 flags.DEFINE_multi_float("boundary", [], "Epoch at which the schedule 'step' falls; repeatable.")
 flags.DEFINE_float("factor", 0.1, "What the schedule 'step' multiplies the rate by.", lower_bound=0)
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", lower_bound=0, upper_bound=1)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import pathlib
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -188,6 +189,11 @@ def _load_file(path):
 
     if not path.is_file():
         raise ValueError(f"{path} is not there; give a run that has finished, or a .keras file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} cannot be loaded as a Keras model: it is damaged or no .keras file "
+            f"({path.stat().st_size:,} bytes); copy it again or train again"
+        )
     try:
         return keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as error:

@@ -124,11 +124,14 @@ def optimizer(recipe: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
             f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
             "at least one --boundary=EPOCH, the others none"
         )
+    warmup_epochs = recipe.warmup_epochs
+    if warmup_epochs is None:
+        warmup_epochs = min(2, recipe.epochs / 4)
     schedule = schedules.Schedule(
         recipe.schedule,
         peak=recipe.learning_rate,
         num_steps=recipe.epochs * steps_per_epoch,
-        warmup_steps=math.ceil(recipe.warmup_epochs * steps_per_epoch),
+        warmup_steps=math.ceil(warmup_epochs * steps_per_epoch),
         boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
         factor=recipe.factor,
     )

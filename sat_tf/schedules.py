@@ -50,7 +50,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         if not 0 <= warmup_steps < num_steps:
             raise ValueError(
                 f"the warm-up takes {warmup_steps} of {num_steps} steps; make it shorter than "
-                "the run"
+                "the run (fewer warm-up epochs or more epochs)"
             )
         if list(boundaries) != sorted(set(boundaries)):
             raise ValueError(f"boundaries are {boundaries}; give increasing, different numbers")

@@ -23,11 +23,13 @@ for _theme in (attack, data, method, model, run, training):
 def train() -> None:
     """Reads the flags, builds the parts, fits them and tests the result."""
     set_up_process()
-    if FLAGS.epsilon is None:
-        FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
     if FLAGS.download:
         datasets.download(FLAGS.dataset, FLAGS.data_dir)
     info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
+    if FLAGS.epsilon is None:
+        FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
+    if FLAGS.workdir is None:
+        FLAGS.workdir = f"runs/{pathlib.Path(FLAGS.dataset.removeprefix('folder:')).name}"
     strategy = distribution.strategy(FLAGS.strategy)
     with strategy.scope():
         trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)

@@ -39,7 +39,12 @@ def claim(
         listed), or one that is going on.
     """
     path = pathlib.Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the directory {path}: {error.strerror}; give another --workdir"
+        ) from error
     with open(path / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
