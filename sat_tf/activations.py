@@ -282,14 +282,64 @@ class PSSiLU(keras.layers.Layer):
 
     Source: Dai et al. 2021. The paper trains one pair for the whole network: hand the same layer
     to every site, as `factory("pssilu")` does. `make("pssilu")` is a pair of its own.
+
+    Args:
+      a: initial value, above 0.
+      b: initial value, above 0 and not 1.
+      pair: that of another layer; default a new one.
     """
 
-    def __init__(self, a: float = 1.0, b: float = 1e-8, **kwargs):
+    def __init__(self, a: float = 1.0, b: float = 1e-8, pair: "PSSiLUPair | None" = None, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.initial = {"a": a, "b": b}
+        self.shared = pair is not None
+        self.pair = pair or PSSiLUPair(a, b, name="pair")
+
+    def twin(self) -> "PSSiLU":
+        """Makes another layer with the same pair, for a model that is nested in this one's.
+
+        A Keras file cannot hold a layer that is called in both.
+        """
+        self.shared = True
+        return PSSiLU(**self.initial, pair=self.pair, name=self.name, dtype=self.dtype_policy)
 
     def build(self, input_shape):
+        if not self.pair.built:
+            self.pair.build()
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        a, b = (tf.abs(tf.reshape(weight, [])) for weight in (self.pair.a, self.pair.b))
+        return pssilu(inputs, a, b)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self) -> dict:
+        config = {**super().get_config(), **self.initial}
+        if self.shared:
+            # Of equal numbers Keras makes one object, but it writes none into nested models.
+            pair = keras.saving.serialize_keras_object(self.pair)
+            config["pair"] = {**pair, "shared_object_id": id(self.pair)}
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict) -> "PSSiLU":
+        if "pair" in config:
+            pair = keras.saving.deserialize_keras_object(config["pair"])
+            config = {**config, "pair": pair}
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="sat_tf")
+class PSSiLUPair(keras.layers.Layer):
+    """Holds the trained scalars of `PSSiLU`, float32 whatever the layers compute in."""
+
+    def __init__(self, a: float, b: float, **kwargs):
+        super().__init__(**kwargs)
+        self.initial = {"a": a, "b": b}
+
+    def build(self, input_shape=None):
         self.a, self.b = (
             self.add_weight(
                 name=f"pssilu_{name}",
@@ -299,13 +349,6 @@ class PSSiLU(keras.layers.Layer):
             )
             for name, value in self.initial.items()
         )
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        a, b = (tf.abs(tf.reshape(weight, [])) for weight in (self.a, self.b))
-        return pssilu(inputs, a, b)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self) -> dict:
         return {**super().get_config(), **self.initial}

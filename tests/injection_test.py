@@ -116,13 +116,40 @@ def test_every_site_has_its_own_trained_scalar():
     assert len(set(scalars)) == len(SITES)
 
 
-def test_pssilu_shares_one_pair_over_the_network():
-    inputs = keras.Input((4,))
-    x = inputs
-    for _ in range(3):
-        x = layers.Dense(4, activation="relu")(x)
-    injected = inject(keras.Model(inputs, x), "pssilu")
-    assert [w.name for w in injected.weights if "pssilu" in w.name] == ["pssilu_a", "pssilu_b"]
+@pytest.mark.parametrize("first_part", ["layers", "a nested model"])
+def test_pssilu_shares_one_pair_over_the_network_also_after_a_file(first_part, tmp_path, images):
+    network = _randomise(_network())
+    if first_part == "a nested model":
+        inputs = keras.Input((8, 8, 3))
+        logits = layers.Dense(3, activation="relu", name="last")(network(inputs))
+        network = _randomise(keras.Model(inputs, logits))
+    injected = inject(network, "pssilu")
+    assert len(injected.trainable_variables) == len(network.trainable_variables) + 2
+    injected.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    loaded.save(tmp_path / "again.keras")
+    again = keras.models.load_model(tmp_path / "again.keras")
+    np.testing.assert_array_equal(again(images), injected(images))
+    for shared in (injected, loaded, again):
+        a, b = (w for w in shared.trainable_variables if "pssilu" in w.name)
+        a.assign([1e6])  # where the function is ReLU
+        b.assign([0.0])
+        np.testing.assert_allclose(shared(images), network(images), rtol=1e-5, atol=1e-6)
+
+
+def test_pssilu_in_a_sequential_network_survives_a_file_with_all_its_sites(tmp_path):
+    hidden = [layers.Dense(4, activation="relu") for _ in range(3)]
+    network = _randomise(keras.Sequential([keras.Input((4,)), *hidden, layers.Dense(2)]))
+    injected = inject(network, "pssilu:a=3,b=0.2")
+    assert len(injected.trainable_variables) == len(network.trainable_variables) + 2
+    injected.save(tmp_path / "network.keras")
+    x = expected = np.random.default_rng(1).normal(size=(5, 4))
+    for layer in hidden:
+        y = expected @ layer.kernel.numpy() + layer.bias.numpy()
+        expected = y * (1 / (1 + np.exp(-3 * y)) - 0.2) / 0.8
+    expected = expected @ network.layers[-1].kernel.numpy() + network.layers[-1].bias.numpy()
+    for model in (injected, keras.models.load_model(tmp_path / "network.keras")):
+        np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from sat_tf import models
+from sat_tf.callbacks import curves
 
 SMALL = ("resnet8", "resnet18", "preactresnet18", "wrn-10-1")
 
@@ -112,9 +113,33 @@ def test_a_spec_reaches_every_site_as_a_layer_of_its_own(name):
         np.testing.assert_allclose(layer(x), x / (1 + np.exp([2.0, -0.5])), rtol=1e-5)
 
 
-def test_a_trainable_pair_meant_for_the_whole_network_is_shared_by_its_sites():
-    paths = [w.path for w in build("resnet8", "pssilu").trainable_weights if "pssilu" in w.path]
-    assert len(paths) == 2
+def as_relu(network):
+    """Moves PSSiLU's only pair to where the function is ReLU."""
+    (a, b) = [w for w in network.trainable_variables if "pssilu" in w.name]
+    a.assign([1e6])
+    b.assign([0.0])
+    return network
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
+def test_one_pair_of_pssilu_rules_every_site_also_after_a_file_and_a_clone(name, tmp_path):
+    relu, network = build(name, "relu"), build(name, "pssilu")
+    assert len(network.trainable_variables) == len(relu.trainable_variables) + 2
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    clone = keras.models.clone_model(network)
+    pixels = tf.random.uniform((2, 8, 8, 3), 0, 255)
+    np.testing.assert_array_equal(loaded(pixels), network(pixels))
+    for shared in (network, loaded, clone):
+        assert len(shared.trainable_variables) == len(network.trainable_variables)
+        weights = [w.numpy() for w in as_relu(shared).weights if "pssilu" not in w.name]
+        relu.set_weights(weights)
+        np.testing.assert_allclose(shared(pixels), relu(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_tensorboard_finds_the_shared_pair_of_pssilu_once():
+    (layer,) = curves.activation_layers(build("resnet8", "pssilu"))
+    assert [w.name for w in layer.trainable_weights] == ["pssilu_a", "pssilu_b"]
 
 
 @pytest.mark.parametrize("name", SMALL)
