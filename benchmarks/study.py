@@ -1,0 +1,126 @@
+"""Does smooth win? `python -m benchmarks.study --seeds=0,1,2 --results=docs/results/study`
+
+Trains a small network on CIFAR-10 for every row of the paper's activation study and of its
+gradient-quality study, with several seeds; attacks each on the test images; writes the table and a
+picture. A run whose result is there is not repeated, so a study that was stopped goes on.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+
+from benchmarks import study_table
+from sat_tf import atomic
+
+RECIPE = "flags/recipes/cifar10_study.flags"
+# The derivative of the gradient-quality rows, as in the paper.
+SMOOTH = "parametric_softplus:alpha=10"
+ROWS = {
+    "relu": ("--activation=relu",),
+    "swish": ("--activation=swish",),
+    "relu_better_attack_gradient": ("--activation=relu", f"--attack_gradient={SMOOTH}"),
+    "relu_better_update_gradient": ("--activation=relu", f"--update_gradient={SMOOTH}"),
+    "relu_better_gradients": (
+        "--activation=relu",
+        f"--attack_gradient={SMOOTH}",
+        f"--update_gradient={SMOOTH}",
+    ),
+    "parametric_softplus": (f"--activation={SMOOTH}",),
+    "elu": ("--activation=elu",),
+    "gelu": ("--activation=gelu",),
+    "smoothrelu": ("--activation=smoothrelu",),
+}
+
+
+def define_flags() -> None:
+    """Defines the flags; only the main calls it."""
+    flags.DEFINE_list("rows", list(ROWS), "What to compare.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every row.")
+    flags.DEFINE_string("runs", "runs/study", "Where the runs go: weights, checkpoints, logs.")
+    flags.DEFINE_string("results", "runs/study", "Where ROW_SEED/metrics.json and the table go.")
+    flags.DEFINE_integer("workers", 1, "Runs at a time, one thread each.", lower_bound=1)
+    flags.DEFINE_string("attack", "pgd-20", "What attacks the test images; broken images leave.")
+    flags.DEFINE_integer("num_images", 5_000, "Test images from the beginning.", lower_bound=1)
+
+
+def measure(row: str, seed: str, given) -> None:
+    """Trains and attacks one network, each in a process of its own; keeps what was measured.
+
+    Raises:
+      ValueError: the training or the evaluation failed; it names the log.
+    """
+    name = f"{row}_{seed}"
+    kept = pathlib.Path(given.results) / name
+    if (kept / "test.json").exists():
+        return
+    workdir = pathlib.Path(given.runs) / name
+    fresh = not workdir.exists()
+    workdir.mkdir(parents=True, exist_ok=True)
+    report = workdir / "report.json"
+    seconds = _python(
+        workdir,
+        ["sat_tf.train", f"--flagfile={RECIPE}", *ROWS[row]],
+        [f"--seed={seed}", f"--workdir={workdir}"],
+    )
+    _python(
+        workdir,
+        ["sat_tf.evaluate", f"--workdir={workdir}", f"--attacks={given.attack}"],
+        ["--nolast_iterate", f"--num_images={given.num_images}", f"--json={report}"],
+    )
+    kept.mkdir(parents=True, exist_ok=True)
+    # Without the verdicts of single images: they fill hundreds of kilobytes.
+    found = json.loads(report.read_text())
+    del found["images"]
+    # A run that was continued has paid more than this session knows of.
+    found["training_cpu_seconds"] = round(seconds) if fresh else None
+    atomic.write_text(kept / "metrics.json", (workdir / "metrics.json").read_text())
+    atomic.write_text(kept / "test.json", json.dumps(found, indent=1) + "\n")
+    print(f"{name}: {study_table.result(kept)}", flush=True)
+
+
+def _python(workdir, command, options):
+    """Runs a module to its end; returns the seconds of processor time that it took."""
+    log = workdir / "log.txt"
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, *options], stdout=output, stderr=output
+        )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(
+            f"{command[0]} of {workdir} ended with status {process.returncode}: see {log}"
+        )
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    """Measures what is missing, prints the table and draws the picture."""
+    given = flags.FLAGS
+    if unknown := sorted(set(given.rows) - set(ROWS)):
+        raise ValueError(f"unknown rows {', '.join(unknown)}; valid are: {', '.join(ROWS)}")
+    with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
+        # All rows of a seed before the next one: a study that is cut short can be compared.
+        jobs = [
+            pool.submit(measure, row, seed, given) for seed in given.seeds for row in given.rows
+        ]
+        for job in jobs:
+            job.result()
+    results = study_table.collect(given.results, given.rows, given.seeds)
+    table = study_table.markdown(results)
+    print(table)
+    folder = pathlib.Path(given.results)
+    atomic.write_text(folder / "table.md", table + "\n")
+    study_table.picture(results).savefig(folder / "study.png", dpi=120)
+
+
+if __name__ == "__main__":
+    define_flags()
+    from sat_tf.main import run
+
+    run(main)

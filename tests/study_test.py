@@ -1,0 +1,77 @@
+"""Tests of the study: what it says of runs whose figures are known, and what it runs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks import study, study_table
+
+ROWS = ("relu", "swish")
+SEEDS = ("0", "1", "2")
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Writes the result files of two rows and three seeds; returns their figures [2, 3, 2]."""
+    figures = np.random.default_rng(0).uniform(0.2, 0.6, (2, 3, 2))
+    for row, of_row in zip(ROWS, figures, strict=True):
+        for seed, (clean, adversarial) in zip(SEEDS, of_row, strict=True):
+            folder = tmp_path / f"{row}_{seed}"
+            folder.mkdir()
+            test = {
+                "clean_accuracy": clean,
+                "adversarial_accuracy": adversarial,
+                "training_cpu_seconds": None if seed == "1" else 90,
+            }
+            (folder / "test.json").write_text(json.dumps(test))
+    return figures
+
+
+def test_the_table_gives_mean_spread_and_gains_paired_by_seed(found, tmp_path):
+    results = study_table.collect(tmp_path, ROWS, SEEDS)
+    lines = study_table.markdown(results).splitlines()[2:]
+    for line, figures, name in zip(lines, 100 * found, ROWS, strict=True):
+        numbers = [float(number) for number in re.findall(r"[-+]?\d+\.\d+", line)]
+        own = [figures.mean(0), figures.std(0, ddof=1)]
+        expected = list(np.transpose(own).ravel())
+        if name != "relu":
+            gain = 100 * (found[1] - found[0])
+            expected += list(np.transpose([gain.mean(0), gain.std(0, ddof=1)]).ravel())
+        np.testing.assert_allclose(numbers, [*expected, 1.5], atol=0.0051)
+        assert line.startswith(f"| {name} |")
+
+
+def test_the_picture_has_a_dot_for_every_run(found, tmp_path):
+    results = study_table.collect(tmp_path, ROWS, SEEDS)
+    for panel, field in zip(study_table.picture(results).axes, (0, 1), strict=True):
+        dots = [line.get_xdata() for line in panel.get_lines() if line.get_marker() == "o"]
+        np.testing.assert_allclose(dots, 100 * found[..., field])
+
+
+def test_a_run_that_is_missing_is_named(found, tmp_path):
+    with pytest.raises(ValueError, match="relu_7 holds no finished run"):
+        study_table.collect(tmp_path, ROWS, ("0", "7"))
+
+
+def test_a_finished_run_is_not_repeated(found, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(study, "_python", never)
+
+    class Given:
+        results, runs, attack, num_images = str(tmp_path), str(tmp_path / "runs"), "pgd-20", 10
+
+    study.measure("relu", "0", Given)
+    with pytest.raises(AssertionError, match="a process was started"):
+        study.measure("relu", "7", Given)
+
+
+def test_a_failed_run_names_its_log(tmp_path):
+    with pytest.raises(ValueError, match="status 2: see .*log.txt"):
+        study._python(
+            tmp_path, ["sat_tf.train", "--activation=nonsense"], [f"--workdir={tmp_path}"]
+        )
+    assert "nonsense" in (tmp_path / "log.txt").read_text()
