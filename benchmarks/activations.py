@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import timing, train_step
+from benchmarks import step_cases, timing
 from sat_tf import activation_table, models, specs
 
 BASELINE = "relu"
@@ -47,7 +47,7 @@ def make_step(given, spec: str) -> Callable[[], object]:
     labels = tf.random.uniform([given.batch_size], 0, 10, tf.int32)
     name, options = specs.parse(given.model)
     network = models.build(name, activation=spec, num_classes=10, image_size=side, **options)
-    trainer = train_step.make_trainer(network, 1)
+    trainer = step_cases.make_trainer(network, 1)
     function = tf.function(trainer.train_step, autograph=False, jit_compile=given.jit)
     function.get_concrete_function((images, labels))
     return lambda: function((images, labels))["loss"].numpy()

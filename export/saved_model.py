@@ -7,7 +7,6 @@ this project, and only then renamed to `<name>/<version>/`: a server that watche
 sees half a version, nor one that answers wrongly.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ import keras
 import tensorflow as tf
 from absl import flags, logging
 
-import sat_tf
-from export import expectations, signatures, verify
+from export import expectations, extras, signatures, verify
 from sat_tf import networks
 
 
@@ -69,7 +67,7 @@ def export(
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
         tf.saved_model.save(servable, str(partial), servable.answers, options)
         facts = {"resize": resize, "training": training or {}}
-        write_extra(partial / "assets.extra", network, class_names, facts)
+        extras.write(partial / "assets.extra", network, class_names, facts)
         expectations.write(partial, network, image_shape, resize)
         if verified:
             verify.verify(partial)
@@ -129,66 +127,6 @@ def refuse_existing(target: Path) -> None:
         )
 
 
-def write_extra(
-    directory: Path,
-    network: keras.Model,
-    class_names: Sequence[str] | None,
-    facts: dict,
-) -> None:
-    """Writes what travels along: labels.txt and metadata.json."""
-    directory.mkdir()
-    (height, width, channels), num_classes = check_network(network)
-    if class_names is not None:
-        text = "".join(f"{name}\n" for name in class_names)
-        (directory / "labels.txt").write_text(text, encoding="utf-8")
-    metadata = {
-        "image": {"height": height, "width": width, "channels": channels, "layout": "NHWC"},
-        "pixels": {"unit": "pixel", "minimum": 0, "maximum": 255, "normalisation": "inside"},
-        "num_classes": num_classes,
-        "class_names": None if class_names is None else list(class_names),
-        "versions": {
-            "sat_tf": sat_tf.__version__,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "weights_sha256": networks.weights_hash(network),
-        **facts,
-    }
-    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
-    (directory / "metadata.json").write_text(text, encoding="utf-8")
-
-
-def read_metrics(path: Path) -> dict:
-    """Reads metrics.json; empty where there is none.
-
-    Raises:
-      ValueError: it is not a JSON object.
-    """
-    if not path.exists():
-        return {}
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); mend or remove it") from error
-    if not isinstance(metrics, dict):
-        raise ValueError(f"{path} holds a {type(metrics).__name__}; a JSON object was expected")
-    return metrics
-
-
-def read_labels(path: Path) -> list[str]:
-    """Reads class names, one a line.
-
-    Raises:
-      ValueError: the file is not there or holds no names.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is not there; --labels names a text file, one class name a line")
-    names = path.read_text(encoding="utf-8").splitlines()
-    if not all(name.strip() for name in names) or not names:
-        raise ValueError(f"{path} has an empty line; one class name a line was expected")
-    return names
-
-
 def from_flags(given: flags.FlagValues) -> Path:
     """Exports what the flags name and returns the directory of the version."""
     if (given.workdir is None) == (given.network is None):
@@ -197,13 +135,13 @@ def from_flags(given: flags.FlagValues) -> Path:
         raise ValueError("--directory is missing; give serving/NAME, the parent of the versions")
     metrics = {}
     if given.workdir is not None:
-        metrics = read_metrics(Path(given.workdir) / "metrics.json")
+        metrics = extras.read_metrics(Path(given.workdir) / "metrics.json")
         network = networks.load(str(Path(given.workdir) / "network.keras"))
     else:
         network = networks.load(given.network)
     class_names = metrics.get("class_names")
     if given.labels is not None:
-        class_names = read_labels(Path(given.labels))
+        class_names = extras.read_labels(Path(given.labels))
     resize = given.resize or metrics.get("eval_resize", "fit")
     return export(
         network,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import keras
 
 from sat_tf import activations
-from sat_tf.sites import fused_activation, hidden_activations, operations, own_activation, sites
+from sat_tf.site_kinds import fused_activation, own_activation
+from sat_tf.sites import hidden_activations, operations, sites
 
 __all__ = ["hidden_activations", "inject"]
 

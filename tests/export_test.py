@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from export import saved_model, signatures, verify
+from export import extras, saved_model, signatures, verify
 from sat_tf import activations
 from sat_tf.data import crops
 
@@ -367,14 +367,14 @@ def test_what_the_flags_do_not_name_is_refused(tmp_path, values, words):
 def test_damaged_metrics_are_refused(tmp_path, text, words):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(ValueError, match=words):
-        saved_model.read_metrics(tmp_path / "metrics.json")
+        extras.read_metrics(tmp_path / "metrics.json")
 
 
 @pytest.mark.parametrize("text", ["", "a\n\nb\n"])
 def test_labels_with_an_empty_line_are_refused(tmp_path, text):
     (tmp_path / "labels.txt").write_text(text)
     with pytest.raises(ValueError, match="one class name a line"):
-        saved_model.read_labels(tmp_path / "labels.txt")
+        extras.read_labels(tmp_path / "labels.txt")
 
 
 def test_the_program_ends_with_status_2_and_one_line(tmp_path):
