@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from sat_tf.attacks import scaling
+
 NORMS = ("linf", "l2", "l1")
 PIXEL_MIN, PIXEL_MAX = 0.0, 255.0
 
@@ -62,6 +64,9 @@ def steepest_direction(gradient: tf.Tensor, norm: str) -> tf.Tensor:
     """
     if check_norm(norm, ("linf", "l2")) == "linf":
         return tf.sign(gradient)
+    # Squares of gradients below 1e-19 vanish in float32; a power of two changes no digit.
+    largest = norms(gradient, "linf")
+    gradient /= per_image(scaling.power_of_two(largest))
     return gradient / per_image(tf.maximum(norms(gradient, norm), _TINY))
 
 

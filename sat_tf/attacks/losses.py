@@ -4,13 +4,25 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from sat_tf.attacks.pgd import cross_entropy
+from sat_tf.attacks import scaling
 
 # Keeps the ratio finite where the leading logits are equal (AutoAttack's constant).
 _TINY = 1e-12
 
 # The smallest number of classes for which a loss has a meaning.
 MIN_CLASSES = {"ce": 2, "dlr": 3, "dlr-targeted": 4}
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Computes `-log softmax(z)_y` as `softplus(log sum_{i != y} exp(z_i) - z_y)`.
+
+    Where the softmax of float32 rounds to 1, at a lead of 17 and more, this keeps its value, for
+    APGD to compare, and the label's part of its gradient.
+    """
+    logits = tf.cast(logits, tf.float32)
+    own = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
+    others = tf.reduce_logsumexp(tf.where(own, logits.dtype.min, logits), 1)
+    return tf.nn.softplus(others - logit(logits, labels))
 
 
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -99,7 +111,8 @@ def loss_and_gradient(
         over transformation), loss and logits are those of the last one, as in AutoAttack.
 
     Returns:
-      Logits [N, classes], losses [N] and the gradients [N, H, W, C].
+      Logits [N, classes], losses [N] and the gradients [N, H, W, C], all float32. Through the
+      network gradients go scaled (`scaling.backpropagate`).
 
     Raises:
       ValueError: the outputs do not depend on the points through differentiable operations.
@@ -120,16 +133,18 @@ def loss_and_gradient(
 def _evaluate(network, points, loss):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(points)
-        logits = network(points, training=False)
+        logits = tf.cast(network(points, training=False), tf.float32)
+    with tf.GradientTape(watch_accessed_variables=False) as loss_tape:
+        loss_tape.watch(logits)
         value = loss(logits)
-        total = tf.reduce_sum(value)
-    gradient = tape.gradient(total, points)
+    slope = loss_tape.gradient(value, logits)
+    gradient, scale = scaling.backpropagate(tape, logits, points, slope)
     if gradient is None:
         raise ValueError(
             "the network gives no gradient with respect to its images; white-box attacks need "
             "a differentiable network (a Keras model, or a SavedModel exported with gradients)"
         )
-    return logits, value, gradient
+    return logits, value, gradient * tf.reshape(scale, [-1, 1, 1, 1])
 
 
 def _add_gradient(evaluated, total):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, noise
+from sat_tf.attacks import geometry, noise, scaling
 
 BATCH_NORMS = ("inference", "batch")
 
@@ -140,14 +140,15 @@ class PGD:
         """Returns each image's gradient of its cross-entropy, times a positive number.
 
         Only the direction matters to a step. The gradient of the logits, `softmax(z) - onehot(y)`,
-        is scaled to a largest entry of 1 for every image, because in a float16 network that of a
-        sure image (a margin of 12 is enough) would underflow to zero: no attack, and a network
+        goes through the network scaled (`scaling.backpropagate`), because in a float16 network that
+        of a sure image (a margin of 12 is enough) would underflow to zero: no attack, and a network
         that seems robust.
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(iterate)
             logits = tf.cast(self.logits(network, iterate), tf.float32)
-        return tape.gradient(logits, iterate, self.ascent(logits, labels))
+        ascent = self.ascent(logits, labels)
+        return scaling.backpropagate(tape, logits, iterate, ascent)[0]
 
     def ascent(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Returns the direction in which the logits raise the loss most, largest entry 1.

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from sat_tf.attacks import geometry, losses, noise, stepped
-from sat_tf.attacks.pgd import PGD, cross_entropy
+from sat_tf.attacks.pgd import PGD
 
 
 class RestartedPGD(stepped.Stepped):
@@ -75,7 +75,7 @@ class RestartedPGD(stepped.Stepped):
         """Returns the state after one more evaluation (see `stepped.SteppedAttack`)."""
         point, labels = state["iterate"], state["labels"]
         logits, loss, gradient = losses.loss_and_gradient(
-            network, point, lambda logits: cross_entropy(logits, labels), self.eot_steps
+            network, point, lambda logits: losses.cross_entropy(logits, labels), self.eot_steps
         )
         better = loss > state["best_loss"]
         state = stepped.advance(

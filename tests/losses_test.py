@@ -1,0 +1,108 @@
+"""Losses and their gradients against NumPy float64 and float32 twins."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf.attacks import losses
+from sat_tf.attacks.pgd import PGD
+from sat_tf.attacks.pgd_restarts import RestartedPGD
+
+SHAPE = (6, 6, 3)
+
+
+def network(policy, margin=0.0):
+    """Builds a convolution with given weights whose class 0 leads by about `margin`."""
+    policy = keras.DTypePolicy(policy)
+    pixels = keras.Input(SHAPE)
+    x = keras.layers.Rescaling(1 / 127.5, -1, dtype=policy)(pixels)
+    x = keras.layers.Conv2D(8, 3, activation="swish", dtype=policy)(x)
+    x = keras.layers.Dense(5, dtype=policy)(keras.layers.Flatten(dtype=policy)(x))
+    model = keras.Model(pixels, x)
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, w.shape[0] ** -0.5, w.shape) for w in model.get_weights()]
+    weights[1] *= 0
+    weights[2] *= 0.3
+    weights[3] = np.array([margin, 0, 0, 0, 0])
+    model.set_weights(weights)
+    return model
+
+
+def images(count=8):
+    return tf.constant(np.random.default_rng(1).integers(0, 256, (count, *SHAPE)), tf.float32)
+
+
+def gradient(model, loss, points):
+    labels = tf.zeros(len(points), tf.int32)
+    function = losses.loss_function(loss)
+    found = losses.loss_and_gradient(model, points, lambda z: function(z, labels, labels + 1))
+    return found[2].numpy().reshape(len(points), -1)
+
+
+@pytest.mark.parametrize("margin", [0.0, 8.0, 15.0, 17.0, 40.0, 80.0])
+def test_cross_entropy_of_a_sure_image_has_its_value_and_gradient(margin):
+    # In float32 the softmax of a margin of 17 rounds to 1, and 1 - p, the gradient, to 0.
+    z = np.array([[margin, -1.0, 0.0, 0.5], [0.5, margin, 0.25, -2.0]])
+    labels = np.array([0, 1])
+    rows = np.arange(2)
+    others = np.exp(z)
+    others[rows, labels] = 0
+    odds = others.sum(1) * np.exp(-z[rows, labels])
+    expected = others / others.sum(1, keepdims=True)
+    expected[rows, labels] = -1
+    expected *= (odds / (1 + odds))[:, None]
+    logits = tf.constant(z, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = losses.cross_entropy(logits, tf.constant(labels))
+    np.testing.assert_allclose(value, np.log1p(odds), rtol=2e-5)
+    np.testing.assert_allclose(tape.gradient(value, logits), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "margin"), [("ce", 16.0), ("ce", 24.0), ("dlr", 1.0), ("dlr-targeted", 1.0)]
+)
+def test_a_float16_network_has_the_gradient_of_its_float32_twin(loss, margin):
+    half = network("mixed_float16", margin)
+    expected = gradient(network("float32", margin), loss, images())
+    found = gradient(half, loss, images())
+    if loss == "ce":
+        assert 0 < np.abs(expected).max() < 1e-7  # float16 ends at 6e-8
+    assert found.dtype == np.float32 and np.isfinite(found).all()
+    size = np.abs(expected).max(1, keepdims=True)
+    np.testing.assert_allclose(found / size, expected / size, atol=0.03)
+    clear = np.abs(expected) > 0.05 * size
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(np.sign(found)[clear], np.sign(expected)[clear])
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr", "dlr-targeted"])
+def test_in_float32_the_gradient_is_bit_for_bit_that_of_one_tape(loss):
+    model, points = network("float32"), images()
+    labels = tf.zeros(len(points), tf.int32)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        value = losses.loss_function(loss)(model(points, training=False), labels, labels + 1)
+    expected = tape.gradient(value, points).numpy().reshape(len(points), -1)
+    np.testing.assert_array_equal(gradient(model, loss, points), expected)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steps_of_restarted_pgd_on_a_sure_image_are_those_of_pgd(norm):
+    model, points = network("float32", margin=40.0), images()
+    labels = tf.zeros(len(points), tf.int32)
+    arguments = dict(epsilon=8.0, step_size=2.0, random_start=False, norm=norm)
+    attack = RestartedPGD(steps=3, **arguments)
+    state = attack.start(points, labels, tf.zeros([len(points), 2], tf.int32), None)
+    for _ in range(3):
+        state = attack.step(model, state)
+    expected = PGD(steps=3, **arguments)(model, points, labels)
+    assert np.abs(expected - points).max() > 1
+    np.testing.assert_allclose(state["iterate"], expected, atol=1e-3)
+
+
+def test_a_network_without_a_gradient_is_refused():
+    constant = tf.ones([8, 5])
+    with pytest.raises(ValueError, match="differentiable"):
+        gradient(lambda points, training: constant, "ce", images())
