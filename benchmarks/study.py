@@ -60,7 +60,7 @@ def measure(row: str, seed: str, given) -> None:
         return
     workdir = pathlib.Path(given.runs) / name
     fresh = not workdir.exists()
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir.parent.mkdir(parents=True, exist_ok=True)
     report = workdir / "report.json"
     seconds = _python(
         workdir,
@@ -85,7 +85,7 @@ def measure(row: str, seed: str, given) -> None:
 
 def _python(workdir, command, options):
     """Runs a module to its end; returns the seconds of processor time that it took."""
-    log = workdir / "log.txt"
+    log = workdir.with_name(f"{workdir.name}.log")  # a workdir takes nobody else's files
     with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command, *options], stdout=output, stderr=output
@@ -109,8 +109,12 @@ def main() -> None:
         jobs = [
             pool.submit(measure, row, seed, given) for seed in given.seeds for row in given.rows
         ]
-        for job in jobs:
-            job.result()
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     results = study_table.collect(given.results, given.rows, given.seeds)
     table = study_table.markdown(results)
     print(table)
