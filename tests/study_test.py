@@ -70,6 +70,7 @@ def test_a_finished_run_is_not_repeated(found, tmp_path, monkeypatch):
 
 
 def test_a_failed_run_names_its_log(tmp_path):
+    command = ["sat_tf.train", "--activation=nonsense"]
     with pytest.raises(ValueError, match="status 2: see .*run.log"):
-        study._python(tmp_path, ["sat_tf.train", "--activation=nonsense"], ["--epochs=1"])
+        study._python(tmp_path / "run", command, ["--epochs=1"])
     assert "nonsense" in (tmp_path / "run.log").read_text()
