@@ -60,6 +60,13 @@ flags.DEFINE_integer("batch_size", 128, "Images evaluated at once, over all repl
 flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
 flags.DEFINE_integer("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.")
 flags.DEFINE_string("json", None, "Where the report goes; default: WORKDIR/report.json.")
-flags.DEFINE_list("write", ["html"], "Beside it: html, plots, tensorboard, model_info.")
+flags.DEFINE_list(
+    "write",
+    ["html"],
+    "Beside it: html, plots, tensorboard, model_info; the adversarial images as npz, tfrecord.",
+)
+flags.DEFINE_string(
+    "image_type", "float32", "Of those images: float32, or uint8, rounded inside the ball."
+)
 flags.DEFINE_bool("overwrite", False, "Evaluate from the beginning, whatever is there.")
 flags.DEFINE_float("save_every", 30.0, "Seconds between saves of the verdicts.")

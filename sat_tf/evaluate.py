@@ -17,8 +17,9 @@ import sat_tf
 from sat_tf import data, distribution, networks
 from sat_tf.attacks import PGD
 from sat_tf.evaluation import artefacts, attack_names, selection, settings, verdicts
+from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report
-from sat_tf.evaluation.session import Options, Session
+from sat_tf.evaluation.session import Session
 from sat_tf.main import Interrupted
 
 
@@ -41,7 +42,7 @@ def evaluate(
     Raises:
       ValueError: no image, no attack that can run, pixels outside [0, 255], labels beyond the
         classes, a wrong option, a damaged verdict file or one of another run.
-      passes.OutsideBall: an attack returned an image outside the ball or the pixel range.
+      ball.OutsideBall: an attack returned an image outside the ball or the pixel range.
     """
     if not attacks:
         raise ValueError("attacks is empty; give at least one, such as PGD")
@@ -67,6 +68,7 @@ def evaluate(
         examples=session.gallery(),
         facts=facts,
         seconds=sum(work.seconds for work in session.passes),
+        saved_images=session.saved_images(outcomes),
     )
 
 
@@ -95,10 +97,11 @@ def main() -> None:
     attacks = _attacks(given, chosen, network, chosen.epsilon)
     curve = {epsilon: _attacks(given, chosen, network, epsilon) for epsilon in chosen.curve}
     print(_headline(given, chosen, attacks), flush=True)
+    dataset = _dataset(given, chosen, network)
     with _stoppable():
         report = evaluate(
             network,
-            _dataset(given, chosen, network),
+            dataset,
             attacks,
             restarts=given.restarts,
             last_iterate=given.last_iterate,
@@ -111,10 +114,14 @@ def main() -> None:
             ),
             strategy=strategy,
             verdict_file=verdicts.verdict_path(chosen.report),
+            image_file=artefacts.image_file(given.write, chosen.report),
+            image_type=given.image_type,
             overwrite=given.overwrite,
             save_every=given.save_every,
             show_progress=True,
         )
+    if isinstance(dataset, selection.Selected):
+        report.positions = dataset.wanted[: len(report.labels)]
     report.facts["network"]["source"] = chosen.source
     report.facts["data"] |= {"dataset": chosen.dataset, "split": chosen.split}
     report.facts["flags"] = {name: getattr(given, name) for name in _own_flags()}
@@ -182,6 +189,13 @@ def _print(report, written, with_steps):
         print(f"\n{report.curve_table()}")
     if with_steps:
         print(f"\n{report.steps_table()}")
+    if report.saved_images:
+        saved = report.saved_images.summary(report.clean & ~report.standing)
+        print(
+            "{num_still_broken} of {num_broken} broken images are still so as {image_type}".format(
+                **saved
+            )
+        )
     for check in report.checks:
         if not check["passed"]:
             print(f"check {check['name']}: {check['found']}: {check['consequence']}")

@@ -8,10 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from sat_tf import atomic
-from sat_tf.evaluation import page, plots
+from sat_tf.evaluation import page, plots, saved_images
 from sat_tf.evaluation.report import Report, steps_curve
 
-NAMES = ("html", "plots", "tensorboard", "model_info")
+NAMES = ("html", "plots", "tensorboard", "model_info", "npz", "tfrecord")
+_IMAGES = {"npz": saved_images.write_npz, "tfrecord": saved_images.write_tfrecord}
 _STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
@@ -20,6 +21,11 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in NAMES:
             raise ValueError(f"--write holds {name!r}; use some of: {', '.join(NAMES)}")
+
+
+def image_file(names: Sequence[str], path: pathlib.Path) -> pathlib.Path | None:
+    """Returns where the images of a report are kept, or None where `names` asks for none."""
+    return path.with_suffix(".images.npy") if set(names) & _IMAGES.keys() else None
 
 
 def write(
@@ -33,7 +39,8 @@ def write(
     """Writes what `names` asks for beside the report.
 
     For `report.json`: `report.html`; `report.curve.png`, `report.steps.png` and
-    `report.pictures.png`; the directory `report.tensorboard`; `report.model_info.json`.
+    `report.pictures.png`; the directory `report.tensorboard`; `report.model_info.json`;
+    `report.images.npz` and `report.images.tfrecord`.
 
     Args:
       report: what to write.
@@ -47,6 +54,11 @@ def write(
     """
     check_names(names)
     class_names, written = about.get("class_names"), []
+    for name in sorted(set(names) & _IMAGES.keys()):
+        if report.saved_images is None:
+            raise ValueError(f"{name} needs the adversarial images: evaluate with image_file")
+        written.append(path.with_suffix(f".images.{name}"))
+        _IMAGES[name](written[-1], report.saved_images.kept.rows, report.columns())
     if "html" in names:
         written.append(path.with_suffix(".html"))
         atomic.write_text(written[-1], page.write(report, title, class_names))

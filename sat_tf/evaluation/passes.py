@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, stepped
+from sat_tf.attacks import losses, stepped
+from sat_tf.evaluation import ball
 from sat_tf.evaluation.packed import Packed, Verdict, Waiting
 from sat_tf.evaluation.stream import Stream, seeds_of
-
-
-class OutsideBall(RuntimeError):
-    """An attack returned an image outside the ball or the pixel range: a defect, no result."""
 
 
 @dataclasses.dataclass
@@ -145,7 +142,7 @@ class Runner:
           keep: called with each confirmed verdict.
 
         Raises:
-          OutsideBall: the attack left the ball or the pixel range.
+          ball.OutsideBall: the attack left the ball or the pixel range.
         """
         engine = Packed(
             self.network,
@@ -160,9 +157,10 @@ class Runner:
         clock = time.monotonic()
         verdicts = engine.run(self._waiting(candidates & ~work.done, salt))
         for verdict, confirmed in self._confirmed(verdicts):
-            self._note(work, verdict, confirmed)
             if keep:
+                # Before it is noted: an image that cannot be kept is not done.
                 keep(verdict._replace(broken=confirmed))
+            self._note(work, verdict, confirmed)
             work.slot_steps = before + engine.slot_steps
             now = time.monotonic()
             work.seconds, clock = work.seconds + now - clock, now
@@ -210,7 +208,13 @@ class Runner:
 
     def _note(self, work, verdict, confirmed):
         index, attack = verdict.index, work.attack
-        distance = assert_inside(verdict, attack.name, attack.epsilon, attack.norm)
+        distance = ball.assert_inside(
+            verdict.image,
+            verdict.adversarial,
+            attack.epsilon,
+            attack.norm,
+            f"{attack.name} on image {index}",
+        )
         work.done[index] = True
         work.broken[index] = confirmed
         work.unconfirmed[index] = verdict.broken and not confirmed
@@ -237,47 +241,6 @@ def balanced_slots(
     rounds = max(1, -(-num_images // at_most))
     slots = max(1, -(-num_images // rounds))
     return -(-slots // replicas) * replicas
-
-
-def assert_inside(verdict: Verdict, name: str, epsilon: float, norm: str) -> float:
-    """Computes the norm of a perturbation in float64 and holds it against epsilon.
-
-    Rounding is allowed for as `tolerance` says; the pixel range is held exactly.
-
-    Raises:
-      OutsideBall: outside the ball or the range, or not a number.
-    """
-    low, high = float(verdict.adversarial.min()), float(verdict.adversarial.max())
-    distance = perturbation_norm(verdict.image, verdict.adversarial, norm)
-    if not (geometry.PIXEL_MIN <= low and high <= geometry.PIXEL_MAX):
-        raise OutsideBall(
-            f"{name} returned pixels from {low:g} to {high:g} for image {verdict.index}; "
-            "they must lie in [0, 255]"
-        )
-    if not distance <= epsilon + tolerance(epsilon, norm, verdict.image.size):
-        raise OutsideBall(
-            f"{name} returned image {verdict.index} at {norm} distance {distance:.6g} pixels; "
-            f"epsilon is {epsilon:g}"
-        )
-    return distance
-
-
-def tolerance(epsilon: float, norm: str, dimension: int) -> float:
-    """Returns how far float32 rounding may carry an image out of the ball, in pixels.
-
-    A pixel below 256 is rounded by at most 2^-17; twice that for each coordinate, summed as the
-    norm sums, and a hundred-thousandth of epsilon for the norm's own rounding.
-    """
-    terms = {"linf": 1.0, "l2": dimension**0.5, "l1": float(dimension)}[norm]
-    return 2.0**-16 * terms + (0.0 if norm == "linf" else 1e-5 * epsilon)
-
-
-def perturbation_norm(image: np.ndarray, adversarial: np.ndarray, norm: str) -> float:
-    """Computes the norm of `adversarial - image` in float64, in pixels."""
-    flat = np.abs(adversarial.astype(np.float64) - image).ravel()
-    if norm == "linf":
-        return float(flat.max())
-    return float(np.sqrt(np.sum(flat**2)) if norm == "l2" else np.sum(flat))
 
 
 def unavailable(attack: stepped.SteppedAttack, num_classes: int) -> str | None:

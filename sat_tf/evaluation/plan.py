@@ -8,6 +8,7 @@ import numpy as np
 
 from sat_tf.attacks import PGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
+from sat_tf.evaluation.packed import Verdict
 from sat_tf.evaluation.passes import Pass, unavailable
 from sat_tf.evaluation.trajectory import Trajectory
 
@@ -107,6 +108,20 @@ def _groups(attacks):
         key = (attack.epsilon, attack.step_size, attack.norm, attack.random_start)
         groups.setdefault((*key, attack.batch_norm), []).append(attack)
     return [sorted(group, key=lambda attack: attack.steps) for group in groups.values()]
+
+
+def falls_earliest(stage: Stage, number: int, verdict: Verdict) -> bool:
+    """Tells whether no earlier pass of the stage broke the verdict's image in fewer steps.
+
+    Of several restarts the report names the step of the earliest break, so it is the image of that
+    break that goes with it.
+    """
+    earlier = [_first_wrong(work.wrong[verdict.index]) for work in stage.passes[:number]]
+    return not earlier or _first_wrong(verdict.extras["wrong"]) <= min(earlier)
+
+
+def _first_wrong(wrong):
+    return int(wrong.argmax()) if wrong.any() else len(wrong)
 
 
 def passes_of(planned: Sequence[Stage]) -> list[Pass]:

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sat_tf import atomic
+from sat_tf.evaluation.saved_images import SavedImages
 from sat_tf.evaluation.statistics import accuracy, aligned, percent, span
 
 SCHEMA_VERSION = 1
@@ -90,6 +92,8 @@ class Report:
       examples: the first images and what the attacks made of them.
       facts: what was evaluated and how.
       seconds: wall time of all attacks, over all sessions of a run that was killed.
+      saved_images: the adversarial images on the disk, where they were asked for.
+      positions: int [N], where the images stand in their data set; None if they begin it.
     """
 
     labels: np.ndarray
@@ -100,6 +104,8 @@ class Report:
     examples: Examples
     facts: dict[str, Any]
     seconds: float
+    saved_images: SavedImages | None = None
+    positions: np.ndarray | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -148,6 +154,8 @@ class Report:
                 for point in self.curve
             ],
             "checks": self.checks,
+            "saved_images": self.saved_images
+            and self.saved_images.summary(self.clean & ~self.standing),
             "images": self._images(),
         }
 
@@ -196,22 +204,37 @@ class Report:
                 rows.append([outcome.name, str(step + 1), f"{100 * fraction:.2f}"])
         return aligned(rows)
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """Returns what stands beside each saved image; docs/evaluation.md describes it."""
+        names = np.array([*(outcome.name for outcome in self.outcomes), ""])
+        return {
+            "index": self._positions(),
+            "label": np.asarray(self.labels),
+            "clean_correct": self.clean,
+            "standing": self.standing,
+            "saved_correct": self.saved_images.correct,
+            "broken_by": names[broken_by(self.clean, self.outcomes)],
+            "distance": self.saved_images.distance,
+        }
+
+    def _positions(self):
+        return np.arange(len(self.labels)) if self.positions is None else self.positions
+
     def _images(self):
-        broken_by = np.full(len(self.labels), -1)
+        breaker = broken_by(self.clean, self.outcomes)
         broken_step = np.full(len(self.labels), -1)
         distance = np.zeros(len(self.labels))
-        standing = self.clean
         for number, outcome in enumerate(self.outcomes):
-            fell = standing & ~outcome.standing
-            broken_by[fell], broken_step[fell] = number, outcome.broken_step[fell]
+            fell = breaker == number
+            broken_step[fell] = outcome.broken_step[fell]
             distance = np.where(outcome.attacked, outcome.distance, distance)
-            standing = outcome.standing
         names = [outcome.name for outcome in self.outcomes]
         return {
+            "index": self._positions().tolist(),
             "label": self.labels.tolist(),
             "clean_correct": self.clean.astype(int).tolist(),
             "standing": self.standing.astype(int).tolist(),
-            "broken_by": [names[number] if number >= 0 else None for number in broken_by],
+            "broken_by": [names[number] if number >= 0 else None for number in breaker],
             "broken_step": [int(step) if step >= 0 else None for step in broken_step],
             "distance": [round(float(value), 4) for value in distance],
             "last_iterate_correct": {
@@ -220,6 +243,18 @@ class Report:
                 if outcome.last_iterate is not None
             },
         }
+
+
+def broken_by(clean: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
+    """Returns the number of the attack that broke each image, int [N]; -1 where none did.
+
+    An image that is misclassified when clean was broken by no attack.
+    """
+    found, standing = np.full(len(clean), -1), clean
+    for number, outcome in enumerate(outcomes):
+        found[standing & ~outcome.standing] = number
+        standing = outcome.standing
+    return found
 
 
 def steps_curve(outcome: Outcome) -> list[tuple[int, float]]:

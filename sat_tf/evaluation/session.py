@@ -1,67 +1,29 @@
 """Runs the stages of an evaluation in order and saves on the way."""
 
-import dataclasses
+import functools
 import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from sat_tf import networks
-from sat_tf.evaluation import checks, plan
+from sat_tf.evaluation import ball, checks, plan, saved_images
 from sat_tf.evaluation.attack_names import name_of
+from sat_tf.evaluation.kept_images import KeptImages
+from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.passes import Runner
 from sat_tf.evaluation.progress import Progress
-from sat_tf.evaluation.report import CurvePoint, Examples, Outcome
+from sat_tf.evaluation.report import CurvePoint, Examples, Outcome, broken_by
 from sat_tf.evaluation.stream import Stream
 from sat_tf.evaluation.verdicts import VerdictFile
 
 # Images of the picture grid, from the beginning of the data set.
 NUM_EXAMPLES = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How `evaluate` goes about it.
-
-    Attributes:
-      restarts: random starts of each PGD; the worst counts, for each image.
-      last_iterate: whether PGD runs to its last step on every image, as the paper; otherwise an
-        image leaves as soon as it is broken, which is faster, and only "any iterate" is known.
-      curve: attacks for each of several radii in pixels, for accuracy over epsilon; an image that
-        is broken at one radius counts as broken at each larger one.
-      batch_size: images evaluated at once, over all replicas.
-      num_images: how many images from the beginning of the data set; None takes all.
-      seed: where all noise comes from; an image's noise depends on it, on the image's position in
-        the data set and on the attack, not on its batch.
-      left_out: attacks that are missing from the list, with why, for the report to say so.
-      strategy: replicas that share the work; the network must have been made in its scope.
-      verdict_file: where verdicts are kept on the way, so that a killed run can go on; or None.
-      overwrite: whether to ignore and replace what the verdict file holds.
-      save_every: seconds between saves.
-      show_progress: whether to write progress to stderr.
-    """
-
-    restarts: int = 1
-    last_iterate: bool = True
-    curve: Mapping[float, Sequence[Any]] = dataclasses.field(default_factory=dict)
-    batch_size: int = 128
-    num_images: int | None = None
-    seed: int = 0
-    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    strategy: tf.distribute.Strategy | None = None
-    verdict_file: str | pathlib.Path | None = None
-    overwrite: bool = False
-    save_every: float = 30.0
-    show_progress: bool = False
-
-    def __post_init__(self):
-        if self.restarts < 1:
-            raise ValueError(f"restarts is {self.restarts}; give at least 1")
 
 
 class Session:
@@ -113,15 +75,21 @@ class Session:
         shape = (min(NUM_EXAMPLES, num_images, options.batch_size), *self.stream.image_shape)
         self.examples = np.zeros(shape, np.float32)
         self.file = self._verdict_file()
+        self.kept = None
+        if options.image_file is not None:
+            path = pathlib.Path(options.image_file)
+            shape = (num_images, *self.stream.image_shape)
+            self.kept = KeptImages(path, shape, options.image_type)
         self.saved_at = time.monotonic()
 
     def run(self) -> tuple[list[Outcome], list[CurvePoint]]:
         """Runs all passes that are not done; returns what all of them found."""
-        if self.file:
-            self.file.restore(self.passes, self.examples)
+        resumed = self.file is not None and self.file.restore(self.passes, self.examples)
+        if self.kept:
+            self._prepare_images(resumed)
         outcomes, standing = [], self.clean.correct
         for stage in self.main:
-            outcomes += self._outcomes(stage, standing, self.examples)
+            outcomes += self._outcomes(stage, standing, self._keep)
             standing = outcomes[-1].standing
         points, standing = [], self.clean.correct
         for epsilon, stages in self.curve.items():
@@ -144,16 +112,29 @@ class Session:
         ]
         return Examples(images[:count], self.examples, labels[:count], tuple(probabilities))
 
-    def _outcomes(self, stage, standing, examples=None):
+    def saved_images(self, outcomes: Sequence[Outcome]) -> saved_images.SavedImages | None:
+        """Judges the images that were kept once more; returns None where none were to be kept."""
+        if self.kept is None:
+            return None
+        kinds = [(one.settings["epsilon"], one.settings["norm"]) for one in outcomes]
+        balls = kinds, broken_by(self.clean.correct, outcomes)
+        return saved_images.judge(self.kept, self.stream, self.runner.forward, balls)
+
+    def _outcomes(self, stage, standing, keep=None):
         """Runs a stage on the images it is for; returns an outcome for each attack reported."""
         candidates = np.ones_like(standing) if stage.last_iterate else standing
         for number, work in enumerate(stage.passes):
-            self._run(work, candidates, (stage.title, stage.salt(number)), examples)
+            self._run(
+                work,
+                candidates,
+                (stage.title, stage.salt(number)),
+                keep and functools.partial(keep, stage, number, standing),
+            )
         if stage.last_iterate:
             return [_trajectory_outcome(stage, attack, standing) for attack in stage.attacks]
         return [_packed_outcome(stage, standing)]
 
-    def _run(self, work, candidates, names, examples):
+    def _run(self, work, candidates, names, keep):
         title, salt = names
         left = candidates & ~work.done
         if not left.any():
@@ -161,21 +142,22 @@ class Session:
         steps = work.attack.num_steps
         progress = self._progress(title, steps, int(left.sum()))
 
-        def keep(verdict):
+        def judged(verdict):
             progress.advance(steps)
-            if examples is not None and verdict.index < len(examples):
-                if verdict.broken or not examples[verdict.index].any():
-                    examples[verdict.index] = verdict.adversarial
+            if keep:
+                keep(verdict)
 
         try:
             for _ in self.runner.run(
-                work, candidates, salt=salt, watch=progress.in_flight, keep=keep
+                work, candidates, salt=salt, watch=progress.in_flight, keep=judged
             ):
                 if time.monotonic() - self.saved_at > self.options.save_every:
                     self._save()
         finally:
             progress.close()
             self._save()
+            if self.kept:
+                self.kept.close()
 
     def _progress(self, title, steps, images):
         return Progress(
@@ -185,7 +167,33 @@ class Session:
             quiet=not self.options.show_progress,
         )
 
+    def _keep(self, stage, number, standing, verdict):
+        """Keeps the image of a verdict of the attacks reported, for the picture and on the disk."""
+        index = verdict.index
+        if index < len(self.examples) and (verdict.broken or not self.examples[index].any()):
+            self.examples[index] = verdict.adversarial
+        # Of an image that has fallen, in an earlier stage or when clean, the first image is kept.
+        if self.kept and standing[index] and plan.falls_earliest(stage, number, verdict):
+            attack = stage.passes[number].attack
+            self.kept.put(index, self._typed(verdict.image, verdict.adversarial, attack))
+
+    def _typed(self, images, adversarial, attack):
+        if self.kept.image_type == "float32":
+            return adversarial
+        return ball.whole_pixels(images, adversarial, attack.epsilon, attack.norm)
+
+    def _prepare_images(self, resumed):
+        if resumed:
+            self.kept.check()
+            return
+        attack = self.passes[0].attack
+        self.kept.create(
+            self._typed(batch.images, batch.images, attack)[: batch.count] for batch in self.stream
+        )
+
     def _save(self):
+        if self.kept:
+            self.kept.flush()
         if self.file:
             self.file.save(self.passes, self.examples)
         self.saved_at = time.monotonic()
@@ -202,7 +210,8 @@ class Session:
         }
         identity = json.loads(json.dumps(identity))
         path = pathlib.Path(self.options.verdict_file)
-        return VerdictFile(path, identity, self.options.overwrite)
+        image_type = None if self.options.image_file is None else self.options.image_type
+        return VerdictFile(path, identity, self.options.overwrite, image_type)
 
 
 def _trajectory_outcome(stage, attack, standing):

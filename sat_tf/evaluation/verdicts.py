@@ -28,20 +28,26 @@ class VerdictFile:
       path: where it is.
       identity: JSON values that decide the verdicts.
       overwrite: whether to ignore what is there and replace it at the first save.
+      image_type: how the images of the verdicts are kept beside, or None.
     """
 
     path: pathlib.Path
     identity: dict[str, Any]
     overwrite: bool = False
+    image_type: str | None = None
+    _restored: tuple[int, str | None] = dataclasses.field(default=(0, None), init=False)
 
-    def restore(self, passes: list[Pass], examples: np.ndarray) -> None:
+    def restore(self, passes: list[Pass], examples: np.ndarray) -> bool:
         """Fills the passes and the example images in place with what the file holds.
+
+        Returns:
+          Whether there was such a file.
 
         Raises:
           ValueError: a damaged file or one of another run, with what differs.
         """
         if self.overwrite or not self.path.exists():
-            return
+            return False
         try:
             # Opened here, as NumPy leaves open what it finds damaged.
             with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -65,22 +71,38 @@ class VerdictFile:
                 f"{self.path} belongs to another evaluation: {self._difference(found, different)}; "
                 "give another --json, or --overwrite to replace it"
             )
+        self._require_images(header.get("image_type"))
         examples[...] = stored["examples"]
         for number, work in enumerate(passes):
             for name in _ARRAYS:
                 getattr(work, name)[...] = stored[f"{number}/{name}"]
             for name in _NUMBERS:
                 setattr(work, name, stored[f"{number}/{name}"].item())
+        # Whoever only wants the report again, without images, does not lose what was kept.
+        self._restored = (_num_done(passes), header.get("image_type"))
+        return True
 
     def save(self, passes: list[Pass], examples: np.ndarray) -> None:
         """Writes everything: the old file or the new one, never a part."""
-        header = json.dumps({"format": FORMAT, "identity": self.identity})
+        kept = self.image_type
+        if kept is None and self._restored[0] == _num_done(passes):
+            kept = self._restored[1]
+        header = json.dumps({"format": FORMAT, "identity": self.identity, "image_type": kept})
         arrays = {"header": np.array(header), "examples": examples}
         for number, work in enumerate(passes):
             for name in (*_ARRAYS, *_NUMBERS):
                 arrays[f"{number}/{name}"] = np.asarray(getattr(work, name))
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
+
+    def _require_images(self, found):
+        if self.image_type in (None, found):
+            return
+        held = "without their images" if found is None else f"with images as {found}"
+        raise ValueError(
+            f"{self.path} holds verdicts {held}, and images as {self.image_type} are asked for; "
+            "give another --json, or --overwrite to evaluate from the beginning"
+        )
 
     def _difference(self, found, names):
         def short(value):
@@ -91,6 +113,10 @@ class VerdictFile:
             f"{name} is {short(self.identity.get(name))} here and {short(found.get(name))} there"
             for name in names
         )
+
+
+def _num_done(passes):
+    return sum(int(work.done.sum()) for work in passes)
 
 
 def verdict_path(report: str | os.PathLike) -> pathlib.Path:
