@@ -2,13 +2,13 @@
 
 import json
 import pathlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
 
 import keras
 import numpy as np
-from absl import logging
 
 from sat_tf import atomic
 
@@ -58,7 +58,8 @@ def restore(directory: pathlib.Path, state: Sequence[keras.Variable]) -> tuple[i
         try:
             arrays = _read(path)
         except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
-            logging.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
+            warning = f"checkpoint {path} is damaged ({error}); trying the one before it"
+            print(f"warning: {warning}", file=sys.stderr)
             continue
         record = json.loads(arrays.pop(_RECORD).tobytes().decode())
         _assign(path, arrays, state)

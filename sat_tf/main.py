@@ -1,5 +1,6 @@
 """What every main shares: flags in, one line out when something is wrong."""
 
+import difflib
 import sys
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and exits.
 
     Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
-    interrupted run gives one line and 128 + the signal's number, as shells do.
+    interrupted run gives one line and 128 + the signal's number, as shells do. Help is status 0.
     """
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
@@ -42,11 +43,29 @@ def run(main: Callable[[], None]) -> None:
 def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        near = " or ".join(f"--{name}" for name in _near(error.flagname))
+        hint = f"did you mean {near}?" if near else "--help lists all"
+        _leave(f"there is no flag --{error.flagname}; {hint}", 2)
+    except flags.CantOpenFlagFileError as error:
+        _leave(f"cannot open the flagfile: {error.__context__}", 2)
+    except UnicodeDecodeError as error:
+        _leave(f"the flagfile is no text: {error}", 2)
     except flags.Error as error:
         _leave(error, 2)
+    except SystemExit:
+        sys.exit(0)  # with help, after which absl exits with 1
     if len(rest) > 1:
         _leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
     return rest
+
+
+def _near(unknown):
+    """Returns flags by the initials of their words, by one of their words, or misspelt."""
+    names = sorted(flags.FLAGS)
+    initials = [name for name in names if "".join(w[:1] for w in name.split("_")) == unknown]
+    words = [name for name in names if f"_{unknown}" in f"_{name}" and len(unknown) > 2]
+    return initials or words or difflib.get_close_matches(unknown, names, 2, cutoff=0.75)
 
 
 def _guarded(main):

@@ -39,7 +39,7 @@ def test_only_the_newest_files_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
-def test_a_damaged_file_gives_way_to_the_one_before(tmp_path, damage):
+def test_a_damaged_file_gives_way_to_the_one_before(tmp_path, damage, capsys):
     checkpoints.save(tmp_path, 1, state(1.0), {"n": 1})
     path = checkpoints.save(tmp_path, 2, state(2.0), {"n": 2})
     content = bytearray(path.read_bytes())
@@ -54,6 +54,8 @@ def test_a_damaged_file_gives_way_to_the_one_before(tmp_path, damage):
     restored = state(0.0)
     assert checkpoints.restore(tmp_path, restored) == (1, {"n": 1})
     assert all((v.numpy() == 1.0).all() for v in restored)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: checkpoint {path} is damaged (")
 
 
 def test_nothing_readable_is_an_error_not_a_fresh_start(tmp_path):
