@@ -125,11 +125,16 @@ def main() -> None:
     report.facts["network"]["source"] = chosen.source
     report.facts["data"] |= {"dataset": chosen.dataset, "split": chosen.split}
     report.facts["flags"] = {name: getattr(given, name) for name in _own_flags()}
-    report.save(chosen.report)
+    try:
+        report.save(chosen.report)
+    finally:
+        # Whatever cannot be written, the figures are on the terminal.
+        _print(report, given.steps_curve)
     about = chosen.about | {"dataset": chosen.dataset}
     title = f"Robustness of {chosen.source}: {chosen.norm} epsilon {chosen.epsilon:g}"
     written = artefacts.write(report, given.write, chosen.report, title=title, about=about)
-    _print(report, [chosen.report, *written], given.steps_curve)
+    paths = ", ".join(map(str, [chosen.report, *written]))
+    print(f"{len(report.labels)} images, accuracies in percent: {paths}")
 
 
 def _dataset(given, chosen, network):
@@ -183,7 +188,7 @@ def _stoppable():
             signal.signal(one, handler)
 
 
-def _print(report, written, with_steps):
+def _print(report, with_steps):
     print(report.table())
     if report.curve:
         print(f"\n{report.curve_table()}")
@@ -191,16 +196,12 @@ def _print(report, written, with_steps):
         print(f"\n{report.steps_table()}")
     if report.saved_images:
         saved = report.saved_images.summary(report.clean & ~report.standing)
-        print(
-            "{num_still_broken} of {num_broken} broken images are still so as {image_type}".format(
-                **saved
-            )
-        )
+        still = f"{saved['num_still_broken']} of {saved['num_broken']} broken images"
+        print(f"{still} are still broken as they are saved, in {saved['image_type']}")
     for check in report.checks:
         if not check["passed"]:
             print(f"check {check['name']}: {check['found']}: {check['consequence']}")
-    paths = ", ".join(map(str, written))
-    print(f"{len(report.labels)} images, accuracies in percent: {paths}")
+    sys.stdout.flush()
 
 
 def _own_flags():

@@ -223,6 +223,17 @@ def test_the_command_writes_the_table_and_the_report(tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 10_000
     for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
         assert text in done.stdout
+    # What cannot be written does not cost the figures, nor does an artefact cost the report.
+    table = done.stdout[done.stdout.index("last iterate") : done.stdout.rindex("50 images")]
+    for name in ("report.html", "report.json"):
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        again = _run(f"--workdir={tmp_path}", "--attacks=pgd-1,pgd-2", "--num_images=50",
+                     "--restarts=2")  # fmt: skip
+        assert again.returncode == 2 and f"cannot write {tmp_path / name}" in again.stderr
+        assert len(again.stderr.strip().splitlines()) == 1, again.stderr
+        assert table in again.stdout
+        assert (tmp_path / "report.json").exists()
 
 
 @pytest.mark.parametrize(

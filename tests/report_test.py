@@ -3,6 +3,7 @@
 import html.parser
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
         assert said in text
 
 
-def test_artefacts_are_written_beside_the_report(report, tmp_path):
+def test_artefacts_are_written_beside_the_report(report, tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     about = {"model": "resnet18", "dataset": "cifar10", "class_names": list("abcd")}
     names = [name for name in artefacts.NAMES if name not in ("npz", "tfrecord")]
@@ -162,6 +163,10 @@ def test_artefacts_are_written_beside_the_report(report, tmp_path):
     assert info["autoattack_acc"] is None, "only the four attacks of standard make that figure"
     with pytest.raises(ValueError, match="'pdf'; use some of: html"):
         artefacts.write(report, ["pdf"], path, title="t", about=about)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ValueError, match="matplotlib.figure is not installed.*report.json is"):
+            artefacts.write(report, ["plots"], path, title="t", about=about)
     with pytest.raises(ValueError, match="npz needs the adversarial images"):
         artefacts.write(report, ["npz"], path, title="t", about=about)
 

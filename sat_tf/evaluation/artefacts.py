@@ -36,7 +36,7 @@ def write(
     title: str,
     about: dict[str, Any],
 ) -> list[pathlib.Path]:
-    """Writes what `names` asks for beside the report.
+    """Writes what `names` asks for beside the report, which is there already.
 
     For `report.json`: `report.html`; `report.curve.png`, `report.steps.png` and
     `report.pictures.png`; the directory `report.tensorboard`; `report.model_info.json`;
@@ -51,8 +51,21 @@ def write(
 
     Returns:
       What was written.
+
+    Raises:
+      ValueError: an unknown name, images that were not kept, or a package that is not installed.
     """
     check_names(names)
+    try:
+        return _write(report, names, path, title, about)
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed, so not all of --write={','.join(names)} is written; "
+            f"{path} is: pip install {error.name} and give the same command again"
+        ) from error
+
+
+def _write(report, names, path, title, about):
     class_names, written = about.get("class_names"), []
     for name in sorted(set(names) & _IMAGES.keys()):
         if report.saved_images is None:
