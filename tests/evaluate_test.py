@@ -166,6 +166,20 @@ def test_same_seed_same_verdicts_and_another_seed_others():
     assert (first.broken_step != other.broken_step).any()
 
 
+def test_packing_saves_what_a_plain_loop_would_spend_on_broken_images():
+    network = small_network()
+    images, labels = images_of(network, 48)
+    labels[:5] = (labels[:5] + 1) % 3
+    attack = PGD(epsilon=EPSILON, step_size=1.5, steps=19)
+    options = {"batch_size": 16, "restarts": 2, "last_iterate": False}
+    (found,) = evaluate(network, (images, labels), [attack], **options).outcomes
+    assert found.plain_steps == found.attacked.sum() * 2 * 20 == 43 * 40
+    steps = np.where(found.broken_step >= 0, found.broken_step + 1, 40)
+    assert found.image_steps == steps[found.attacked].sum()
+    assert found.image_steps <= found.slot_steps < found.plain_steps
+    assert found.saved_by_packing == 1 - found.slot_steps / found.plain_steps > 0.3
+
+
 def test_the_default_step_is_that_of_the_paper_and_the_users_is_kept():
     options = {"norm": "linf", "num_classes": 10}
     (paper,) = attack_names.parse(["pgd-200"], epsilon=4, step_size=None, **options)

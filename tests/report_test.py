@@ -11,7 +11,8 @@ from PIL import Image
 from scipy import stats
 
 from sat_tf.evaluation import artefacts, page, plots
-from sat_tf.evaluation.report import CurvePoint, Examples, Outcome, Report, steps_curve
+from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by, steps_curve
+from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.statistics import interval
 
 NUM = 10
@@ -38,6 +39,7 @@ def report():
             1.5,
             48,
             40,
+            40,
         ),
         Outcome(
             "square",
@@ -49,8 +51,9 @@ def report():
             np.where(pgd, 7.5, 0.0),
             0,
             2.5,
-            400,
-            200,
+            120,
+            100,
+            250,
         ),
     ]
     rng = np.random.default_rng(0)
@@ -90,6 +93,14 @@ def test_json_holds_the_verdict_of_every_image(report, tmp_path):
     assert images["last_iterate_correct"] == {"pgd-3": [1, 1, 1, 1, 1, 1, 0, 1, 0, 0]}
     assert [point["epsilon"] for point in read["curve"]] == [0.0, 4.0]
     assert read["attacks"][0]["steps_curve"] == [[0, 0.7], [2, 0.5]]
+    costs = [second[f"evaluations_{kind}"] for kind in ("needed", "paid", "plain")]
+    assert costs == [100, 120, 250] and second["saved_by_packing"] == pytest.approx(0.52)
+    assert read["saved_images"] is None and images["index"] == list(range(NUM))
+
+
+def test_an_image_is_broken_by_the_first_attack_after_which_it_does_not_stand(report):
+    found = broken_by(report.clean, report.outcomes)
+    assert found.tolist() == [-1, -1, -1, 1, 1, 0, 0, 0, -1, -1]
 
 
 def test_steps_curve_counts_who_stands_after_so_many_evaluations(report):
@@ -116,6 +127,7 @@ def test_tables_hold_the_figures(report):
     assert rows["clean"][1] == "80.00"
     assert rows["pgd-3"][1:3] == ["70.00", "50.00"]
     assert rows["square"][1] == "30.00"
+    assert rows["square"][-4:] == ["100", "120", "52", "%"]
     assert "4" in report.curve_table() and "50.00" in report.curve_table()
     assert report.outcome("square").name == "square"
     with pytest.raises(ValueError, match="'fab' is not in this report; it has: pgd-3, square"):
@@ -138,7 +150,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
     assert len(parser.links) == 3
     assert all(link.startswith("data:image/png;base64,") for link in parser.links)
     assert "a &lt;title&gt;" in text and "&lt;b&gt;" in text and "<b></td>" not in text
-    for said in ("80.00 %", "30.00 %", "beware", "pixels in [0, 255]", "square"):
+    for said in ("80.00 %", "30.00 %", "beware", "pixels in [0, 255]", "square", "52 %"):
         assert said in text
 
 

@@ -53,7 +53,7 @@ def content(report):
     """Returns the report without its times."""
     result = report.to_dict()
     for part in (result, *result["attacks"]):
-        for name in ("seconds", "evaluations_paid"):
+        for name in ("seconds", "evaluations_paid", "saved_by_packing"):
             part.pop(name, None)
     return json.loads(json.dumps(result))
 

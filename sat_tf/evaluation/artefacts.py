@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from sat_tf import atomic
 from sat_tf.evaluation import page, plots, saved_images
-from sat_tf.evaluation.report import Report, steps_curve
+from sat_tf.evaluation.outcome import steps_curve
+from sat_tf.evaluation.report import Report
 
 NAMES = ("html", "plots", "tensorboard", "model_info", "npz", "tfrecord")
 _IMAGES = {"npz": saved_images.write_npz, "tfrecord": saved_images.write_tfrecord}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from sat_tf.attacks import losses
 from sat_tf.attacks.pgd import cross_entropy
-from sat_tf.evaluation.report import Outcome
+from sat_tf.evaluation.outcome import Outcome
 from sat_tf.evaluation.stream import Batch
 
 # Thresholds of AutoAttack (auto-attack a392200), but for the gap.

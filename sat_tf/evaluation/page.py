@@ -4,7 +4,7 @@ import base64
 import html
 from collections.abc import Sequence
 
-from sat_tf.evaluation import plots
+from sat_tf.evaluation import plots, tables
 from sat_tf.evaluation.report import UNIT, Report
 from sat_tf.evaluation.statistics import percent, span
 
@@ -85,8 +85,10 @@ def _attacks(report):
         "attacked",
         "largest distance",
         "seconds",
+        *(f"evaluations {name}" for name in tables.COST),
     )
-    rows = [("clean", "", percent(report.clean), span(report.clean), "", "", "")]
+    blank = ("",) * (3 + len(tables.COST))
+    rows = [("clean", "", percent(report.clean), span(report.clean), *blank)]
     for one in report.outcomes:
         rows.append(
             (
@@ -94,9 +96,10 @@ def _attacks(report):
                 "" if one.last_iterate is None else percent(one.last_iterate),
                 percent(one.standing),
                 span(one.standing),
-                str(int(one.attacked.sum())),
+                f"{one.attacked.sum():,}",
                 f"{one.distance.max(initial=0.0):.4g}",
                 f"{one.seconds:.1f}",
+                *tables.cost(one),
             )
         )
     return _table(rows, head)

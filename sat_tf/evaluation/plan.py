@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from sat_tf.attacks import PGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.evaluation.packed import Verdict
@@ -116,19 +114,15 @@ def falls_earliest(stage: Stage, number: int, verdict: Verdict) -> bool:
     Of several restarts the report names the step of the earliest break, so it is the image of that
     break that goes with it.
     """
-    earlier = [_first_wrong(work.wrong[verdict.index]) for work in stage.passes[:number]]
-    return not earlier or _first_wrong(verdict.extras["wrong"]) <= min(earlier)
+    index = verdict.index
+    earlier = [_fell(work.broken[index], work.wrong[index]) for work in stage.passes[:number]]
+    return not earlier or _fell(verdict.broken, verdict.extras["wrong"]) <= min(earlier)
 
 
-def _first_wrong(wrong):
-    return int(wrong.argmax()) if wrong.any() else len(wrong)
+def _fell(broken, wrong):
+    return int(wrong.argmax()) if broken else len(wrong)
 
 
 def passes_of(planned: Sequence[Stage]) -> list[Pass]:
     """Returns all passes in the order in which they run."""
     return [work for stage in planned for work in stage.passes]
-
-
-def wrong_iterates(stage: Stage) -> np.ndarray:
-    """Returns bool [N, steps + 1]: where an iterate of any restart is misclassified."""
-    return np.logical_or.reduce([work.wrong for work in stage.passes])

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sat_tf.evaluation.report import Report, steps_curve
+from sat_tf.evaluation.outcome import steps_curve
+from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.statistics import interval
 
 _COLOURS = ("#1a73e8", "#d93025", "#188038", "#a142f4", "#e37400", "#12a4af", "#5f6368")

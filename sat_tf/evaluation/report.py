@@ -1,82 +1,20 @@
-"""What an evaluation found: verdicts of single images, accuracies with intervals, table, JSON."""
+"""What an evaluation found, in all: accuracies with intervals, and `report.json`."""
 
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sat_tf import atomic
+from sat_tf.evaluation import tables
+from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by, steps_curve
 from sat_tf.evaluation.saved_images import SavedImages
-from sat_tf.evaluation.statistics import accuracy, aligned, percent, span
+from sat_tf.evaluation.statistics import accuracy
 
 SCHEMA_VERSION = 1
 UNIT = "pixels in [0, 255]"
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What one attack did.
-
-    Attributes:
-      name: such as "pgd-50".
-      settings: what reproduces the attack; lengths in pixels.
-      attacked: bool [N], which images it was given: all of them, or the survivors so far.
-      standing: bool [N], survivors of this attack and all before it; a clean image that is
-        misclassified never stands. For PGD no iterate may be misclassified ("any iterate").
-      last_iterate: bool [N], whether the last iterate of every restart is classified right, as the
-        paper counts, whatever came before; None for attacks that leave broken images.
-      broken_step: int [N], evaluations of the attack before the one that broke the image: 0 is the
-        start; -1 where this attack broke nothing.
-      distance: float [N], norm of the perturbation returned, in pixels.
-      unconfirmed: images that the attack called broken and a second evaluation did not.
-      seconds: wall time of the pass that gave this outcome.
-      slot_steps, image_steps: evaluations paid for and needed.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    attacked: np.ndarray
-    standing: np.ndarray
-    last_iterate: np.ndarray | None
-    broken_step: np.ndarray
-    distance: np.ndarray
-    unconfirmed: int
-    seconds: float
-    slot_steps: int
-    image_steps: int
-
-
-@dataclasses.dataclass
-class CurvePoint:
-    """Accuracy at one radius.
-
-    Attributes:
-      epsilon: in pixels.
-      standing: bool [N], survivors of all attacks up to this radius.
-      seconds: wall time beyond the smaller radii.
-    """
-
-    epsilon: float
-    standing: np.ndarray
-    seconds: float
-
-
-class Examples(NamedTuple):
-    """The first images, for a picture.
-
-    Attributes:
-      clean, adversarial: float32 [G, H, W, C] in pixels; adversarial as the attacks left them.
-      labels: int32 [G].
-      probabilities: of the clean and of the adversarial images, [G, classes] each.
-    """
-
-    clean: np.ndarray
-    adversarial: np.ndarray
-    labels: np.ndarray
-    probabilities: tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass
@@ -170,39 +108,15 @@ class Report:
 
     def table(self) -> str:
         """Returns the accuracies in percent as a table for the terminal."""
-        paper = any(outcome.last_iterate is not None for outcome in self.outcomes)
-        head = ["", "last iterate"] if paper else [""]
-        rows = [[*head, "standing", "95 % interval", "attacked", "seconds"]]
-        blank = [""] if paper else []
-        rows.append(["clean", *blank, percent(self.clean), span(self.clean), "", ""])
-        for outcome in self.outcomes:
-            last = outcome.last_iterate
-            rows.append(
-                [
-                    outcome.name,
-                    *(blank if last is None else [percent(last)]),
-                    percent(outcome.standing),
-                    span(outcome.standing),
-                    str(int(outcome.attacked.sum())),
-                    f"{outcome.seconds:.1f}",
-                ]
-            )
-        return aligned(rows)
+        return tables.attacks(self.clean, self.outcomes)
 
     def curve_table(self) -> str:
         """Returns accuracy over epsilon in percent as a table for the terminal."""
-        rows = [["epsilon", "standing", "95 % interval"]]
-        for point in self.curve:
-            rows.append([f"{point.epsilon:g}", percent(point.standing), span(point.standing)])
-        return aligned(rows)
+        return tables.curve(self.curve)
 
     def steps_table(self) -> str:
         """Returns what stands after so many evaluations of each attack, in percent."""
-        rows = [["attack", "evaluations", "standing"]]
-        for outcome in self.outcomes:
-            for step, fraction in steps_curve(outcome):
-                rows.append([outcome.name, str(step + 1), f"{100 * fraction:.2f}"])
-        return aligned(rows)
+        return tables.steps(self.outcomes)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Returns what stands beside each saved image; docs/evaluation.md describes it."""
@@ -245,32 +159,6 @@ class Report:
         }
 
 
-def broken_by(clean: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
-    """Returns the number of the attack that broke each image, int [N]; -1 where none did.
-
-    An image that is misclassified when clean was broken by no attack.
-    """
-    found, standing = np.full(len(clean), -1), clean
-    for number, outcome in enumerate(outcomes):
-        found[standing & ~outcome.standing] = number
-        standing = outcome.standing
-    return found
-
-
-def steps_curve(outcome: Outcome) -> list[tuple[int, float]]:
-    """Returns how the fraction that stands falls with an attack's evaluations.
-
-    Returns:
-      Pairs (evaluations after the start, fraction standing) wherever the fraction changes, from
-      the first to the last.
-    """
-    before = int((outcome.standing | (outcome.broken_step >= 0)).sum())
-    fell = np.bincount(outcome.broken_step[outcome.broken_step >= 0], minlength=1)
-    left = (before - np.cumsum(fell)) / len(outcome.standing)
-    changes = [step for step in range(len(left)) if step == 0 or left[step] != left[step - 1]]
-    return [(int(step), float(left[step])) for step in changes]
-
-
 def _summary(outcome):
     summary = {"name": outcome.name, "settings": outcome.settings}
     summary["num_attacked"] = int(outcome.attacked.sum())
@@ -284,4 +172,6 @@ def _summary(outcome):
     summary["seconds"] = round(outcome.seconds, 3)
     summary["evaluations_needed"] = outcome.image_steps
     summary["evaluations_paid"] = outcome.slot_steps
+    summary["evaluations_plain"] = outcome.plain_steps
+    summary["saved_by_packing"] = outcome.saved_by_packing
     return summary

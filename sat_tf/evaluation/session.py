@@ -12,13 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from sat_tf import networks
-from sat_tf.evaluation import ball, checks, plan, saved_images
-from sat_tf.evaluation.attack_names import name_of
+from sat_tf.evaluation import ball, checks, judging, plan, saved_images
 from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.options import Options
+from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by
 from sat_tf.evaluation.passes import Runner
 from sat_tf.evaluation.progress import Progress
-from sat_tf.evaluation.report import CurvePoint, Examples, Outcome, broken_by
 from sat_tf.evaluation.stream import Stream
 from sat_tf.evaluation.verdicts import VerdictFile
 
@@ -130,9 +129,7 @@ class Session:
                 (stage.title, stage.salt(number)),
                 keep and functools.partial(keep, stage, number, standing),
             )
-        if stage.last_iterate:
-            return [_trajectory_outcome(stage, attack, standing) for attack in stage.attacks]
-        return [_packed_outcome(stage, standing)]
+        return judging.outcomes(stage, standing)
 
     def _run(self, work, candidates, names, keep):
         title, salt = names
@@ -212,41 +209,3 @@ class Session:
         path = pathlib.Path(self.options.verdict_file)
         image_type = None if self.options.image_file is None else self.options.image_type
         return VerdictFile(path, identity, self.options.overwrite, image_type)
-
-
-def _trajectory_outcome(stage, attack, standing):
-    within = plan.wrong_iterates(stage)[:, : attack.steps + 1]
-    fooled = within.any(1)
-    return Outcome(
-        name=name_of(attack),
-        settings=plan.describe(attack) | {"restarts": len(stage.passes)},
-        attacked=np.ones_like(standing),
-        standing=standing & ~fooled,
-        last_iterate=~within[:, -1],
-        broken_step=np.where(standing & fooled, within.argmax(1), -1),
-        **_totals(stage.passes),
-    )
-
-
-def _packed_outcome(stage, standing):
-    (work,) = stage.passes
-    broken = standing & work.broken
-    return Outcome(
-        name=work.attack.name,
-        settings=plan.describe(work.attack),
-        attacked=standing,
-        standing=standing & ~broken,
-        last_iterate=None,
-        broken_step=np.where(broken, work.steps - 1, -1),
-        **_totals(stage.passes),
-    )
-
-
-def _totals(passes):
-    return {
-        "distance": np.max([work.distance for work in passes], 0),
-        "unconfirmed": int(np.any([work.unconfirmed for work in passes], 0).sum()),
-        "seconds": sum(work.seconds for work in passes),
-        "slot_steps": sum(work.slot_steps for work in passes),
-        "image_steps": sum(work.image_steps for work in passes),
-    }

@@ -1,0 +1,103 @@
+"""What one attack found: verdicts of single images, and what they cost."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one attack did.
+
+    Attributes:
+      name: such as "pgd-50".
+      settings: what reproduces the attack; lengths in pixels.
+      attacked: bool [N], which images it was given: all of them, or the survivors so far.
+      standing: bool [N], survivors of this attack and all before it; a clean image that is
+        misclassified never stands. For PGD no iterate may be misclassified ("any iterate").
+      last_iterate: bool [N], whether the last iterate of every restart is classified right, as the
+        paper counts, whatever came before; None for attacks that leave broken images.
+      broken_step: int [N], evaluations of the attack before the one that broke the image: 0 is the
+        start; -1 where this attack broke nothing.
+      distance: float [N], norm of the perturbation returned, in pixels.
+      unconfirmed: images that the attack called broken and a second evaluation did not.
+      seconds: wall time of the pass that gave this outcome.
+      slot_steps, image_steps: evaluations paid for and needed.
+      plain_steps: what a plain loop pays: every step, restart and target for every image attacked.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    attacked: np.ndarray
+    standing: np.ndarray
+    last_iterate: np.ndarray | None
+    broken_step: np.ndarray
+    distance: np.ndarray
+    unconfirmed: int
+    seconds: float
+    slot_steps: int
+    image_steps: int
+    plain_steps: int
+
+    @property
+    def saved_by_packing(self) -> float | None:
+        """Returns `1 - paid / plain`; None where nothing was attacked."""
+        return 1 - self.slot_steps / self.plain_steps if self.plain_steps else None
+
+
+@dataclasses.dataclass
+class CurvePoint:
+    """Accuracy at one radius.
+
+    Attributes:
+      epsilon: in pixels.
+      standing: bool [N], survivors of all attacks up to this radius.
+      seconds: wall time beyond the smaller radii.
+    """
+
+    epsilon: float
+    standing: np.ndarray
+    seconds: float
+
+
+class Examples(NamedTuple):
+    """The first images, for a picture.
+
+    Attributes:
+      clean, adversarial: float32 [G, H, W, C] in pixels; adversarial as the attacks left them.
+      labels: int32 [G].
+      probabilities: of the clean and of the adversarial images, [G, classes] each.
+    """
+
+    clean: np.ndarray
+    adversarial: np.ndarray
+    labels: np.ndarray
+    probabilities: tuple[np.ndarray, np.ndarray]
+
+
+def broken_by(clean: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
+    """Returns the number of the attack that broke each image, int [N]; -1 where none did.
+
+    An image that is misclassified when clean was broken by no attack.
+    """
+    found, standing = np.full(len(clean), -1), clean
+    for number, outcome in enumerate(outcomes):
+        found[standing & ~outcome.standing] = number
+        standing = outcome.standing
+    return found
+
+
+def steps_curve(outcome: Outcome) -> list[tuple[int, float]]:
+    """Returns how the fraction that stands falls with an attack's evaluations.
+
+    Returns:
+      Pairs (evaluations after the start, fraction standing) wherever the fraction changes, from
+      the first to the last.
+    """
+    before = int((outcome.standing | (outcome.broken_step >= 0)).sum())
+    fell = np.bincount(outcome.broken_step[outcome.broken_step >= 0], minlength=1)
+    left = (before - np.cumsum(fell)) / len(outcome.standing)
+    changes = [step for step in range(len(left)) if step == 0 or left[step] != left[step - 1]]
+    return [(int(step), float(left[step])) for step in changes]
