@@ -8,7 +8,7 @@ import tensorflow as tf
 from sat_tf import distribution
 from sat_tf.attacks import losses, noise, stepped
 from sat_tf.attacks.pgd_restarts import RestartedPGD
-from sat_tf.evaluation import ball, passes
+from sat_tf.evaluation import ball, passes, runner
 from sat_tf.evaluation.packed import Packed, Waiting
 from sat_tf.evaluation.stream import Stream
 from tests import linear_network
@@ -138,8 +138,8 @@ def work_of(attack, count):
     return passes.Pass.blank("pass", attack, count)
 
 
-def finish(runner, work, candidates, **options):
-    for _ in runner.run(work, candidates, salt="salt", **options):
+def finish(driver, work, candidates, **options):
+    for _ in driver.run(work, candidates, salt="salt", **options):
         pass
     return work
 
@@ -162,9 +162,9 @@ class Liar(stepped.Stepped):
 
 
 def test_a_break_that_a_second_evaluation_does_not_confirm_is_no_break(network, images, labels):
-    runner = passes.Runner(network, Stream((images, labels), 16), seed=0)
-    clean = runner.clean()
-    work = finish(runner, work_of(Liar(), COUNT), np.ones(COUNT, bool))
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
+    clean = driver.clean()
+    work = finish(driver, work_of(Liar(), COUNT), np.ones(COUNT, bool))
     np.testing.assert_array_equal(work.broken, ~clean.correct)
     np.testing.assert_array_equal(work.unconfirmed, clean.correct)
     assert work.done.all() and clean.correct.any() and not clean.correct.all()
@@ -174,29 +174,29 @@ def test_a_break_that_a_second_evaluation_does_not_confirm_is_no_break(network, 
 def test_an_image_outside_the_ball_or_the_range_stops_everything(
     network, images, labels, shift, said
 ):
-    runner = passes.Runner(network, Stream((images, labels), 16), seed=0)
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     with pytest.raises(ball.OutsideBall, match=said):
-        finish(runner, work_of(Liar(shift), COUNT), np.ones(COUNT, bool))
+        finish(driver, work_of(Liar(shift), COUNT), np.ones(COUNT, bool))
 
 
 def test_only_candidates_are_attacked(network, images, labels):
-    runner = passes.Runner(network, Stream((images, labels), 16), seed=0)
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     candidates = np.zeros(COUNT, bool)
     candidates[[2, 17, 40]] = True
-    work = finish(runner, work_of(attack_of(), COUNT), candidates)
+    work = finish(driver, work_of(attack_of(), COUNT), candidates)
     np.testing.assert_array_equal(work.done, candidates)
     np.testing.assert_array_equal(work.steps > 0, candidates)
 
 
 @pytest.mark.parametrize("images", [1, 2, 31, 128, 129, 256, 257, 1000])
 def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
-    slots = passes.balanced_slots(images, 128)
+    slots = runner.balanced_slots(images, 128)
     rounds = -(-images // slots)
     assert 1 <= slots <= 128
     assert rounds == -(-images // 128)
     assert rounds * slots - images < rounds  # not one slot too many in any round
     strategy = distribution.strategy("mirrored")
-    shared = passes.balanced_slots(images, 128, strategy)
+    shared = runner.balanced_slots(images, 128, strategy)
     assert shared % 2 == 0 and slots <= shared <= slots + 1
 
 

@@ -15,7 +15,7 @@ import pytest
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import passes
+from sat_tf.evaluation import runner
 from tests import linear_network
 
 ATTACKS = [
@@ -72,7 +72,7 @@ def test_a_run_that_stops_anywhere_continues_to_the_same_report(
     class Killed(BaseException):
         pass
 
-    noted, note = [], passes.Runner._note
+    noted, note = [], runner.Runner._note
 
     def note_until_killed(self, *arguments):
         if len(noted) == killed_after:
@@ -82,11 +82,11 @@ def test_a_run_that_stops_anywhere_continues_to_the_same_report(
 
     path = tmp_path / "report.verdicts.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(passes.Runner, "_note", note_until_killed)
+        patch.setattr(runner.Runner, "_note", note_until_killed)
         with pytest.raises(Killed):
             evaluate_here(path)
     before = len(noted)
-    monkeypatch.setattr(passes.Runner, "_note", lambda *a: noted.append(1) or note(*a))
+    monkeypatch.setattr(runner.Runner, "_note", lambda *a: noted.append(1) or note(*a))
     resumed = evaluate_here(path)
     assert content(resumed) == content(reference)
     found, expected = resumed.examples.adversarial, reference.examples.adversarial
@@ -118,7 +118,7 @@ def test_kill_minus_9_loses_nothing_that_was_saved(tmp_path, reference):
 def test_a_finished_evaluation_is_not_done_again(tmp_path, monkeypatch, reference):
     path = tmp_path / "report.verdicts.npz"
     evaluate_here(path)
-    monkeypatch.setattr(passes.Runner, "run", None)
+    monkeypatch.setattr(runner.Runner, "run", None)
     assert content(evaluate_here(path)) == content(reference)
 
 

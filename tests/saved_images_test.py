@@ -12,7 +12,7 @@ from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
 from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import artefacts, ball, passes
+from sat_tf.evaluation import artefacts, ball, runner
 from tests import linear_network
 
 COUNT, EPSILON = 40, 9.0
@@ -167,7 +167,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         pass
 
     _, whole = reference
-    noted, note = [], passes.Runner._note
+    noted, note = [], runner.Runner._note
 
     def note_until_killed(self, *arguments):
         if len(noted) == killed_after:
@@ -176,7 +176,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         note(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes.Runner, "_note", note_until_killed)
+        patch.setattr(runner.Runner, "_note", note_until_killed)
         with pytest.raises(Killed):
             run(problem, tmp_path)
     resumed = run(problem, tmp_path)

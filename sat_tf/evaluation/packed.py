@@ -7,29 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from sat_tf.attacks import stepped
+from sat_tf.evaluation.replicas import Replicas
+from sat_tf.evaluation.slots import Slots, Waiting
 
 # The host looks after this many steps at the latest, so that progress is seen and Ctrl-C heard.
 CHUNK = 25
 # Fraction of the slots that must be finished before the host stops to refill them.
 REFILL = 0.125
-
-
-class Waiting(NamedTuple):
-    """An image on its way into a slot.
-
-    Attributes:
-      index: its position in the data set, which alone identifies it.
-      image: float32 [H, W, C] in pixels.
-      label: int.
-      seed: int32 [2], the image's own.
-      logits: float32 [C], the network's on the clean image.
-    """
-
-    index: int
-    image: np.ndarray
-    label: int
-    seed: np.ndarray
-    logits: np.ndarray
 
 
 class Verdict(NamedTuple):
@@ -85,7 +69,7 @@ class Packed:
         strategy: tf.distribute.Strategy | None = None,
         watch: Callable[[int], None] | None = None,
     ):
-        self.replicas = _Replicas(strategy)
+        self.replicas = Replicas(strategy)
         if num_slots < 1 or num_slots % self.replicas.count:
             raise ValueError(
                 f"{num_slots} slots cannot be shared by {self.replicas.count} replicas; give a "
@@ -101,7 +85,7 @@ class Packed:
 
     def run(self, waiting: Iterable[Waiting]) -> Iterator[Verdict]:
         """Yields the verdict of every waiting image, in the order in which they fall."""
-        waiting, slots, state = iter(waiting), _Slots(self.num_slots), None
+        waiting, slots, state = iter(waiting), Slots(self.num_slots), None
         while True:
             entering = slots.fill(waiting)
             if not slots.occupied.any():
@@ -171,97 +155,6 @@ class Packed:
                 extras={name: found[name][row] for name in self.extras},
             )
         slots.occupied[positions] = False
-
-
-class _Slots:
-    """The host's side of the slots: which image sits where."""
-
-    def __init__(self, num_slots):
-        self.num_slots = num_slots
-        self.occupied = np.zeros(num_slots, bool)
-        self.index = np.full(num_slots, -1, np.int64)
-        self.labels = np.zeros(num_slots, np.int32)
-        self.seeds = np.zeros((num_slots, 2), np.int32)
-        self.images = self.logits = None
-        self.exhausted = False
-
-    def fill(self, waiting):
-        """Seats waiting images in the free slots; returns the mask of the slots that changed."""
-        entering = np.zeros(self.num_slots, bool)
-        if self.exhausted:
-            return entering
-        for slot in np.flatnonzero(~self.occupied):
-            one = next(waiting, None)
-            if one is None:
-                self.exhausted = True
-                break
-            if self.images is None:
-                self.images = np.zeros((self.num_slots, *one.image.shape), np.float32)
-                self.logits = np.zeros((self.num_slots, *one.logits.shape), np.float32)
-            self.index[slot], self.labels[slot], self.seeds[slot] = one.index, one.label, one.seed
-            self.images[slot], self.logits[slot] = one.image, one.logits
-            entering[slot] = True
-        self.occupied |= entering
-        return entering
-
-    def arrays(self):
-        return self.images, self.labels, self.seeds, self.logits
-
-
-class _Replicas:
-    """Splits arrays over the replicas of a strategy and joins what they return."""
-
-    def __init__(self, strategy):
-        self.strategy = strategy
-        self.count = 1 if strategy is None else strategy.num_replicas_in_sync
-
-    def function(self, function):
-        """Makes a function that every replica calls on its own part, as a graph.
-
-        The graph is that of the first arguments; others of another shape are refused, not traced.
-        """
-        graph = None
-
-        def call(*parts):
-            nonlocal graph
-            if graph is None:
-                graph = tf.function(self._on_replicas(function), autograph=False)
-                graph = graph.get_concrete_function(*parts)
-            return graph(*parts)
-
-        return call
-
-    def _on_replicas(self, function):
-        if self.strategy is None:
-            return function
-        return lambda *parts: self.strategy.run(function, args=parts)
-
-    def split(self, *arrays):
-        if self.strategy is None:
-            return tuple(map(tf.constant, arrays))
-
-        def distributed(array):
-            parts = np.split(array, self.count)
-            return self.strategy.experimental_distribute_values_from_function(
-                lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-            )
-
-        return tuple(map(distributed, arrays))
-
-    def local(self, value):
-        if self.strategy is None:
-            return (value,)
-        return self.strategy.experimental_local_results(value)
-
-    def join(self, value):
-        return np.concatenate([part.numpy() for part in self.local(value)])
-
-    def parts(self, state, num_slots):
-        """Yields each replica's first slot and its part of the state."""
-        local = {name: self.local(value) for name, value in state.items()}
-        for replica in range(self.count):
-            part = {name: values[replica] for name, values in local.items()}
-            yield replica * num_slots // self.count, part
 
 
 def _select(mask, yes, no):

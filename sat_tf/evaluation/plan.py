@@ -7,7 +7,7 @@ from typing import Any
 from sat_tf.attacks import PGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.evaluation.packed import Verdict
-from sat_tf.evaluation.passes import Pass, unavailable
+from sat_tf.evaluation.passes import Pass
 from sat_tf.evaluation.trajectory import Trajectory
 
 
@@ -68,7 +68,8 @@ def available(attacks: Sequence[Any], num_classes: int) -> tuple[list[Any], dict
     """Splits attacks in those that can run with so many classes and those left out, with why."""
     kept, left_out = [], {}
     for attack in attacks:
-        reason = unavailable(attack, num_classes)
+        limit = getattr(attack, "unavailable", None)
+        reason = limit and limit(num_classes)
         if reason is None:
             kept.append(attack)
         else:

@@ -16,8 +16,8 @@ from sat_tf.evaluation import ball, checks, judging, plan, saved_images
 from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by
-from sat_tf.evaluation.passes import Runner
 from sat_tf.evaluation.progress import Progress
+from sat_tf.evaluation.runner import Runner
 from sat_tf.evaluation.stream import Stream
 from sat_tf.evaluation.verdicts import VerdictFile
 
