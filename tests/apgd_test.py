@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sat_tf.attacks import geometry, losses
-from sat_tf.attacks.apgd import APGD, checkpoint_windows, schedule
+from sat_tf.attacks.apgd import APGD
+from sat_tf.attacks.apgd_schedule import checkpoint_windows, schedule
 from tests import linear_network
 
 NORMS = geometry.NORMS

@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sat_tf.attacks import geometry
+from sat_tf.attacks import planes
 from sat_tf.attacks.fab import FAB, nearest_boundary
 from tests import linear_network
 
@@ -142,7 +142,7 @@ def test_later_restarts_begin_at_random_points_at_half_of_epsilon():
 )
 def test_plane_projection_is_the_linear_program_in_linf(seed, share, power):
     points, weights, excess, reachable = plane_problem(seed, share, power)
-    move = geometry.plane_projection(points, weights, excess, "linf").numpy().ravel()
+    move = planes.plane_projection(points, weights, excess, "linf").numpy().ravel()
     x, w = points.ravel().astype(float), weights.ravel().astype(float)
     assert (x + move >= -1e-4).all() and (x + move <= 255 + 1e-4).all()
     if not reachable:
@@ -168,7 +168,7 @@ def test_plane_projection_is_the_linear_program_in_linf(seed, share, power):
 @given(seed=st.integers(0, 10000), share=st.floats(0.01, 0.98))
 def test_plane_projection_is_the_nearest_point_in_l2(seed, share):
     points, weights, excess, _ = plane_problem(seed, share, 0)
-    move = geometry.plane_projection(points, weights, excess, "l2").numpy().ravel()
+    move = planes.plane_projection(points, weights, excess, "l2").numpy().ravel()
     x, w = points.ravel().astype(float), weights.ravel().astype(float)
     assert w @ move == pytest.approx(excess[0], abs=2e-5 * (np.abs(w) @ np.full(D, 255.0)))
     # Optimality: there is a t with d = t w wherever the range does not stop the move.

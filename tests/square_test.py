@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf.attacks import noise, square
+from sat_tf.attacks import noise, square_bumps, square_windows
 from sat_tf.attacks.square import Square
 from tests import linear_network
 
@@ -26,25 +26,25 @@ def run(attack, network, images, labels):
 
 
 def test_windows_follow_the_schedule_without_rescaling():
-    sides = square.window_sides(10000, 0.8, 32, 32, "linf")
+    sides = square_windows.window_sides(10000, 0.8, 32, 32, "linf")
     shares = [0.8 / 2**k for k in range(10)]
-    ends = [*square.HALVINGS, 9999]
+    ends = [*square_windows.HALVINGS, 9999]
     start = 0
     for share, end in zip(shares, ends, strict=True):
         expected = max(round(np.sqrt(share * 32 * 32)), 1)
         assert set(sides[start : end + 1]) == {expected}, (share, end)
         start = end + 1
     assert set(sides) == {29, 20, 14, 10, 7, 5, 4, 3, 2, 1}
-    odd = square.window_sides(10000, 0.8, 32, 32, "l2")
+    odd = square_windows.window_sides(10000, 0.8, 32, 32, "l2")
     assert set(odd % 2) == {1} and odd.min() == 3
-    assert square.window_sides(5, 0.8, 8, 30, "linf").tolist() == [8] * 5
-    assert square.window_sides(5, 0.8, 8, 30, "l2").tolist() == [7] * 5
+    assert square_windows.window_sides(5, 0.8, 8, 30, "linf").tolist() == [8] * 5
+    assert square_windows.window_sides(5, 0.8, 8, 30, "l2").tolist() == [7] * 5
 
 
 def test_windows_have_their_side_and_reach_every_place():
     draws = noise.hashed_uniform(per_image_seeds(3000), 0, [2])
     side = tf.fill([3000], 2)
-    marks = square.window(draws, side, 4, 5).numpy()[..., 0]
+    marks = square_windows.window(draws, side, 4, 5).numpy()[..., 0]
     assert (marks.sum((1, 2)) == 4).all()
     corners = {(m.any(1).argmax(), m.any(0).argmax()) for m in marks}
     assert corners == {(r, c) for r in range(3) for c in range(4)}
@@ -63,22 +63,22 @@ def test_a_bump_is_the_sum_of_the_paper():
                     value = sum(1 / (n + 1 - k) ** 2 for k in range(0, last + 1))
                     expected[top + r - 1, c - 1] = sign * value
         expected /= np.linalg.norm(expected)
-        np.testing.assert_allclose(square.bump(side), expected, atol=1e-6)
+        np.testing.assert_allclose(square_bumps.bump(side), expected, atol=1e-6)
 
 
 def test_placed_bumps_fill_the_window_and_have_norm_one():
     sides = tf.constant([7, 5, 3, 3])
     side = tf.tile(tf.constant([7, 5, 3]), [20])
     draws = noise.hashed_uniform(per_image_seeds(60), 1, [8])
-    bumps = square.placed_bumps(draws, side, sides, 8, 9).numpy()[..., 0]
-    inside = square.window(draws[:, :2], side, 8, 9).numpy()[..., 0]
+    bumps = square_bumps.placed_bumps(draws, side, sides, 8, 9).numpy()[..., 0]
+    inside = square_windows.window(draws[:, :2], side, 8, 9).numpy()[..., 0]
     np.testing.assert_allclose(np.sqrt((bumps**2).sum((1, 2))), 1.0, atol=1e-5)
     assert (bumps[~inside] == 0).all()
     turned = 0
     for n, mark in enumerate(inside):
         rows, columns = mark.any(1).nonzero()[0], mark.any(0).nonzero()[0]
         cut = bumps[n][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        expected = square.bump(int(side[n]))
+        expected = square_bumps.bump(int(side[n]))
         turned += np.allclose(cut, expected.T, atol=1e-6)
         assert np.allclose(cut, expected, atol=1e-6) or np.allclose(cut, expected.T, atol=1e-6)
     assert 10 < turned < 50
@@ -91,7 +91,7 @@ def test_every_query_stays_allowed_and_changes_one_window_at_most(norm, radius):
     labels = network.labels(images)
     attack = Square(epsilon=radius, norm=norm, queries=60)
     margins = []
-    sides = square.window_sides(60, 0.8, *linear_network.SHAPE[:2], norm)
+    sides = square_windows.window_sides(60, 0.8, *linear_network.SHAPE[:2], norm)
     for step, state in enumerate(run(attack, network, images, labels)):
         point = state["iterate"].numpy()
         assert point.min() >= 0 and point.max() <= 255
@@ -124,7 +124,7 @@ def test_the_first_query_in_l2_uses_the_whole_radius():
     used = np.abs(moves).max((0, 3)) > 1e-3
     rows, columns = used.any(1).nonzero()[0], used.any(0).nonzero()[0]
     assert rows.min() >= 1 and rows.max() <= 30 and columns.min() >= 1 and columns.max() <= 30
-    grid, place = square.tiling(32, 32)
+    grid, place = square_bumps.tiling(32, 32)
     assert place.max() == 24 and (np.bincount(place[grid != 0]) > 0).all()
 
 

@@ -1,18 +1,13 @@
 """Auto-PGD: projected gradient ascent that sets its own step size, on three losses."""
 
-import numpy as np
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, noise, stepped
+from sat_tf.attacks import apgd_schedule, apgd_steps, geometry, losses, starts, stepped
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr-targeted": "apgd-t"}
 
 # Weight of the new direction against the previous move.
 _MOMENTUM = 0.75
-# Radii and shares of the iterations of multi-epsilon L1 (2103.01208, section 3.4).
-_WIDE_STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
-# Share of the coordinates that the first L1 step moves; how the share and the step then shrink.
-_FIRST_SHARE, _SHRINK, _SHARE_DROP, _MIN_STEP = 0.2, 1.5, 0.95, 0.1
 
 
 class APGD(stepped.Stepped):
@@ -80,8 +75,8 @@ class APGD(stepped.Stepped):
             raise ValueError(f"wide=True is for norm='l1', and norm is {norm!r}; leave it out")
         self.restarts, self.eot_steps, self.rho = restarts, eot_steps, rho
         runs = restarts * max(self.num_targets, 1)
-        stages = _WIDE_STAGES if wide else ((1.0, 1.0),)
-        self.schedule = schedule(iterations, runs, norm, stages)
+        stages = apgd_schedule.WIDE_STAGES if wide else apgd_schedule.ONE_STAGE
+        self.schedule = apgd_schedule.schedule(iterations, runs, norm, stages)
         self.num_steps = len(self.schedule["first"])
 
     def unavailable(self, num_classes: int) -> str | None:
@@ -166,12 +161,14 @@ class APGD(stepped.Stepped):
         """Sets the step sizes at first iterates and at checkpoints."""
         first, check = self.at("first", state), self.at("window", state) > 0
         if self.norm == "l1":
-            shrink, changes = self._sparser(state, radius, first)
+            back, entries = apgd_steps.sparsified(state, radius, first & self.at("fresh", state))
         else:
-            shrink, changes = self._halved(state, radius)
-        back = check & shrink
-        for key, (begin, kept) in changes.items():
-            changes[key] = tf.where(first, begin, tf.where(check, kept, state[key]))
+            back, entries = apgd_steps.halved(state, radius, self.at("window", state), self.rho)
+        back &= check
+        changes = {
+            key: tf.where(first, begin, tf.where(check, kept, state[key]))
+            for key, (begin, kept) in entries.items()
+        }
         return {
             **state,
             **changes,
@@ -181,34 +178,6 @@ class APGD(stepped.Stepped):
             "gradient": stepped.where(back, state["best_gradient"], state["gradient"]),
             # The previous point stays: after going back, the move is measured from it.
         }
-
-    def _halved(self, state, radius):
-        window = tf.cast(self.at("window", state), tf.float32)
-        oscillates = state["rises"] <= self.rho * window
-        stagnates = ~state["halved"] & (state["checked_loss"] >= state["best_loss"])
-        halve = oscillates | stagnates
-        size = state["step_size"]
-        changes = {
-            "step_size": (2.0 * radius, tf.where(halve, 0.5 * size, size)),
-            "halved": (True, halve),
-        }
-        return halve, changes
-
-    def _sparser(self, state, radius, first):
-        changed = tf.cast(state["best"] != state["images"], tf.float32)
-        axes = list(range(1, changed.shape.rank))
-        support = tf.reduce_sum(changed, axes)
-        dimension = float(np.prod(state["images"].shape[1:]))
-        sparser = support < _SHARE_DROP * state["support"]
-        smaller = tf.maximum(state["step_size"] / _SHRINK, _MIN_STEP * radius)
-        share = support / dimension / _SHRINK
-        fresh = first & self.at("fresh", state)
-        changes = {
-            "step_size": (radius, tf.where(sparser, radius, smaller)),
-            "share": (tf.where(fresh, _FIRST_SHARE, share), share),
-            "support": (tf.where(fresh, dimension, support), support),
-        }
-        return sparser, changes
 
     def proposed(self, state: stepped.State) -> stepped.State:
         """Sets the points of the next evaluation."""
@@ -229,7 +198,7 @@ class APGD(stepped.Stepped):
         """Returns the points one step further along the gradients."""
         here, size = state["iterate"], geometry.per_image(state["step_size"])
         if self.norm == "l1":
-            direction = sparse_direction(state["gradient"], state["share"])
+            direction = apgd_steps.sparse_direction(state["gradient"], state["share"])
             return self.project(here + size * direction, state, radius)
         direction = geometry.steepest_direction(state["gradient"], self.norm)
         ahead = self.project(here + size * direction, state, radius)
@@ -240,11 +209,8 @@ class APGD(stepped.Stepped):
 
     def random_start(self, state: stepped.State, radius: tf.Tensor) -> tf.Tensor:
         """Returns points that depend on the images' seeds and steps alone."""
-        images, shape = state["images"], list(state["images"].shape[1:])
-        if self.norm == "linf":
-            offset = 2.0 * noise.hashed_uniform(state["seeds"], state["step"], shape) - 1.0
-        else:
-            offset = noise.hashed_normal(state["seeds"], state["step"], shape)
+        images = state["images"]
+        offset = starts.random_direction(state, self.norm)
         if self.norm == "l1":
             offset *= geometry.PIXEL_MAX - geometry.PIXEL_MIN
         else:
@@ -254,65 +220,3 @@ class APGD(stepped.Stepped):
     def project(self, points, state, radius) -> tf.Tensor:
         """Returns the nearest allowed points."""
         return geometry.project(points, state["images"], radius, self.norm)
-
-
-def sparse_direction(gradient: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    """Computes `t / |t|_1`, `t` the signs of the largest coordinates of the gradient.
-
-    Args:
-      gradient: float32 [N, H, W, C].
-      share: the share of the coordinates to keep, float32 [N], rounded up; one at least is kept.
-
-    Source: Croce and Hein, arXiv 2103.01208, section 3.2.
-    """
-    size = tf.reshape(tf.abs(gradient), [tf.shape(gradient)[0], -1])
-    dimension = tf.shape(size)[1]
-    kept = tf.cast(tf.math.ceil(share * tf.cast(dimension, tf.float32)), tf.int32)
-    order = tf.sort(size, 1, "DESCENDING")
-    smallest = tf.gather(order, tf.clip_by_value(kept - 1, 0, dimension - 1), batch_dims=1)
-    signs = tf.where(tf.abs(gradient) >= geometry.per_image(smallest), tf.sign(gradient), 0.0)
-    return tf.math.divide_no_nan(signs, geometry.per_image(geometry.norms(signs, "l1")))
-
-
-def checkpoint_windows(iterations: int, norm: str) -> np.ndarray:
-    """Returns for every iteration the number since the last checkpoint if it is one, else 0."""
-    windows = np.zeros(iterations, np.int32)
-    if norm == "l1":
-        gap, shrink, smallest = max(int(0.04 * iterations), 1), 0, 1
-    else:
-        gap, smallest = max(int(0.22 * iterations), 1), max(int(0.06 * iterations), 1)
-        shrink = max(int(0.03 * iterations), 1)
-    at = gap
-    while at <= iterations:
-        windows[at - 1] = gap
-        gap = max(gap - shrink, smallest)
-        at += gap
-    return windows
-
-
-def schedule(
-    iterations: int, runs: int, norm: str, stages: tuple[tuple[float, float], ...]
-) -> dict[str, np.ndarray]:
-    """Lays out the evaluations of all runs, one row each.
-
-    Columns: "run", its number; "factor", the radius over epsilon; "first" and "second", whether it
-    is that evaluation of a stage; "fresh", whether it is at a random start; "window", the number
-    of iterations since the last checkpoint where one follows, else 0; "counts", whether the point
-    lies in the ball of radius epsilon.
-    """
-    rows = []
-    for run in range(runs):
-        left = iterations
-        for index, (factor, share) in enumerate(stages):
-            last = index == len(stages) - 1
-            length = left if last else int(share * iterations)
-            left -= length
-            for local, window in enumerate([0, *checkpoint_windows(length, norm)]):
-                fresh = local == 0 and index == 0
-                rows.append((run, factor, local == 0, local == 1, fresh, window, last))
-    columns = ("run", "factor", "first", "second", "fresh", "window", "counts")
-    kinds = (np.int32, np.float32, bool, bool, bool, np.int32, bool)
-    return {
-        name: np.array(values, kind)
-        for name, values, kind in zip(columns, zip(*rows, strict=True), kinds, strict=True)
-    }

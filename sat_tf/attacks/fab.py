@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, noise, stepped
+from sat_tf.attacks import geometry, losses, planes, starts, stepped
 
 # Keeps the weights of the two projections finite where both moves are zero, in pixels.
 _TINY = 255e-8
@@ -107,7 +107,7 @@ class FAB(stepped.Stepped):
             gap, gradient = nearest_boundary(network, here, state["labels"], self.norm)
         from_image = tf.reduce_sum(gradient * (here - images), [1, 2, 3]) - gap
         # One projection of both: its loop is then run once.
-        moves = geometry.plane_projection(
+        moves = planes.plane_projection(
             tf.concat([here, images], 0),
             tf.concat([gradient, gradient], 0),
             tf.concat([-gap, from_image], 0),
@@ -140,11 +140,7 @@ class FAB(stepped.Stepped):
 
     def random_point(self, state: stepped.State) -> tf.Tensor:
         """Returns points at half of epsilon that depend on the images' seeds and steps alone."""
-        shape = list(state["images"].shape[1:])
-        if self.norm == "linf":
-            offset = 2.0 * noise.hashed_uniform(state["seeds"], state["step"], shape) - 1.0
-        else:
-            offset = noise.hashed_normal(state["seeds"], state["step"], shape)
+        offset = starts.random_direction(state, self.norm)
         offset *= 0.5 * self.epsilon / geometry.per_image(geometry.norms(offset, self.norm))
         point = state["images"] + offset
         return tf.clip_by_value(point, geometry.PIXEL_MIN, geometry.PIXEL_MAX)

@@ -1,12 +1,8 @@
 """Square attack: random search with square updates; it sees nothing but the network's logits."""
 
-import numpy as np
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, noise, stepped
-
-# Queries after which the share of the pixels in a window halves (not rescaled to their number).
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+from sat_tf.attacks import geometry, losses, noise, square_bumps, square_windows, stepped
 
 
 class Square(stepped.Stepped):
@@ -107,7 +103,7 @@ class Square(stepped.Stepped):
         if self.norm == "linf":
             signs = noise.hashed_sign(seeds, step, [1, width, channels])
             return self.project(images + self.epsilon * signs, images)
-        tiles, place = tiling(height, width)
+        tiles, place = square_bumps.tiling(height, width)
         signs = noise.hashed_sign(seeds, step, [place.max() + 1, channels])
         signs = tf.gather(signs, place.reshape(-1), axis=1)
         signs = tf.reshape(signs, [-1, height, width, channels])
@@ -121,7 +117,7 @@ class Square(stepped.Stepped):
         height, width, channels = images.shape[1:]
         draws = noise.hashed_uniform(state["seeds"], state["step"], [2 + channels])
         side = tf.gather(self.sides(height, width), state["step"] % self.queries)
-        inside = window(draws[:, :2], side, height, width)
+        inside = square_windows.window(draws[:, :2], side, height, width)
         signs = tf.where(draws[:, None, None, 2:] < 0.5, -1.0, 1.0)
         corner = self.project(images + self.epsilon * signs, images)
         return tf.where(inside, corner, state["best"])
@@ -133,10 +129,10 @@ class Square(stepped.Stepped):
         draws = noise.hashed_uniform(state["seeds"], state["step"], [5 + channels])
         sides = self.sides(height, width)
         side = tf.gather(sides, state["step"] % self.queries)
-        first = window(draws[:, :2], side, height, width)
-        second = window(draws[:, 2:4], side, height, width)
+        first = square_windows.window(draws[:, :2], side, height, width)
+        second = square_windows.window(draws[:, 2:4], side, height, width)
         signs = tf.where(draws[:, None, None, 5:] < 0.5, -1.0, 1.0)
-        bumps = placed_bumps(draws, side, sides, height, width)
+        bumps = square_bumps.placed_bumps(draws, side, sides, height, width)
 
         old = state["best"] - images
         unused = tf.maximum(self.epsilon**2 - _channel_squares(old, all_channels=True), 0.0)
@@ -150,105 +146,12 @@ class Square(stepped.Stepped):
 
     def sides(self, height: int, width: int) -> tf.Tensor:
         """Returns the side of the window at every query, int32 [queries]."""
-        return tf.constant(window_sides(self.queries, self.p_init, height, width, self.norm))
+        sides = square_windows.window_sides(self.queries, self.p_init, height, width, self.norm)
+        return tf.constant(sides)
 
     def project(self, points, images) -> tf.Tensor:
         """Returns the nearest allowed points."""
         return geometry.project(points, images, self.epsilon, self.norm)
-
-
-def window_sides(queries: int, p_init: float, height: int, width: int, norm: str) -> np.ndarray:
-    """Returns the side of the window at every query, at most the image's smaller side."""
-    halvings = np.sum(np.arange(queries)[:, None] > np.array(HALVINGS), 1)
-    sides = np.round(np.sqrt(p_init / 2.0**halvings * height * width)).astype(np.int32)
-    smaller = min(height, width)
-    if norm == "l2":
-        sides = np.maximum(sides, 3)
-        sides += 1 - sides % 2
-        smaller -= 1 - smaller % 2
-    return np.clip(sides, 1, smaller).astype(np.int32)
-
-
-def window(draws: tf.Tensor, side: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Marks a window of every image, bool [N, H, W, 1]; `draws` [N, 2] in [0, 1) places it."""
-    top, left = corner(draws, side, height, width)
-    rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
-    in_rows = (rows >= top) & (rows < top + side[:, None])
-    in_columns = (columns >= left) & (columns < left + side[:, None])
-    return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
-
-
-def corner(draws: tf.Tensor, side: tf.Tensor, height: int, width: int):
-    """Returns the window's first rows and columns, int32 [N, 1] each, all places equally likely."""
-    places = tf.stack([height - side + 1, width - side + 1], 1)
-    at = tf.cast(draws * tf.cast(places, tf.float32), tf.int32)
-    at = tf.minimum(at, places - 1)
-    return at[:, :1], at[:, 1:]
-
-
-def placed_bumps(
-    draws: tf.Tensor, side: tf.Tensor, sides: tf.Tensor, height: int, width: int
-) -> tf.Tensor:
-    """Places a bump of norm 1 in the window of every image, [N, H, W, 1]; `draws` as in `l2`."""
-    known = sorted(set(tf.get_static_value(sides).tolist()))
-    table = np.zeros([len(known), height, width], np.float32)
-    for index, size in enumerate(known):
-        table[index, :size, :size] = bump(size)
-    bumps = tf.gather(table, tf.searchsorted(tf.constant(known), side))
-    size = max(known)
-    turned = tf.pad(
-        tf.transpose(bumps[:, :size, :size], [0, 2, 1]),
-        [[0, 0], [0, height - size], [0, width - size]],
-    )
-    bumps = stepped.where(draws[:, 4] < 0.5, bumps, turned)
-    top, left = corner(draws[:, :2], side, height, width)
-    # Outside the window the index leaves the table or meets its zeros.
-    rows = tf.clip_by_value(tf.range(height)[None, :] - top, -1, height)
-    columns = tf.clip_by_value(tf.range(width)[None, :] - left, -1, width)
-    bumps = tf.gather(bumps, tf.where(rows < 0, height - 1, rows), batch_dims=1)
-    bumps = tf.gather(bumps, tf.where(columns < 0, width - 1, columns), axis=2, batch_dims=1)
-    return bumps[..., None] * tf.cast(window(draws[:, :2], side, height, width), tf.float32)
-
-
-def bump(side: int) -> np.ndarray:
-    """Returns the L2 update of that side, of norm 1: a positive and a negative pyramid.
-
-    A rectangle of rows `0..a-1` and columns `0..b-1` holds, with `n = floor(a / 2)` and
-    `M = n - max(|r - n|, |c - floor(b / 2)|)`, the sum over `k = 0..M` of `1 / (n + 1 - k)^2`
-    (nothing where `M < 0`); the upper half of the square has it with plus, the lower with minus.
-
-    Source: Andriushchenko et al., arXiv 1912.00049, equations 3 and 4, rows counted from 0.
-    """
-    half = side // 2
-    both = np.concatenate([_pyramid(half, side), -_pyramid(side - half, side)])
-    return (both / np.linalg.norm(both)).astype(np.float32)
-
-
-def _pyramid(rows, columns):
-    n = max(rows, columns) // 2
-    r, c = np.arange(rows)[:, None], np.arange(columns)[None, :]
-    far = np.maximum(np.abs(r - rows // 2), np.abs(c - columns // 2))
-    terms = 1.0 / (n + 1.0 - np.arange(n + 1)) ** 2
-    sums = np.concatenate([[0.0], np.cumsum(terms)])
-    return sums[np.clip(n - far + 1, 0, n + 1)]
-
-
-def tiling(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the bumps of a centred grid of up to five by five tiles, and the tile of each pixel.
-
-    Both are [H, W]; outside the grid the bumps are 0.
-    """
-    side = max(min(height, width) // 5, 1)
-    rows, columns = min(5, height // side), min(5, width // side)
-    shape = bump(side) if side > 1 else np.ones([1, 1], np.float32)
-    grid = np.zeros([height, width], np.float32)
-    place = np.zeros([height, width], np.int32)
-    top, left = (height - rows * side) // 2, (width - columns * side) // 2
-    for tile in range(rows * columns):
-        row, column = top + tile // columns * side, left + tile % columns * side
-        grid[row : row + side, column : column + side] = shape
-        place[row : row + side, column : column + side] = tile
-    return grid, place
 
 
 def _channel_squares(x, all_channels: bool = False):

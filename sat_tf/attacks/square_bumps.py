@@ -1,0 +1,72 @@
+"""What the Square attack puts into its windows in L2: a positive and a negative pyramid."""
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.attacks import stepped
+from sat_tf.attacks.square_windows import corner, window
+
+
+def placed_bumps(
+    draws: tf.Tensor, side: tf.Tensor, sides: tf.Tensor, height: int, width: int
+) -> tf.Tensor:
+    """Places a bump of norm 1 in the window of every image, [N, H, W, 1]; `draws` as in `l2`."""
+    known = sorted(set(tf.get_static_value(sides).tolist()))
+    table = np.zeros([len(known), height, width], np.float32)
+    for index, size in enumerate(known):
+        table[index, :size, :size] = bump(size)
+    bumps = tf.gather(table, tf.searchsorted(tf.constant(known), side))
+    size = max(known)
+    turned = tf.pad(
+        tf.transpose(bumps[:, :size, :size], [0, 2, 1]),
+        [[0, 0], [0, height - size], [0, width - size]],
+    )
+    bumps = stepped.where(draws[:, 4] < 0.5, bumps, turned)
+    top, left = corner(draws[:, :2], side, height, width)
+    # Outside the window the index leaves the table or meets its zeros.
+    rows = tf.clip_by_value(tf.range(height)[None, :] - top, -1, height)
+    columns = tf.clip_by_value(tf.range(width)[None, :] - left, -1, width)
+    bumps = tf.gather(bumps, tf.where(rows < 0, height - 1, rows), batch_dims=1)
+    bumps = tf.gather(bumps, tf.where(columns < 0, width - 1, columns), axis=2, batch_dims=1)
+    return bumps[..., None] * tf.cast(window(draws[:, :2], side, height, width), tf.float32)
+
+
+def bump(side: int) -> np.ndarray:
+    """Returns the L2 update of that side, of norm 1: a positive and a negative pyramid.
+
+    A rectangle of rows `0..a-1` and columns `0..b-1` holds, with `n = floor(a / 2)` and
+    `M = n - max(|r - n|, |c - floor(b / 2)|)`, the sum over `k = 0..M` of `1 / (n + 1 - k)^2`
+    (nothing where `M < 0`); the upper half of the square has it with plus, the lower with minus.
+
+    Source: Andriushchenko et al., arXiv 1912.00049, equations 3 and 4, rows counted from 0.
+    """
+    half = side // 2
+    both = np.concatenate([_pyramid(half, side), -_pyramid(side - half, side)])
+    return (both / np.linalg.norm(both)).astype(np.float32)
+
+
+def _pyramid(rows, columns):
+    n = max(rows, columns) // 2
+    r, c = np.arange(rows)[:, None], np.arange(columns)[None, :]
+    far = np.maximum(np.abs(r - rows // 2), np.abs(c - columns // 2))
+    terms = 1.0 / (n + 1.0 - np.arange(n + 1)) ** 2
+    sums = np.concatenate([[0.0], np.cumsum(terms)])
+    return sums[np.clip(n - far + 1, 0, n + 1)]
+
+
+def tiling(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bumps of a centred grid of up to five by five tiles, and the tile of each pixel.
+
+    Both are [H, W]; outside the grid the bumps are 0.
+    """
+    side = max(min(height, width) // 5, 1)
+    rows, columns = min(5, height // side), min(5, width // side)
+    shape = bump(side) if side > 1 else np.ones([1, 1], np.float32)
+    grid = np.zeros([height, width], np.float32)
+    place = np.zeros([height, width], np.int32)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    for tile in range(rows * columns):
+        row, column = top + tile // columns * side, left + tile % columns * side
+        grid[row : row + side, column : column + side] = shape
+        place[row : row + side, column : column + side] = tile
+    return grid, place
