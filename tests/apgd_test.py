@@ -125,6 +125,20 @@ def test_a_schedule_starts_every_run_afresh_and_counts_only_the_last_stage():
     assert np.nonzero(columns["first"])[0].tolist() == [0, 4, 8, 13, 17, 21]
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_first_l1_step_moves_a_fifth_or_with_wide_what_the_start_moved(wide):
+    network = linear_network.LinearNetwork(3)
+    images = linear_network.images(8)
+    seeds = tf.random.stateless_uniform([8, 2], [1, 2], None, None, tf.int32)
+    attack = APGD(epsilon=60.0, norm="l1", iterations=10, wide=wide)
+    start = attack.start(images, network.labels(images), seeds, None)
+    moved = (start["iterate"].numpy() != images).sum((1, 2, 3))
+    assert len(set(moved)) > 1
+    state = attack.step(network, start)
+    expected = moved / linear_network.DIMENSION / 1.5 if wide else np.full(8, 0.2)
+    np.testing.assert_allclose(state["share"], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss,num_classes", [("ce", 2), ("dlr", 3), ("dlr-targeted", 5)])
 def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(loss, num_classes, norm):

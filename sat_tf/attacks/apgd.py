@@ -32,9 +32,10 @@ class APGD(stepped.Stepped):
 
     Source: Croce and Hein, arXiv 2003.01690, algorithm 1 (L-inf, L2) and 2103.01208, algorithm 1
     (L1). As in the AutoAttack code and unlike the paper: the first loss after the start counts as
-    raised if it is above 0 rather than above the loss at the start, and (b) does not apply at the
-    first checkpoint. Unlike that code, which goes on: the first misclassified iterate is kept, so
-    that the image can leave; the verdict is the same.
+    raised if it is above 0 rather than above the loss at the start; (b) does not apply at the first
+    checkpoint; with `wide` the first share is that of the start's changes, over 1.5. Unlike that
+    code, which goes on: the first misclassified iterate is kept, so that the image can leave; the
+    verdict is the same.
 
     Args:
       epsilon: radius of the ball in pixels, at least 0.
@@ -73,7 +74,7 @@ class APGD(stepped.Stepped):
         self.num_targets = stepped.check_targets(num_targets, loss == "dlr-targeted")
         if wide and norm != "l1":
             raise ValueError(f"wide=True is for norm='l1', and norm is {norm!r}; leave it out")
-        self.restarts, self.eot_steps, self.rho = restarts, eot_steps, rho
+        self.restarts, self.eot_steps, self.rho, self.wide = restarts, eot_steps, rho, wide
         runs = restarts * max(self.num_targets, 1)
         stages = apgd_schedule.WIDE_STAGES if wide else apgd_schedule.ONE_STAGE
         self.schedule = apgd_schedule.schedule(iterations, runs, norm, stages)
@@ -161,7 +162,8 @@ class APGD(stepped.Stepped):
         """Sets the step sizes at first iterates and at checkpoints."""
         first, check = self.at("first", state), self.at("window", state) > 0
         if self.norm == "l1":
-            back, entries = apgd_steps.sparsified(state, radius, first & self.at("fresh", state))
+            blank = self.at("fresh", state) & (not self.wide)
+            back, entries = apgd_steps.sparsified(state, radius, blank)
         else:
             back, entries = apgd_steps.halved(state, radius, self.at("window", state), self.rho)
         back &= check

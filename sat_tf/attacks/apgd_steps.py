@@ -48,13 +48,13 @@ def halved(
     return Control(halve, changes)
 
 
-def sparsified(state: dict[str, tf.Tensor], radius: tf.Tensor, random_start: tf.Tensor) -> Control:
+def sparsified(state: dict[str, tf.Tensor], radius: tf.Tensor, blank: tf.Tensor) -> Control:
     """Fits the share of the coordinates that L1 steps move to what the best points changed.
 
     Args:
       state: of APGD; "support" is the number of changed coordinates at the last checkpoint.
       radius: of the balls in pixels, [N].
-      random_start: bool [N], where a first point tells nothing about the share.
+      blank: bool [N], where the best point tells nothing about the share: .2 is taken.
 
     Source: Croce and Hein, arXiv 2103.01208, algorithm 1.
     """
@@ -66,8 +66,8 @@ def sparsified(state: dict[str, tf.Tensor], radius: tf.Tensor, random_start: tf.
     share = support / dimension / _SHRINK
     changes = {
         "step_size": (radius, tf.where(sparser, radius, smaller)),
-        "share": (tf.where(random_start, _FIRST_SHARE, share), share),
-        "support": (tf.where(random_start, dimension, support), support),
+        "share": (tf.where(blank, _FIRST_SHARE, share), share),
+        "support": (tf.where(blank, dimension, support), support),
     }
     return Control(sparser, changes)
 
