@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from sat_tf.attacks import noise, square_bumps, square_windows
 from sat_tf.attacks.square import Square
+from sat_tf.attacks.square_bumps import bump
 from tests import linear_network
 
 SEED = tf.constant([3, 4])
@@ -63,7 +64,7 @@ def test_a_bump_is_the_sum_of_the_paper():
                     value = sum(1 / (n + 1 - k) ** 2 for k in range(0, last + 1))
                     expected[top + r - 1, c - 1] = sign * value
         expected /= np.linalg.norm(expected)
-        np.testing.assert_allclose(square_bumps.bump(side), expected, atol=1e-6)
+        np.testing.assert_allclose(bump(side), expected, atol=1e-6)
 
 
 def test_placed_bumps_fill_the_window_and_have_norm_one():
@@ -78,7 +79,7 @@ def test_placed_bumps_fill_the_window_and_have_norm_one():
     for n, mark in enumerate(inside):
         rows, columns = mark.any(1).nonzero()[0], mark.any(0).nonzero()[0]
         cut = bumps[n][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        expected = square_bumps.bump(int(side[n]))
+        expected = bump(int(side[n]))
         turned += np.allclose(cut, expected.T, atol=1e-6)
         assert np.allclose(cut, expected, atol=1e-6) or np.allclose(cut, expected.T, atol=1e-6)
     assert 10 < turned < 50
@@ -124,8 +125,23 @@ def test_the_first_query_in_l2_uses_the_whole_radius():
     used = np.abs(moves).max((0, 3)) > 1e-3
     rows, columns = used.any(1).nonzero()[0], used.any(0).nonzero()[0]
     assert rows.min() >= 1 and rows.max() <= 30 and columns.min() >= 1 and columns.max() <= 30
-    grid, place = square_bumps.tiling(32, 32)
+    grid, _, place = square_bumps.tiling(32, 32)
     assert place.max() == 24 and (np.bincount(place[grid != 0]) > 0).all()
+
+
+def test_tiles_of_the_start_in_l2_stand_or_lie_as_often_in_every_image():
+    images = np.full([40, 32, 32, 3], 128.0, np.float32)
+    state = Square(epsilon=30.0, norm="l2").start(
+        images, np.zeros(40, np.int32), per_image_seeds(40), None
+    )
+    moves = (state["iterate"].numpy() - images)[:, 1:31, 1:31]
+    tiles = moves.reshape(40, 5, 6, 5, 6, 3).transpose(0, 1, 3, 5, 2, 4)
+    tiles = tiles / np.linalg.norm(tiles, axis=(-2, -1), keepdims=True)
+    likeness = [np.abs((tiles * way).sum((-2, -1))) for way in (bump(6), bump(6).T)]
+    np.testing.assert_allclose(np.maximum(*likeness), 1.0, atol=1e-4)
+    lies = likeness[1] > likeness[0]
+    assert (lies == lies[..., :1]).all()  # all channels of a tile alike
+    assert abs(lies.mean() - 0.5) < 0.05 and (lies.mean((1, 2, 3)) % 1 > 0).all()
 
 
 def test_a_query_in_l2_keeps_the_norm_of_the_ball():

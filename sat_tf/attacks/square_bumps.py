@@ -54,19 +54,19 @@ def _pyramid(rows, columns):
     return sums[np.clip(n - far + 1, 0, n + 1)]
 
 
-def tiling(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the bumps of a centred grid of up to five by five tiles, and the tile of each pixel.
+def tiling(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the bumps of a centred grid of up to five by five tiles, upright and transposed.
 
-    Both are [H, W]; outside the grid the bumps are 0.
+    The third is the number of each pixel's tile. All are [H, W]; outside the grid bumps are 0.
     """
     side = max(min(height, width) // 5, 1)
     rows, columns = min(5, height // side), min(5, width // side)
     shape = bump(side) if side > 1 else np.ones([1, 1], np.float32)
-    grid = np.zeros([height, width], np.float32)
+    upright, turned = np.zeros([2, height, width], np.float32)
     place = np.zeros([height, width], np.int32)
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
     for tile in range(rows * columns):
         row, column = top + tile // columns * side, left + tile % columns * side
-        grid[row : row + side, column : column + side] = shape
-        place[row : row + side, column : column + side] = tile
-    return grid, place
+        inside = slice(row, row + side), slice(column, column + side)
+        upright[inside], turned[inside], place[inside] = shape, shape.T, tile
+    return upright, turned, place
