@@ -96,29 +96,22 @@ def main() -> None:
     network = networks.adapt(network, chosen.input_range, given.preprocessing)
     attacks = _attacks(given, chosen, network, chosen.epsilon)
     curve = {epsilon: _attacks(given, chosen, network, epsilon) for epsilon in chosen.curve}
+    left_out = attack_names.left_out(
+        given.attacks, norm=chosen.norm, num_classes=network.output_shape[-1]
+    )
     print(_headline(given, chosen, attacks), flush=True)
     dataset = _dataset(given, chosen, network)
+    options = _options(given, chosen)
     with _stoppable():
         report = evaluate(
             network,
             dataset,
             attacks,
-            restarts=given.restarts,
-            last_iterate=given.last_iterate,
             curve=curve,
-            batch_size=given.batch_size,
-            num_images=given.num_images,
-            seed=given.seed,
-            left_out=attack_names.left_out(
-                given.attacks, norm=chosen.norm, num_classes=network.output_shape[-1]
-            ),
+            left_out=left_out,
             strategy=strategy,
-            verdict_file=verdicts.verdict_path(chosen.report),
-            image_file=artefacts.image_file(given.write, chosen.report),
-            image_type=given.image_type,
-            overwrite=given.overwrite,
-            save_every=given.save_every,
             show_progress=True,
+            **options,
         )
     if isinstance(dataset, selection.Selected):
         report.positions = dataset.wanted[: len(report.labels)]
@@ -135,6 +128,15 @@ def main() -> None:
     written = artefacts.write(report, given.write, chosen.report, title=title, about=about)
     paths = ", ".join(map(str, [chosen.report, *written]))
     print(f"{len(report.labels)} images, accuracies in percent: {paths}")
+
+
+def _options(given, chosen):
+    """Returns the fields of `Options` that flags decide."""
+    names = ("restarts", "last_iterate", "batch_size", "num_images", "seed", "image_type")
+    return {name: getattr(given, name) for name in (*names, "overwrite", "save_every")} | {
+        "verdict_file": verdicts.verdict_path(chosen.report),
+        "image_file": artefacts.image_file(given.write, chosen.report),
+    }
 
 
 def _dataset(given, chosen, network):
@@ -214,7 +216,7 @@ def _own_flags():
 
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import evaluate as _options  # noqa: F401
+    from flags import evaluate as _flags  # noqa: F401
     from sat_tf.main import run
 
     run(main)

@@ -115,7 +115,7 @@ def test_with_too_few_classes_an_attack_is_left_out_and_the_report_says_so(image
 def outcome(name, standing, unconfirmed=0):
     standing = np.arange(1000) < standing
     empty = np.zeros(1000)
-    return Outcome(name, {}, standing, standing, None, empty, empty, unconfirmed, 0.0, 0, 0)
+    return Outcome(name, {}, standing, standing, None, empty, empty, unconfirmed, 0.0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

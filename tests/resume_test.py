@@ -15,7 +15,7 @@ import pytest
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import runner
+from sat_tf.evaluation import runner, verdicts
 from tests import linear_network
 
 ATTACKS = [
@@ -151,6 +151,18 @@ def test_a_file_of_another_evaluation_is_refused_and_left_alone(tmp_path, option
     with pytest.raises(ValueError, match=f"another evaluation.*{said}"):
         evaluate_here(path, **options)
     assert path.read_bytes() == whole
+
+
+def test_a_file_that_is_older_than_a_setting_goes_on_while_the_setting_is_off(tmp_path):
+    identity = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "random_start": False}]]}
+    newer = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "wide": False}]]}
+    other = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "wide": True}]]}
+    path, examples = tmp_path / "report.verdicts.npz", np.zeros([1, 2, 2, 1], np.float32)
+    verdicts.VerdictFile(path, identity).save([], examples)
+    assert verdicts.VerdictFile(path, newer).restore([], examples)
+    for refused in (other, newer | {"seed": 1}):
+        with pytest.raises(ValueError, match="another evaluation"):
+            verdicts.VerdictFile(path, refused).restore([], examples)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):

@@ -52,7 +52,10 @@ def steps(report: Report) -> Any:
         )
         colour = _COLOURS[number % len(_COLOURS)]
         style = "-" if number < len(_COLOURS) else "--"
-        axes.step([*x, end], [*y, y[-1]], style, color=colour, where="post", label=outcome.name)
+        # Later lines are thinner, so that one that lies on another does not hide it.
+        width = 1.5 + 0.9 * (len(report.outcomes) - 1 - number)
+        shape = {"color": colour, "linewidth": width, "where": "post", "label": outcome.name}
+        axes.step([*x, end], [*y, y[-1]], style, **shape)
     axes.axhline(100 * report.clean_accuracy, color="0.6", linewidth=0.8)
     axes.annotate("clean", (1, 100 * report.clean_accuracy), (2, 3), textcoords="offset points")
     axes.set_xscale("log")

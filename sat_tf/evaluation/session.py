@@ -45,40 +45,17 @@ class Session:
         self.network_facts = networks.facts(network)
         self.first = next(iter(self.stream))
         self.checks = checks.before(network, self.runner.forward, self.first)
-        num_images = len(self.clean.labels)
-        num_classes = self.clean.num_classes
-        usable, unavailable = plan.available(attacks, num_classes)
-        self.left_out = {**options.left_out, **unavailable}
-        if not usable:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
-            raise ValueError(f"no attack can run on this network ({reasons}); use pgd-50")
-        self.main = plan.stages(
-            usable,
-            "main",
-            num_images,
-            restarts=options.restarts,
-            last_iterate=options.last_iterate,
-        )
-        self.curve = {
-            epsilon: plan.stages(
-                # At radius 0 there is nothing to attack: the curve begins at the clean accuracy.
-                plan.available(options.curve[epsilon] if epsilon else [], num_classes)[0],
-                f"curve/{epsilon:g}",
-                num_images,
-                restarts=options.restarts,
-                last_iterate=False,
-            )
-            for epsilon in sorted(options.curve)
-        }
+        self.main = self._main_stages(attacks)
+        self.curve = {epsilon: self._curve_stages(epsilon) for epsilon in sorted(options.curve)}
         self.passes = plan.passes_of([*self.main, *itertools.chain(*self.curve.values())])
-        shape = (min(NUM_EXAMPLES, num_images, options.batch_size), *self.stream.image_shape)
-        self.examples = np.zeros(shape, np.float32)
+        num_images, shape = len(self.clean.labels), self.stream.image_shape
+        num_examples = min(NUM_EXAMPLES, num_images, options.batch_size)
+        self.examples = np.zeros((num_examples, *shape), np.float32)
         self.file = self._verdict_file()
         self.kept = None
         if options.image_file is not None:
             path = pathlib.Path(options.image_file)
-            shape = (num_images, *self.stream.image_shape)
-            self.kept = KeptImages(path, shape, options.image_type)
+            self.kept = KeptImages(path, (num_images, *shape), options.image_type)
         self.saved_at = time.monotonic()
 
     def run(self) -> tuple[list[Outcome], list[CurvePoint]]:
@@ -118,6 +95,29 @@ class Session:
         kinds = [(one.settings["epsilon"], one.settings["norm"]) for one in outcomes]
         balls = kinds, broken_by(self.clean.correct, outcomes)
         return saved_images.judge(self.kept, self.stream, self.runner.forward, balls)
+
+    def _main_stages(self, attacks):
+        usable, unavailable = plan.available(attacks, self.clean.num_classes)
+        self.left_out = {**self.options.left_out, **unavailable}
+        if not usable:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+            raise ValueError(f"no attack can run on this network ({reasons}); use pgd-50")
+        return self._stages(usable, "main", self.options.last_iterate)
+
+    def _curve_stages(self, epsilon):
+        # At radius 0 there is nothing to attack: the curve begins at the clean accuracy.
+        attacks = self.options.curve[epsilon] if epsilon else []
+        usable, _ = plan.available(attacks, self.clean.num_classes)
+        return self._stages(usable, f"curve/{epsilon:g}", False)
+
+    def _stages(self, attacks, prefix, last_iterate):
+        return plan.stages(
+            attacks,
+            prefix,
+            len(self.clean.labels),
+            restarts=self.options.restarts,
+            last_iterate=last_iterate,
+        )
 
     def _outcomes(self, stage, standing, keep=None):
         """Runs a stage on the images it is for; returns an outcome for each attack reported."""

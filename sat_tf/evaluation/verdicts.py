@@ -48,23 +48,12 @@ class VerdictFile:
         """
         if self.overwrite or not self.path.exists():
             return False
-        try:
-            # Opened here, as NumPy leaves open what it finds damaged.
-            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                stored = {name: file[name] for name in file.files}
-            header = json.loads(str(stored["header"]))
-            found = header["identity"]
-            if header["format"] != FORMAT:
-                raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error}) and was left alone; move it away, or give "
-                "--overwrite to evaluate from the beginning"
-            ) from error
+        stored, header = self._read()
+        found = header["identity"]
         different = sorted(
             name
             for name in self.identity.keys() | found.keys()
-            if self.identity.get(name) != found.get(name)
+            if _switched_on(self.identity.get(name)) != _switched_on(found.get(name))
         )
         if different:
             raise ValueError(
@@ -95,6 +84,23 @@ class VerdictFile:
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
+    def _read(self):
+        try:
+            # Opened here, as NumPy leaves open what it finds damaged.
+            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files}
+            header = json.loads(str(stored["header"]))
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
+            if not isinstance(header["identity"], dict):
+                raise ValueError("it does not say whose it is")
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}) and was left alone; move it away, or give "
+                "--overwrite to evaluate from the beginning"
+            ) from error
+        return stored, header
+
     def _require_images(self, found):
         if self.image_type in (None, found):
             return
@@ -113,6 +119,13 @@ class VerdictFile:
             f"{name} is {short(self.identity.get(name))} here and {short(found.get(name))} there"
             for name in names
         )
+
+
+def _switched_on(value):
+    """Drops settings that are false: to a file that is older than a setting it was off."""
+    if isinstance(value, dict):
+        return {name: _switched_on(one) for name, one in value.items() if one is not False}
+    return [_switched_on(one) for one in value] if isinstance(value, list) else value
 
 
 def _num_done(passes):
