@@ -1,10 +1,17 @@
 """Distribution strategies by name."""
 
 import functools
+import json
+import os
 
 import tensorflow as tf
 
 NAMES = ("one_device", "mirrored", "tpu", "multi_worker")
+_TF_CONFIG_NEEDED = (
+    "multi_worker finds no other workers in the environment variable TF_CONFIG ({}); give every "
+    'process {{"cluster": {{"worker": ["host:port", "host:port"]}}, "task": {{"type": "worker", '
+    '"index": 0}}}} with its own index'
+)
 
 
 @functools.cache
@@ -17,11 +24,11 @@ def strategy(name: str) -> tf.distribute.Strategy:
     - one_device: the first GPU, else the CPU;
     - mirrored: all GPUs of this machine, else all its logical CPUs;
     - tpu: the TPU that this machine is attached to (`TPU_NAME`, or "local");
-    - multi_worker: the workers of the environment variable TF_CONFIG. Call it before any other
-      TensorFlow operation.
+    - multi_worker: the workers of the environment variable TF_CONFIG, which are waited for. Call
+      it before any other TensorFlow operation.
 
     Raises:
-      ValueError: an unknown name, with the list; no TPU found.
+      ValueError: an unknown name, with the list; no TPU found; no TF_CONFIG, or a wrong one.
     """
     if name == "one_device":
         device = "/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0"
@@ -34,8 +41,40 @@ def strategy(name: str) -> tf.distribute.Strategy:
     if name == "tpu":
         return tf.distribute.TPUStrategy(_connect_to_tpu())
     if name == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _join_workers()
     raise ValueError(f"strategy {name!r} is unknown; use one of: {', '.join(NAMES)}")
+
+
+def has_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Tells if other processes train along with this one."""
+    workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return workers and strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Tells if this process is the one that writes to disk."""
+    return strategy.extended.should_checkpoint
+
+
+def agree(strategy: tf.distribute.Strategy, number: int, what: str) -> None:
+    """Waits until all workers are here.
+
+    Raises:
+      ValueError: they differ in the number, called `what`.
+    """
+    if not has_workers(strategy):
+        return
+
+    @tf.function(autograph=False)
+    def of_all():
+        return strategy.gather(strategy.run(lambda: tf.constant([number], tf.int64)), axis=0)
+
+    numbers = of_all().numpy()
+    if len(set(numbers)) > 1:
+        raise ValueError(
+            f"the workers differ in {what}: {', '.join(map(str, numbers))}; start them with the "
+            "same flags, and a workdir that all of them see"
+        )
 
 
 def split_cpu(num_devices: int) -> None:
@@ -63,3 +102,18 @@ def _connect_to_tpu():
             f"no TPU was found ({error}); set TPU_NAME, or use one of: one_device, mirrored"
         ) from error
     return resolver
+
+
+def _join_workers():
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        addresses, task = config["cluster"]["worker"], config["task"]
+        known = task["type"] == "worker" and int(task["index"]) < len(addresses)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(_TF_CONFIG_NEEDED.format(f"{type(error).__name__}: {error}")) from error
+    if not known:
+        raise ValueError(_TF_CONFIG_NEEDED.format(f"no worker {task}"))
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise ValueError(f"the workers {addresses} do not come together: {error}") from error

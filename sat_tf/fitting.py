@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from sat_tf import checkpoints
+from sat_tf import checkpoints, distribution
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.trainer import AdversarialTrainer
 
@@ -41,7 +41,8 @@ def fit(
       callbacks.checkpoint.Interrupted: a signal arrived; the state is saved.
     """
     step = restore(trainer, keeper.workdir, keeper.record)
-    if keeper.record["history"]:
+    distribution.agree(trainer.distribute_strategy, step, "the step to go on from")
+    if keeper.record["history"] and distribution.is_chief(trainer.distribute_strategy):
         keeper.on_save(keeper.record)  # the last process may have died before it could
     if keeper.record["stopped"]:
         return
@@ -49,11 +50,11 @@ def fit(
         for start, end in _segments(step, epochs, steps_per_epoch):
             keeper.step = start
             trainer.fit(
-                batches(start),
+                _shared_out(batches(start)),
                 initial_epoch=start // steps_per_epoch,
                 epochs=end,
                 steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
-                validation_data=validation,
+                validation_data=_shared_out(validation),
                 callbacks=[*callbacks(start, keeper.record), keeper],
                 shuffle=False,  # the stream has its own order
                 verbose=0,
@@ -70,6 +71,13 @@ def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) ->
     step, kept = found
     record |= kept
     return step
+
+
+def _shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes each of several workers take its part of every batch, not files of its own."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options)
 
 
 def _segments(step: int, epochs: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 from flags import attack, data, method, model, run, training
-from sat_tf import callbacks, distribution, evaluate, fitting, main, recipe, workdir
+from sat_tf import callbacks, distribution, evaluate, fitting, main, recipe, workdir, workers
 from sat_tf import data as datasets
 from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
 from sat_tf.callbacks.overfitting import CatastrophicOverfitting
@@ -23,6 +23,7 @@ for _theme in (attack, data, method, model, run, training):
 def train() -> None:
     """Reads the flags, builds the parts, fits them and tests the result."""
     set_up_process()
+    strategy = distribution.strategy(FLAGS.strategy)
     if FLAGS.download:
         datasets.download(FLAGS.dataset, FLAGS.data_dir)
     info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
@@ -30,15 +31,16 @@ def train() -> None:
         FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
     if FLAGS.workdir is None:
         FLAGS.workdir = f"runs/{pathlib.Path(FLAGS.dataset.removeprefix('folder:')).name}"
-    strategy = distribution.strategy(FLAGS.strategy)
     with strategy.scope():
         trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
     _check_data(info)
-    with workdir.claim(FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
-        print(_headline(trainer, info, path), flush=True)
+    with workers.claim(strategy, FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
+        if distribution.is_chief(strategy):
+            print(_headline(trainer, info, path), flush=True)
         fit(trainer, info, path)
-        if FLAGS.test_steps:
+        if FLAGS.test_steps and distribution.is_chief(strategy):
             test(info, path)
+        workers.part(strategy, trainer.network)
 
 
 def set_up_process() -> None:
@@ -108,7 +110,9 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
 
 
 def _watchers(trainer, info, path, validation, progress, start, record):
-    progress.initial_step = start % progress.steps_per_epoch
+    initial_step = start % progress.steps_per_epoch
+    progress.initial_step = initial_step
+    chief = distribution.is_chief(trainer.distribute_strategy)
     pictures = None
     if FLAGS.picture_grid:
         images, labels = next(iter(validation.unbatch().batch(FLAGS.picture_grid)))
@@ -116,8 +120,8 @@ def _watchers(trainer, info, path, validation, progress, start, record):
             images, labels, trainer.validation_attack, class_names=info.class_names
         )
     return [
-        progress,
-        callbacks.StopOnNaN(progress.steps_per_epoch, progress.initial_step),
+        *([progress] if chief else []),
+        callbacks.StopOnNaN(progress.steps_per_epoch, initial_step),
         callbacks.TensorBoard(path / "logs", batch_size=FLAGS.batch_size, pictures=pictures),
         CatastrophicOverfitting(FLAGS.on_overfitting, history=record["history"]),
     ]

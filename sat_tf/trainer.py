@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from sat_tf import distribution
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.pgd import cross_entropy
 from sat_tf.objectives import Objective, adversarial_cross_entropy
@@ -16,6 +17,9 @@ class AdversarialTrainer(keras.Model):
     One step: `x_adv = attack(f, x, y)`; then one optimiser update of the mean over the global
     batch of `objective(f, x, x_adv, y)` plus `0.5 * weight_decay * sum |kernel|^2`. Works under
     any `tf.distribute` strategy: build it, and call `compile`, inside the strategy's scope.
+
+    Batch norm takes its mean and variance from a replica's images, but its moving statistics are
+    those of all replicas.
 
     Training logs `loss` (the objective without the decay) and `adversarial_accuracy`, validation
     `loss`, `clean_accuracy`, `adversarial_accuracy` and `attack_gain` (the mean cross-entropy on
@@ -112,6 +116,11 @@ class AdversarialTrainer(keras.Model):
         average = [] if self.average is None else self.average.variables
         return [*self.network.variables, *average, *self.optimizer.variables]
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # There is nothing left to build, and Keras's way to find out breaks with several workers
+        # (keras-team/keras#20585).
+        pass
+
     def call(self, images, training=None):
         """Returns the network's logits."""
         return self.network(images, training=training)
@@ -131,6 +140,7 @@ class AdversarialTrainer(keras.Model):
         self.optimizer.apply_gradients(
             zip(gradients, self.network.trainable_variables, strict=True)
         )
+        self._average_statistics()
         self._update_average()
         return self._logs("loss", "adversarial_accuracy")
 
@@ -184,6 +194,18 @@ class AdversarialTrainer(keras.Model):
     def _named(self, *endings):
         return [v.value for v in self.network.trainable_variables if v.name.endswith(endings)]
 
+    def _average_statistics(self):
+        # Keras moves each replica's batch-norm statistics by that replica's images alone, and saves
+        # those of the first.
+        context = tf.distribute.get_replica_context()
+        names = ("moving_mean", "moving_variance")
+        statistics = [v.value for v in self.network.variables if v.name in names]
+        if context.num_replicas_in_sync == 1 or not statistics:
+            return
+        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, list(map(tf.identity, statistics)))
+        for variable, mean in zip(statistics, means, strict=True):
+            variable.assign(mean)
+
     def _update_average(self):
         if self.average is None:
             return
@@ -200,7 +222,9 @@ class AdversarialTrainer(keras.Model):
         tf.distribute.get_replica_context().merge_call(move, args=(averages, weights))
 
     def _logs(self, *names):
-        return {name: self._means[name].result() for name in names}
+        # Keras averages the logs of several workers over an axis, which a scalar does not have.
+        shape = [1] if distribution.has_workers(tf.distribute.get_strategy()) else []
+        return {name: tf.reshape(self._means[name].result(), shape) for name in names}
 
 
 def _correct(logits, labels):

@@ -246,6 +246,25 @@ def test_a_float16_state_is_complete_before_the_first_step():
     assert "loss_scale_optimizer/step_counter" in before
 
 
+def test_batch_norm_s_moving_statistics_are_the_mean_over_replicas():
+    strategy = distribution.strategy("mirrored")
+    with strategy.scope():
+        trainer = AdversarialTrainer(network(batch_norm=True), identity)
+        trainer.compile(keras.optimizers.SGD(LEARNING_RATE))
+    norm = trainer.network.get_layer("norm")
+    images = examples()[0][:BATCH]
+    maps = trainer.network.get_layer("conv")(images * 2 / 255 - 1).numpy()
+    halves = np.split(maps.astype(np.float64), 2)
+    trainer.fit(dataset().take(1), shuffle=False, verbose=0)
+    for variable, start, statistic in (
+        (norm.moving_mean, 0, np.mean),
+        (norm.moving_variance, 1, np.var),
+    ):
+        mean = np.mean([statistic(half, axis=(0, 1, 2)) for half in halves], axis=0)
+        for copy in strategy.experimental_local_results(variable.value):
+            np.testing.assert_allclose(copy.numpy(), 0.9 * start + 0.1 * mean, atol=1e-6)
+
+
 def test_the_average_of_the_statistics_is_right_on_two_replicas():
     def build():
         return network(batch_norm=True)

@@ -96,11 +96,13 @@ class Checkpoint(keras.callbacks.Callback):
         self.record["history"] = [*history, entry]
         if _score(entry) >= _score(self.record["best"]):
             self.record["best"] = entry
-            with atomic.replacing(self.workdir / "network.keras") as temporary:
-                self.model.best_network.save(temporary)
+            if self._writes():
+                with atomic.replacing(self.workdir / "network.keras") as temporary:
+                    self.model.best_network.save(temporary)
         self.record["stopped"] = self.model.stop_training
         self._save()
-        self.on_save(self.record)
+        if self._writes():
+            self.on_save(self.record)
         if self._signal is not None:
             raise Interrupted(self.step, self._signal)
 
@@ -111,7 +113,11 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{broken} is not finite after step {self.step}; the state on disk is an earlier "
                 "one: lower --learning_rate or lengthen --warmup_epochs, and start again"
             )
-        checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, self.record)
+        if self._writes():
+            checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, self.record)
+
+    def _writes(self):
+        return self.model.distribute_strategy.extended.should_checkpoint  # the chief worker
 
 
 def _score(entry):

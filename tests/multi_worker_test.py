@@ -1,0 +1,111 @@
+"""Workers train in step: two processes learn what one process with two replicas learns."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sat_tf import distribution
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    "--model=resnet8", "--epochs=1", "--warmup_epochs=0.5", "--epsilon=32", "--threads=1",
+    "--picture_grid=2", "--validation_steps=2", "--test_steps=2", "--ema_decay=0.9",
+    "--gradient_accumulation=2", "--checkpoint_every=3",
+]  # fmt: skip
+
+
+def start(workdir, *flags, tf_config=None):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    if tf_config is not None:
+        environment["TF_CONFIG"] = json.dumps(tf_config)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sat_tf.train", f"--workdir={workdir}", *TINY, *flags],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def start_workers(workdir, *flags_of_each):
+    """Starts a worker for each of the given flags; returns their processes."""
+    sockets = [socket.socket() for _ in flags_of_each]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return [
+        start(
+            workdir, "--strategy=multi_worker", *flags,
+            tf_config={
+                "cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}
+            },
+        )
+        for index, flags in enumerate(flags_of_each)
+    ]  # fmt: skip
+
+
+def ends(*processes):
+    """Waits and returns (status, stdout, stderr) of each."""
+    texts = [process.communicate(timeout=900) for process in processes]
+    return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
+
+
+def state(workdir):
+    (path,) = sorted((workdir / "checkpoints").glob("*.npz"))[-1:]
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files if name != "record.json"}
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_two_replicas_of_one_process_learn(tmp_path):
+    both = ends(*start_workers(tmp_path / "workers", [], []))
+    assert [status for status, *_ in both] == [0, 0], both
+    (_, chief, _), (_, other, _) = both
+    assert "test images" in chief and other == ""
+    flags = ["--strategy=mirrored", "--logical_cpus=2"]
+    ((status, _, error),) = ends(start(tmp_path / "replicas", *flags))
+    assert status == 0, error
+    ours, theirs = state(tmp_path / "workers"), state(tmp_path / "replicas")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    ours, theirs = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["history"]
+        for name in ("workers", "replicas")
+    )
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
+    assert len(list((tmp_path / "workers" / "logs" / "train").glob("*.v2"))) == 1
+
+
+@pytest.mark.slow
+def test_workers_with_other_flags_are_told_so(tmp_path):
+    both = ends(*start_workers(tmp_path / "run", [], ["--seed=1"]))
+    for status, _, error in both:
+        assert status == 2
+        assert "the workers differ in their flags" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("tf_config", "said"),
+    [
+        (None, "KeyError: 'TF_CONFIG'"),
+        ("{", "JSONDecodeError"),
+        ('{"cluster": {"worker": ["localhost:1"]}}', "KeyError: 'task'"),
+        (
+            '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 1}}',
+            "no worker",
+        ),
+    ],
+)
+def test_no_or_a_wrong_cluster_is_refused_with_what_is_needed(monkeypatch, tf_config, said):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if tf_config is not None:
+        monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(ValueError, match=f"TF_CONFIG .*{said}.*its own index"):
+        distribution.strategy("multi_worker")
