@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from scipy import stats
 
@@ -204,6 +205,12 @@ def test_tensorboard_holds_the_same_figures(report, tmp_path):
     steps = dict(values("evaluation/steps/square"))
     assert steps == {0: pytest.approx(0.5), 7: pytest.approx(0.4), 40: pytest.approx(0.3)}
     assert "evaluation/pictures" in tags
+
+
+def test_events_that_did_not_reach_the_disk_are_missed(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(tf.summary, "image", lambda *arguments: None)
+    with pytest.raises(OSError, match="cannot write .*events.*is the disk full"):
+        artefacts.summaries(report, tmp_path / "events")
 
 
 def test_pictures_of_grey_images_are_drawn_too(report):

@@ -14,6 +14,7 @@ from sat_tf.evaluation.report import Report
 
 NAMES = ("html", "plots", "tensorboard", "model_info", "npz", "tfrecord")
 _IMAGES = {"npz": saved_images.write_npz, "tfrecord": saved_images.write_tfrecord}
+_LAST_SUMMARY = "evaluation/pictures"
 _STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
@@ -97,7 +98,11 @@ def summaries(
 
     `evaluation/steps/NAME` has the attack's evaluations as its step and `evaluation/epsilon` has
     the radius in thousandths of a pixel.
+
+    Raises:
+      OSError: not everything reached the disk.
     """
+    before = set(directory.glob("*"))
     writer = tf.summary.create_file_writer(str(directory))
     with writer.as_default(step=0):
         tf.summary.scalar("evaluation/clean_accuracy", report.clean_accuracy)
@@ -113,8 +118,20 @@ def summaries(
             step = round(1000 * point.epsilon)
             tf.summary.scalar("evaluation/epsilon", point.standing.mean(), step=step)
         grid = tf.io.decode_png(plots.grid(report, class_names), channels=3)
-        tf.summary.image("evaluation/pictures", grid[None])
+        tf.summary.image(_LAST_SUMMARY, grid[None])
     writer.close()
+    # TensorFlow drops events that do not fit on the disk without a word.
+    if not _is_whole(sorted(set(directory.glob("*")) - before)):
+        raise OSError(f"cannot write {directory}: its events are cut off; is the disk full?")
+
+
+def _is_whole(files):
+    try:
+        records = list(tf.data.TFRecordDataset([str(file) for file in files]))
+    except tf.errors.DataLossError:
+        return False
+    last = [tf.compat.v1.Event.FromString(record.numpy()).summary for record in records[-1:]]
+    return any(value.tag == _LAST_SUMMARY for summary in last for value in summary.value)
 
 
 def model_info(report: Report, about: dict[str, Any]) -> dict[str, Any]:

@@ -96,17 +96,25 @@ def write_tfrecord(path: pathlib.Path, images: np.ndarray, columns: dict[str, np
     `adversarial` holds the bytes, rows first, little endian, for `tf.io.decode_raw`; `shape` and
     `image_type` say how to read them. The columns are int64, float or bytes features.
     """
-    image_type = images.dtype.name.encode()
-    with atomic.replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-        for row, image in enumerate(images):
-            content = {
-                "adversarial": _bytes(image.tobytes()),
-                "shape": tf.train.Feature(int64_list=tf.train.Int64List(value=image.shape)),
-                "image_type": _bytes(image_type),
-                **{name: _feature(column[row]) for name, column in columns.items()},
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=content))
-            writer.write(example.SerializeToString())
+    with atomic.replacing(path) as temporary:
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for row, image in enumerate(images):
+                    columns_here = {name: column[row] for name, column in columns.items()}
+                    writer.write(_example(image, columns_here).SerializeToString())
+        except tf.errors.OpError as error:
+            # TensorFlow names its file before the reason; `replacing` names the one that is meant.
+            raise OSError(error.message.rpartition("; ")[2]) from error
+
+
+def _example(image, columns):
+    content = {
+        "adversarial": _bytes(image.tobytes()),
+        "shape": tf.train.Feature(int64_list=tf.train.Int64List(value=image.shape)),
+        "image_type": _bytes(image.dtype.name.encode()),
+        **{name: _feature(value) for name, value in columns.items()},
+    }
+    return tf.train.Example(features=tf.train.Features(feature=content))
 
 
 def _feature(value):
