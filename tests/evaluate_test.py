@@ -154,6 +154,17 @@ def test_epsilon_zero_leaves_the_clean_accuracy(linear):
     assert 0.5 < report.clean_accuracy < 1
 
 
+def test_the_examples_of_what_no_attack_was_given_are_the_clean_images(linear):
+    network, images, labels, _ = linear
+    attacks = attack_names.parse(["apgd-ce"], epsilon=EPSILON, norm="linf", num_classes=3)
+    report = evaluate(network, (images, labels), attacks, batch_size=16)
+    shown, clean = report.examples, report.clean[:8]
+    assert not clean.all() and clean.any()
+    np.testing.assert_array_equal(shown.adversarial[~clean], images[:8][~clean])
+    change = np.abs(shown.adversarial[clean] - images[:8][clean]).max((1, 2, 3))
+    np.testing.assert_allclose(change, EPSILON, atol=1e-4)
+
+
 def test_same_seed_same_verdicts_and_another_seed_others():
     network = small_network()
     dataset = images_of(network, 64)

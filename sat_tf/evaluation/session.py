@@ -81,12 +81,14 @@ class Session:
         """Returns the first images, what the attacks made of them and what the network says."""
         count, (_, images, labels, _) = len(self.examples), self.first
         attacked = images.copy()
-        attacked[:count] = self.examples
+        # What no attack was given stays as it is: it was misclassified from the start.
+        seen = self.examples.any((1, 2, 3))
+        attacked[:count][seen] = self.examples[seen]
         probabilities = [
             tf.nn.softmax(self.runner.forward(batch)).numpy()[:count]
             for batch in (images, attacked)
         ]
-        return Examples(images[:count], self.examples, labels[:count], tuple(probabilities))
+        return Examples(images[:count], attacked[:count], labels[:count], tuple(probabilities))
 
     def saved_images(self, outcomes: Sequence[Outcome]) -> saved_images.SavedImages | None:
         """Judges the images that were kept once more; returns None where none were to be kept."""
