@@ -25,14 +25,21 @@ def claim(
 
     Raises:
       ValueError: as `workdir.claim`; a worker with other settings.
+      ConnectionError: while the directory is claimed, another worker ends.
     """
     relevant = [one for one in settings if one[2:].partition("=")[0] not in workdir.FREE_FLAGS]
     with contextlib.ExitStack() as stack:
         if distribution.is_chief(strategy):
             stack.enter_context(workdir.claim(path, settings, overwrite))
         checksum = zlib.crc32("".join(relevant).encode())
-        distribution.agree(strategy, checksum, "their flags (checksums)")
-        yield pathlib.Path(path)
+        try:
+            distribution.agree(strategy, checksum, "their flags (checksums)")
+            yield pathlib.Path(path)
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            raise ConnectionError(
+                "another worker is gone, and its messages say why; start all of them again, to "
+                "continue from the last checkpoint"
+            ) from error
 
 
 def part(strategy: tf.distribute.Strategy, network: keras.Model) -> None:

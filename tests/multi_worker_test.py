@@ -91,6 +91,16 @@ def test_workers_with_other_flags_are_told_so(tmp_path):
         assert "the workers differ in their flags" in error.splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_a_worker_whose_chief_has_ended_says_so_in_one_line(tmp_path):
+    (tmp_path / "letter.txt").write_text("not a run")
+    (status, _, error), (other_status, _, other_error) = ends(*start_workers(tmp_path, [], []))
+    assert (status, other_status) == (2, 2), other_error
+    assert "holds files but no run" in error
+    assert "another worker is gone" in other_error.splitlines()[-1]
+    assert "Traceback" not in other_error
+
+
 @pytest.mark.parametrize(
     ("tf_config", "said"),
     [
