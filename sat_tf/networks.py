@@ -28,6 +28,11 @@ def load(source: str) -> Any:
     Raises:
       ValueError: nothing there, or not a network; the message says what was looked for.
     """
+    # Their layers register themselves with Keras on import, by which a file refers to them, be it
+    # read here or by a user's function.
+    import sat_tf.activations  # noqa: F401
+    import sat_tf.models  # noqa: F401
+
     path = pathlib.Path(source)
     if path.is_dir():
         saved = _saved_model(path)
@@ -183,10 +188,6 @@ def _saved_model(path):
 
 
 def _load_file(path):
-    # Their layers register themselves with Keras on import, by which the file refers to them.
-    import sat_tf.activations  # noqa: F401
-    import sat_tf.models  # noqa: F401
-
     if not path.is_file():
         raise ValueError(f"{path} is not there; give a run that has finished, or a .keras file")
     if not zipfile.is_zipfile(path):

@@ -1,11 +1,14 @@
 """A network answers the same, wherever it is loaded from, and takes pixels in the end."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import networks
+from sat_tf import models, networks
 from sat_tf.attacks import PGD
 from sat_tf.evaluate import evaluate
 from sat_tf.evaluation import selection
@@ -62,6 +65,21 @@ def test_every_source_gives_the_same_logits_and_gradients(saved, images, source)
     assert np.abs(gradient).max() > 0
     np.testing.assert_allclose(tape.gradient(logits, images), gradient, atol=1e-7)
     assert network.output_shape[-1] == 3 and network.input_shape[1:] == linear_network.SHAPE
+
+
+def test_a_users_function_may_load_a_file_with_our_layers(tmp_path):
+    path = tmp_path / "network.keras"
+    models.build("resnet8", activation="mish", num_classes=2, image_size=8).save(path)
+    (tmp_path / "mine.py").write_text(
+        f"import keras\ndef make():\n    return keras.models.load_model({str(path)!r})\n"
+    )
+    # In a process of its own: here, our layers have long been registered.
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); from sat_tf import networks; "
+        "print(networks.load('mine:make').output_shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "(None, 2)\n", done.stderr
 
 
 def test_the_hash_is_that_of_the_weights_and_of_nothing_else(saved):
