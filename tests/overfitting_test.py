@@ -3,6 +3,7 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from sat_tf import checkpoints, fitting
 from sat_tf.callbacks import overfitting
@@ -98,12 +99,17 @@ def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
         calls.append(options["epochs"])
         trainer.stop_training = True
 
-    trainer = types.SimpleNamespace(fit=stopping, state=[keras.Variable(1.0, name="w")])
+    trainer = types.SimpleNamespace(
+        fit=stopping,
+        state=[keras.Variable(1.0, name="w")],
+        distribute_strategy=tf.distribute.get_strategy(),
+    )
+    batches = tf.data.Dataset.range(1)
     checkpoints.save(tmp_path / "checkpoints", 5, trainer.state, {})
     fitting.fit(
         trainer,
-        lambda step: None,
-        None,
+        lambda step: batches,
+        batches,
         epochs=9,
         steps_per_epoch=4,
         keeper=Checkpoint(
