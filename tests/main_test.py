@@ -71,6 +71,7 @@ PROGRAMS = (
     "export.saved_model",
     "benchmarks.activations",
     "benchmarks.evaluate",
+    "benchmarks.study",
     "benchmarks.train_step",
 )
 

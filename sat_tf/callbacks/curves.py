@@ -97,9 +97,8 @@ def _colour(index, count):
 def _header(pen, kinds, num_layers):
     font = ImageFont.load_default(size=14 * _SHARP)
     names = list(dict.fromkeys(_title(layer) for layer in kinds))
-    pen.text(
-        (_MARGIN * _SHARP, 6 * _SHARP), f"{', '.join(names)} in {num_layers} layers", _INK, font
-    )
+    layers = "one layer" if num_layers == 1 else f"{num_layers} layers"
+    pen.text((_MARGIN * _SHARP, 6 * _SHARP), f"{', '.join(names)} in {layers}", _INK, font)
     if len(kinds) < 2:
         return
     for index, which in ((0, "first"), (len(kinds) - 1, "last")):
