@@ -35,7 +35,8 @@ class APGD(stepped.Stepped):
     raised if it is above 0 rather than above the loss at the start; (b) does not apply at the first
     checkpoint; with `wide` the first share is that of the start's changes, over 1.5. Unlike that
     code, which goes on: the first misclassified iterate is kept, so that the image can leave; the
-    verdict is the same.
+    verdict is the same. Unlike both: the cross-entropy of an image that float32's softmax is sure
+    of keeps its value (`losses.cross_entropy`), so its gradient is no exact zero.
 
     Args:
       epsilon: radius of the ball in pixels, at least 0.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from sat_tf import atomic, checkpoints
+from sat_tf import atomic, checkpoints, distribution
 from sat_tf.callbacks.nan import first_nonfinite
 
 
@@ -117,7 +117,7 @@ class Checkpoint(keras.callbacks.Callback):
             checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, self.record)
 
     def _writes(self):
-        return self.model.distribute_strategy.extended.should_checkpoint  # the chief worker
+        return distribution.is_chief(self.model.distribute_strategy)
 
 
 def _score(entry):
