@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from sat_tf import distribution
 from sat_tf.attacks import Attack, noise
+from sat_tf.attacks.losses import misclassified
 from sat_tf.attacks.pgd import cross_entropy
 from sat_tf.objectives import Objective, adversarial_cross_entropy
 
@@ -228,5 +229,4 @@ class AdversarialTrainer(keras.Model):
 
 
 def _correct(logits, labels):
-    predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    return tf.cast(tf.equal(predicted, tf.cast(labels, tf.int32)), tf.float32)
+    return 1.0 - tf.cast(misclassified(logits, labels), tf.float32)

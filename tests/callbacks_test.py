@@ -492,8 +492,8 @@ def test_without_a_perturbation_the_middle_column_is_grey():
 def test_a_caption_never_leaves_its_column_and_colour_says_right_or_wrong():
     clean = np.zeros([1, 8, 8, 1], np.float32)
 
-    def page_of(names, label):
-        chances = np.eye(2)[:1]
+    def page_of(names, label, chances=(1.0, 0.0)):
+        chances = np.array([chances])
         return pictures.draw(clean, clean, np.array([label]), (chances, chances), names)
 
     left, _, _, bottom = pictures.cell(0, 0, 8, 8)
@@ -511,6 +511,8 @@ def test_a_caption_never_leaves_its_column_and_colour_says_right_or_wrong():
 
     assert colourful(right)[1] > colourful(right)[0]  # green
     assert colourful(wrong)[0] > colourful(wrong)[1]  # red
+    nothing = page_of(["ox", "fly"], 0, (np.nan, np.nan))  # argmax says 0
+    assert colourful(nothing)[0] > colourful(nothing)[1]
 
 
 def test_the_grid_shows_the_attack_with_the_same_seed_every_time():

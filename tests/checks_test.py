@@ -41,7 +41,8 @@ def broken(images, training=False):
 def before(network, images):
     batch = next(iter(Stream((images, HONEST.labels(images)), 16)))
     forward = tf.function(lambda x: network(x, training=False), autograph=False)
-    return {check.name: check for check in checks.before(network, forward, batch)}
+    finite = np.isfinite(forward(images).numpy()).all(1)
+    return {check.name: check for check in checks.before(network, forward, batch, finite)}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,40 @@ def test_a_deceiving_network_is_named_by_its_check_alone(images, network, name, 
     assert said in found[name].consequence
     if name != "finite logits":  # what is not a number spoils the other checks too
         assert failed == {name}
+
+
+def spoilt(value, rows):
+    """The honest logits, but for images of the first class whose first pixel is in `rows`."""
+
+    def network(images, training=False):
+        del training
+        hit = tf.reduce_any(images[:, :1, 0, 0] == tf.constant(rows, tf.float32)[None], 1)
+        first = tf.one_hot(0, 4, on_value=True, off_value=False)[None]
+        return tf.where(hit[:, None] & first, value, HONEST(images))
+
+    return network
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_with_a_logit_that_is_not_finite_counts_nowhere_and_every_image_is_looked_at(
+    value, tmp_path
+):
+    images = linear_network.images(40)
+    own = HONEST.labels(images)
+    # NaN gives argmax 0, infinity its own class, so label 0 would be right; of -inf, the others.
+    bad = np.flatnonzero(own != 0 if value == -np.inf else own >= 0)[-5:]
+    labels = np.where(np.isin(np.arange(40), bad) & (value != -np.inf), 0, own)
+    network = spoilt(value, images[bad, 0, 0, 0])
+    attacks = [PGD(epsilon=0, step_size=1, steps=1), Square(epsilon=0, queries=2)]
+    # The last five images come in the last batches only.
+    report = evaluate(network, (images, labels), attacks, batch_size=8)
+    right = ~np.isin(np.arange(40), bad)
+    np.testing.assert_array_equal(report.clean, right)
+    for outcome in report.outcomes:
+        np.testing.assert_array_equal(outcome.standing, right)
+    np.testing.assert_array_equal(report.outcome("pgd-1").last_iterate, right)
+    (check,) = [check for check in report.checks if check["name"] == "finite logits"]
+    assert not check["passed"] and check["found"].startswith("5 of 40 images")
 
 
 def test_images_that_span_0_to_1_are_named(images):

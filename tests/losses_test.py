@@ -102,6 +102,22 @@ def test_steps_of_restarted_pgd_on_a_sure_image_are_those_of_pgd(norm):
     np.testing.assert_allclose(state["iterate"], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16])
+def test_no_class_is_right_where_a_logit_is_not_finite(value, dtype):
+    logits = np.array([[3.0, 1, 2], [1, 3, 2], [1, 2, 3], [3, 1, 2]])
+    for column in range(3):
+        bad = logits.copy()
+        bad[0, column] = value
+        for label in range(3):
+            wrong = losses.misclassified(tf.constant(bad, dtype), tf.fill([4], label)).numpy()
+            assert wrong.tolist() == [True, label != 1, label != 2, label != 0]
+        chances = losses.probabilities(tf.constant(bad, dtype)).numpy()
+        assert np.isnan(chances[0]).all()
+        expected = np.exp(logits[1:]) / np.exp(logits[1:]).sum(1, keepdims=True)
+        np.testing.assert_allclose(chances[1:], expected, rtol=1e-5)
+
+
 def test_a_network_without_a_gradient_is_refused():
     constant = tf.ones([8, 5])
     with pytest.raises(ValueError, match="differentiable"):

@@ -298,6 +298,23 @@ def test_restored_state_goes_on_as_if_it_had_never_stopped():
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+def test_an_image_whose_logits_are_not_finite_is_misclassified_in_training_and_validation():
+    pixels = keras.Input((6, 6, 1))
+    x = keras.layers.Flatten()(pixels)
+    x = keras.layers.Dense(3)(x) + keras.ops.log(200 - x[:, :1])
+    trainer = AdversarialTrainer(keras.Model(pixels, x), identity)
+    trainer.compile(keras.optimizers.SGD(0.0))
+    images = examples()[0]
+    images[:, 0, 0, 0] = np.where(np.arange(NUM_IMAGES) < 12, 255, 100)
+    labels = np.asarray(trainer.network(images)).argmax(1)  # 0 where the logits are NaN
+    assert (labels[:12] == 0).all()
+    data = tf.data.Dataset.from_tensors((images, labels))
+    found = trainer.evaluate(data, verbose=0, return_dict=True)
+    assert found["clean_accuracy"] == found["adversarial_accuracy"] == 20 / 32
+    trained = trainer.fit(data, shuffle=False, verbose=0).history
+    assert trained["adversarial_accuracy"] == [20 / 32]
+
+
 def test_smoothing_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="label_smoothing is 1"):
         adversarial_cross_entropy(1)

@@ -86,8 +86,23 @@ def too_few_classes(loss: str, num_classes: int) -> str | None:
 
 
 def misclassified(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Tells where the largest logit is not the label's, as bool [N]."""
-    return tf.argmax(logits, 1, tf.int32) != tf.cast(labels, tf.int32)
+    """Tells where the largest logit is not the label's or a logit is not finite, as bool [N].
+
+    Whatever counts predictions asks here: the largest of numbers that are none is no answer, though
+    `argmax` has one, the class 0.
+    """
+    finite = tf.reduce_all(tf.math.is_finite(logits), 1)
+    return ~finite | (tf.argmax(logits, 1, tf.int32) != tf.cast(labels, tf.int32))
+
+
+def probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Computes `softmax(z)` in float32, [N, classes]; NaN throughout where a logit is not finite.
+
+    So pictures, which see probabilities, can tell the images that `misclassified` counts as such.
+    """
+    logits = tf.cast(logits, tf.float32)
+    finite = tf.reduce_all(tf.math.is_finite(logits), 1, keepdims=True)
+    return tf.where(finite, tf.nn.softmax(logits), float("nan"))
 
 
 def ranked_classes(logits: tf.Tensor, num_targets: int) -> tf.Tensor:

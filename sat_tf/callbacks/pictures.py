@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
+from sat_tf.attacks import losses
+
 GREY = 128  # where nothing is perturbed
 _MIN_SIDE = 128  # smaller images are enlarged by a whole factor, without interpolation
 _MIN_CELL = 152  # wide enough for a caption
@@ -66,7 +68,7 @@ class PictureGrid:
             self.images,
             np.asarray(adversarial),
             self.labels,
-            (_probabilities(clean_logits), _probabilities(logits)),
+            tuple(losses.probabilities(z).numpy() for z in (clean_logits, logits)),
             self.class_names,
         )
 
@@ -104,7 +106,8 @@ def draw(
       clean: float32 [N, H, W, C] in pixels, C 1 or 3.
       adversarial: same shape.
       labels: int [N].
-      probabilities: of the clean and of the adversarial images, [N, num_classes] each.
+      probabilities: of the clean and of the adversarial images, [N, num_classes] each; a row that
+        is not finite is wrong, whatever its largest entry.
       class_names: names of the classes; default their numbers.
 
     Returns:
@@ -146,9 +149,12 @@ def _caption(column, label, delta, probabilities):
             (f"L2 norm {length:,.{0 if length >= 100 else 1}f}", None, _INK),
         ]
     predicted = probabilities[column // 2]
-    best = int(predicted.argmax())
-    colour = _RIGHT if best == label else _WRONG
-    guess = ("says {}, " + f"{100 * predicted[best]:.0f} %", best, colour)
+    if np.isfinite(predicted).all():
+        best = int(predicted.argmax())
+        colour = _RIGHT if best == label else _WRONG
+        guess = ("says {}, " + f"{100 * predicted[best]:.0f} %", best, colour)
+    else:
+        guess = ("says nothing finite", None, _WRONG)
     return [("true {}", int(label), _INK), guess] if column == 0 else [guess]
 
 
@@ -181,7 +187,3 @@ def _enlarge(picture):
 
 def _scale(height, width):
     return max(1, -(-_MIN_SIDE // min(height, width)))
-
-
-def _probabilities(logits):
-    return tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()

@@ -38,22 +38,26 @@ class Check:
 
 
 def before(
-    network: Callable[..., Any], forward: Callable[[Any], tf.Tensor], batch: Batch
+    network: Callable[..., Any],
+    forward: Callable[[Any], tf.Tensor],
+    batch: Batch,
+    finite: np.ndarray,
 ) -> list[Check]:
-    """Looks at the network on the first batch, before any attack.
+    """Looks at the network before any attack: at the first batch, and at whose logits are finite.
 
     Args:
       network: maps pixels to logits and takes `training`.
       forward: the same, as a graph in inference mode.
       batch: the first images.
+      finite: bool [N] over all images, whether every logit of the clean image is finite.
     """
     images, labels = batch.images, tf.constant(batch.labels)
     logits = np.stack([forward(images).numpy()[: batch.count] for _ in range(_REPEATS)])
-    finite = np.where(np.isfinite(logits), logits, 0.0)
+    zeroed = np.where(np.isfinite(logits), logits, 0.0)
     return [
-        _finite(logits[0]),
-        _deterministic(finite, batch.labels[: batch.count]),
-        _not_probabilities(finite[0]),
+        _finite(finite),
+        _deterministic(logits, zeroed, batch.labels[: batch.count]),
+        _not_probabilities(zeroed[0]),
         _pixels(images[: batch.count]),
         _gradients(network, tf.constant(images), labels, batch.count),
     ]
@@ -70,21 +74,23 @@ def after(outcomes: Sequence[Outcome], clean: np.ndarray, left_out: dict[str, st
     return [_classes(left_out), _confirmed(outcomes), _square(outcomes), _gap(outcomes, clean)]
 
 
-def _finite(logits):
-    bad = int((~np.isfinite(logits)).any(1).sum())
+def _finite(finite):
+    bad = int((~finite).sum())
     return Check(
         "finite logits",
         bad == 0,
-        f"{bad} of {len(logits)} images give a logit that is not a number or infinite",
-        "" if bad == 0 else "no figure means anything: mend the network first",
+        f"{bad} of {len(finite)} images give a logit that is not a number or infinite",
+        ""
+        if bad == 0
+        else "they count as misclassified, and no figure means anything: mend the network first",
     )
 
 
-def _deterministic(logits, labels):
+def _deterministic(logits, zeroed, labels):
     """5 evaluations must agree in accuracy and in logits scaled to length 1."""
-    scaled = logits / np.maximum(np.linalg.norm(logits, axis=2, keepdims=True), 1e-12)
+    scaled = zeroed / np.maximum(np.linalg.norm(zeroed, axis=2, keepdims=True), 1e-12)
     spread = float(np.max(np.ptp(scaled, axis=0)))
-    accuracies = (logits.argmax(2) == labels).mean(1)
+    accuracies = [1 - losses.misclassified(one, labels).numpy().mean() for one in logits]
     passed = spread <= _SAME_LOGITS and float(np.ptp(accuracies)) == 0
     return Check(
         "deterministic",

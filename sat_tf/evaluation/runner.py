@@ -22,12 +22,14 @@ class Clean(NamedTuple):
     Attributes:
       labels: int32 [N].
       correct: bool [N].
+      finite: bool [N], whether all logits of the image are finite numbers.
       num_classes: of the network.
       images_sha256: of all images and labels in their order.
     """
 
     labels: np.ndarray
     correct: np.ndarray
+    finite: np.ndarray
     num_classes: int
     images_sha256: str
 
@@ -60,7 +62,7 @@ class Runner:
         Raises:
           ValueError: no image; a label beyond the classes; logits that are not [N, classes].
         """
-        labels, correct, digest, num_classes = [], [], hashlib.sha256(), 0
+        labels, correct, finite, digest, num_classes = [], [], [], hashlib.sha256(), 0
         for batch in self.stream:
             logits = self.forward(batch.images)
             _check_logits(logits, batch.labels)
@@ -68,12 +70,12 @@ class Runner:
             wrong = losses.misclassified(logits, tf.constant(batch.labels)).numpy()
             labels.append(batch.labels[: batch.count])
             correct.append(~wrong[: batch.count])
+            finite.append(np.isfinite(logits.numpy()).all(1)[: batch.count])
             digest.update(batch.images[: batch.count].tobytes() + labels[-1].tobytes())
         if not labels:
             raise ValueError("the data set has no image")
-        return Clean(
-            np.concatenate(labels), np.concatenate(correct), num_classes, digest.hexdigest()
-        )
+        columns = (np.concatenate(column) for column in (labels, correct, finite))
+        return Clean(*columns, num_classes, digest.hexdigest())
 
     def run(
         self,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from sat_tf import networks
+from sat_tf.attacks import losses
 from sat_tf.evaluation import ball, checks, judging, plan, saved_images
 from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.options import Options
@@ -44,7 +44,7 @@ class Session:
         self.clean = self.runner.clean()
         self.network_facts = networks.facts(network)
         self.first = next(iter(self.stream))
-        self.checks = checks.before(network, self.runner.forward, self.first)
+        self.checks = checks.before(network, self.runner.forward, self.first, self.clean.finite)
         self.main = self._main_stages(attacks)
         self.curve = {epsilon: self._curve_stages(epsilon) for epsilon in sorted(options.curve)}
         self.passes = plan.passes_of([*self.main, *itertools.chain(*self.curve.values())])
@@ -85,7 +85,7 @@ class Session:
         seen = self.examples.any((1, 2, 3))
         attacked[:count][seen] = self.examples[seen]
         probabilities = [
-            tf.nn.softmax(self.runner.forward(batch)).numpy()[:count]
+            losses.probabilities(self.runner.forward(batch)).numpy()[:count]
             for batch in (images, attacked)
         ]
         return Examples(images[:count], attacked[:count], labels[:count], tuple(probabilities))
