@@ -20,7 +20,8 @@ class AdversarialTrainer(keras.Model):
     any `tf.distribute` strategy: build it, and call `compile`, inside the strategy's scope.
 
     Batch norm takes its mean and variance from a replica's images, but its moving statistics are
-    those of all replicas.
+    those of all replicas. In float16 a step whose gradients overflow on any replica is skipped by
+    all of them, and the scale of the loss is halved.
 
     Training logs `loss` (the objective without the decay) and `adversarial_accuracy`, validation
     `loss`, `clean_accuracy`, `adversarial_accuracy` and `attack_gain` (the mean cross-entropy on
@@ -138,6 +139,7 @@ class AdversarialTrainer(keras.Model):
                     images = tf.identity(images)
             more = self._gradients(images, labels, noise.fold_in(self._step_seed(), index))
             gradients = more if gradients is None else list(map(tf.add, gradients, more))
+        gradients = self._agreed(gradients)
         self.optimizer.apply_gradients(
             zip(gradients, self.network.trainable_variables, strict=True)
         )
@@ -194,6 +196,19 @@ class AdversarialTrainer(keras.Model):
 
     def _named(self, *endings):
         return [v.value for v in self.network.trainable_variables if v.name.endswith(endings)]
+
+    def _agreed(self, gradients):
+        # Keras asks one replica if float16 has overflowed, before the gradients are summed: the
+        # others' infinities would become weights, and several workers would wait for each other.
+        context = tf.distribute.get_replica_context()
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if context.num_replicas_in_sync == 1 or not scaled:
+            return gradients
+        finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
+        overflowed = tf.cast(tf.logical_not(tf.reduce_all(tf.stack(finite))), tf.float32)
+        overflowed = context.all_reduce(tf.distribute.ReduceOp.SUM, overflowed) > 0
+        nan = float("nan")
+        return [None if g is None else tf.where(overflowed, nan, g) for g in gradients]
 
     def _average_statistics(self):
         # Keras moves each replica's batch-norm statistics by that replica's images alone, and saves

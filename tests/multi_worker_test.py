@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sat_tf import distribution
+from tests import loss_scale_test
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
@@ -31,23 +32,26 @@ def start(workdir, *flags, tf_config=None):
     )  # fmt: skip
 
 
-def start_workers(workdir, *flags_of_each):
-    """Starts a worker for each of the given flags; returns their processes."""
-    sockets = [socket.socket() for _ in flags_of_each]
+def cluster(num_workers):
+    """Returns the TF_CONFIG of each worker, with ports that are free."""
+    sockets = [socket.socket() for _ in range(num_workers)]
     for one in sockets:
         one.bind(("localhost", 0))
     addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
     for one in sockets:
         one.close()
     return [
-        start(
-            workdir, "--strategy=multi_worker", *flags,
-            tf_config={
-                "cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}
-            },
-        )
-        for index, flags in enumerate(flags_of_each)
-    ]  # fmt: skip
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(num_workers)
+    ]
+
+
+def start_workers(workdir, *flags_of_each):
+    """Starts a worker for each of the given flags; returns their processes."""
+    return [
+        start(workdir, "--strategy=multi_worker", *flags, tf_config=tf_config)
+        for flags, tf_config in zip(flags_of_each, cluster(len(flags_of_each)), strict=True)
+    ]
 
 
 def ends(*processes):
@@ -81,6 +85,34 @@ def test_two_workers_learn_what_two_replicas_of_one_process_learn(tmp_path):
     )
     assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
     assert len(list((tmp_path / "workers" / "logs" / "train").glob("*.v2"))) == 1
+
+
+_OVERFLOWING_WORKER = """
+from tests import loss_scale_test
+trainer, seen = loss_scale_test.fitted("multi_worker", [13])
+print(seen.scales, [variable.numpy().tolist() for variable in trainer.state])
+"""
+
+
+@pytest.mark.slow
+def test_an_overflow_on_one_worker_skips_the_step_on_both_and_none_waits():
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OVERFLOWING_WORKER], cwd=ROOT, stdout=subprocess.PIPE,
+            env=os.environ | {"TF_CONFIG": json.dumps(tf_config)}, text=True,
+        )
+        for tf_config in cluster(2)
+    ]  # fmt: skip
+    try:
+        (first, _), (second, _) = (worker.communicate(timeout=300) for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0] and first == second
+    scales, state = json.loads(f"[{first.replace('] [', '], [')}]")
+    assert scales == [[loss_scale_test.SCALE], *[[loss_scale_test.SCALE / 2]] * 3]
+    for ours, theirs in zip(state, loss_scale_test.state_of_one_device(13), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.slow
