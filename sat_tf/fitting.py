@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from sat_tf import checkpoints, distribution
 from sat_tf.callbacks.checkpoint import Checkpoint
+from sat_tf.layer_state import renew
 from sat_tf.trainer import AdversarialTrainer
 
 
@@ -68,6 +69,8 @@ def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) ->
     found = checkpoints.restore(workdir / "checkpoints", trainer.state)
     if found is None:
         return 0
+    for network in filter(None, (trainer.network, trainer.average)):
+        renew(network)
     step, kept = found
     record |= kept
     return step

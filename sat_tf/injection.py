@@ -1,4 +1,4 @@
-"""Puts one activation into every hidden site of an existing network."""
+"""Rebuilds an existing network: with one activation at every hidden site, or as it is."""
 
 import functools
 from collections.abc import Callable
@@ -6,10 +6,11 @@ from collections.abc import Callable
 import keras
 
 from sat_tf import activations
+from sat_tf.layer_state import copy_state
 from sat_tf.site_kinds import fused_activation, own_activation
-from sat_tf.sites import hidden_activations, operations, sites
+from sat_tf.sites import hidden_activations, is_graph, operations, sites
 
-__all__ = ["hidden_activations", "inject"]
+__all__ = ["copy", "hidden_activations", "inject"]
 
 Activation = str | Callable[[str], keras.layers.Layer]
 
@@ -19,8 +20,9 @@ def inject(
 ) -> keras.Model:
     """Makes the same network with another activation at every hidden site.
 
-    Names and weights stay. The site of a layer such as `Conv2D(name="conv1", activation="relu")`
-    becomes a layer of its own after it, "conv1_relu".
+    Names and weights stay, and so does what layers keep in no weight, such as the constants of an
+    adapted `keras.layers.Normalization`. The site of a layer such as
+    `Conv2D(name="conv1", activation="relu")` becomes a layer of its own after it, "conv1_relu".
 
     The one pair of `pssilu` is shared by all sites, in nested models too, and so is it in a file
     (`keras.models.clone_model` gives every nested model a pair). A sequential model then becomes a
@@ -46,8 +48,23 @@ def inject(
     rebuilding = _Rebuilding(make, share_weights)
     injected = rebuilding.model(model)
     if not share_weights:
-        rebuilding.copy_weights()
+        rebuilding.copy_state()
     return injected
+
+
+def copy(model: keras.Model) -> keras.Model:
+    """Makes the same network once more, with variables of its own.
+
+    Unlike `keras.models.clone_model` it keeps what layers know beside their weights, and what is
+    shared by layers of different nested models, such as the pair of `pssilu`.
+
+    Args:
+      model: a built model; one whose graph cannot be seen is made from its configuration.
+    """
+    rebuilding = _Rebuilding(None, share_weights=False)
+    made = rebuilding.model(model)
+    rebuilding.copy_state()
+    return made
 
 
 class _Scope:
@@ -65,16 +82,26 @@ class _Scope:
 
 
 class _Rebuilding:
-    """Rebuilds models with new activations; a layer used twice is rebuilt once."""
+    """Rebuilds models with new activations; a layer used twice is rebuilt once.
 
-    def __init__(self, make: Callable[[str], keras.layers.Layer], share_weights: bool):
+    Args:
+      make: makes an activation from a site's name; None keeps those that are there.
+      share_weights: uses the old layers wherever they stay as they are.
+    """
+
+    def __init__(self, make: Callable[[str], keras.layers.Layer] | None, share_weights: bool):
         self.make = make
         self.share = share_weights
         self.rebuilt = {}  # id(old operation) -> (old, new): holding the old keeps its id taken
         self.following = {}  # id(new host) -> the activation that follows it
         self.made = {}  # id(made activation) -> the same
+        self.pairs = {}  # id(old pair of PSSiLU) -> (old, layer with the new pair)
 
     def model(self, model: keras.Model) -> keras.Model:
+        if self.make is None and not is_graph(model):
+            new = keras.models.clone_model(model)
+            self.rebuilt[id(model)] = model, new
+            return new
         scope = _Scope(model)
         if isinstance(model, keras.Sequential):
             new = self._sequential(model, scope)
@@ -112,8 +139,10 @@ class _Rebuilding:
 
     def _new(self, operation, scope: _Scope):
         if isinstance(operation, keras.Model):
-            has_sites = any(True for _ in sites(operation))
-            return operation if self.share and not has_sites else self.model(operation)
+            keeps = self.share and not any(True for _ in sites(operation))
+            return operation if keeps else self.model(operation)
+        if self.make is None:
+            return self._again(operation)
         if own_activation(operation):
             return self._activation(operation, operation.name, scope)
         fused = fused_activation(operation)
@@ -144,8 +173,19 @@ class _Rebuilding:
             layer.dtype_policy = policy or keras.DTypePolicy(operation.output.dtype)
         return layer
 
-    def copy_weights(self) -> None:
+    def _again(self, operation):
+        config = operation.get_config()
+        if not isinstance(operation, activations.PSSiLU):
+            return type(operation).from_config(config)
+        if id(operation.pair) in self.pairs:
+            return self.pairs[id(operation.pair)][1].twin()
+        new = type(operation).from_config({k: v for k, v in config.items() if k != "pair"})
+        self.pairs[id(operation.pair)] = operation.pair, new
+        return new
+
+    def copy_state(self) -> None:
         for old, new in self.rebuilt.values():
-            whole = isinstance(old, keras.layers.Layer) and not isinstance(old, keras.Model)
-            if whole and not own_activation(old):
-                new.set_weights(old.get_weights())
+            seen = isinstance(old, keras.Model) and is_graph(old)  # its layers stand beside it
+            replaced = self.make is not None and own_activation(old)
+            if isinstance(old, keras.layers.Layer) and not seen and not replaced:
+                copy_state(old, new, with_parts=id(new) not in self.following)

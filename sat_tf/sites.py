@@ -47,19 +47,27 @@ def sites(model: keras.Model) -> Iterator[tuple[str, str]]:
             refuse(operation)
 
 
+def is_graph(model: keras.Model) -> bool:
+    """Tells if a model is a graph of layers and nothing else: functional or sequential."""
+    call = type(model).call
+    sequential = isinstance(model, keras.Sequential) and call is keras.Sequential.call
+    return sequential or (isinstance(model, Functional) and call is Functional.call)
+
+
 def operations(model: keras.Model) -> list:
     """Lists the layers, models and graph operations that a model calls, without its inputs.
 
     Raises:
       ValueError: a model that is not built, or whose Python code hides what it calls.
     """
-    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+    if not is_graph(model):
+        raise ValueError(
+            f"model {model.name!r} is a {type(model).__name__}, whose graph cannot be seen; build "
+            "it as a functional keras.Model(inputs, outputs), or hand the activation to its "
+            "constructor"
+        )
+    if isinstance(model, keras.Sequential):
         if not model.built:
             raise ValueError(f"model {model.name!r} is not built; call build() or give it an Input")
         return model.layers
-    if isinstance(model, Functional) and type(model).call is Functional.call:
-        return [o for o in model.operations if not isinstance(o, keras.layers.InputLayer)]
-    raise ValueError(
-        f"model {model.name!r} is a {type(model).__name__}, whose graph cannot be seen; build it "
-        "as a functional keras.Model(inputs, outputs), or hand the activation to its constructor"
-    )
+    return [o for o in model.operations if not isinstance(o, keras.layers.InputLayer)]

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from sat_tf import distribution
+from sat_tf import distribution, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
 from sat_tf.attacks.pgd import cross_entropy
@@ -79,7 +79,8 @@ class AdversarialTrainer(keras.Model):
             only: not on biases and batch-norm scales.
           activation_weight_decay: the same on the trained scalars of SmoothReLU and PSSiLU.
           ema_decay: d of the average `a <- d a + (1 - d) w` over all weights, batch-norm
-            statistics included; 0 keeps none. The average is what is validated and exported.
+            statistics included; what is no real number, such as a count, is taken over as it is.
+            0 keeps none. The average is what is validated and exported.
           gradient_accumulation: number of equal pieces that a replica's batch is cut into;
             gradients are averaged and memory falls, batch-norm statistics are a piece's.
           **options: of `keras.Model.compile`; `jit_compile` is off by default because XLA halves
@@ -99,8 +100,7 @@ class AdversarialTrainer(keras.Model):
         self.gradient_accumulation = gradient_accumulation
         self.average = None
         if ema_decay:
-            self.average = keras.models.clone_model(self.network)
-            self.average.set_weights(self.network.get_weights())
+            self.average = injection.copy(self.network)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -227,11 +227,15 @@ class AdversarialTrainer(keras.Model):
             return
         keep = self.ema_decay
 
+        def moved(average, weight):
+            if not average.dtype.is_floating:
+                return average.assign(weight)
+            # So written that what stands still, as a frozen weight does, stays to the last bit.
+            return average.assign(average + (1 - keep) * (weight - average))
+
         def move(strategy, averages, weights):
             for average, weight in zip(averages, weights, strict=True):
-                strategy.extended.update(
-                    average, lambda a, w: a.assign(keep * a + (1 - keep) * w), args=(weight,)
-                )
+                strategy.extended.update(average, moved, args=(weight,))
 
         averages = [variable.value for variable in self.average.weights]
         weights = [variable.value for variable in self.network.weights]

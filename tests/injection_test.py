@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from sat_tf import activations
-from sat_tf.injection import hidden_activations, inject
+from sat_tf.injection import copy, hidden_activations, inject
 
 layers, ops = keras.layers, keras.ops
 
@@ -90,6 +90,64 @@ def test_injected_network_equals_one_built_with_the_activation(images):
     network, expected = _randomise(_network()), _randomise(_network("gelu"))
     np.testing.assert_allclose(inject(network, "gelu")(images), expected(images), rtol=1e-6)
     assert np.abs(network(images) - expected(images)).max() > 1e-4
+
+
+def _adapted_network():
+    """Layers whose state is no weight, at the top, in a nested model and in a Sequential."""
+    rng = np.random.default_rng(3)
+
+    def adapted(layer, data):
+        layer.adapt(data)
+        return layer
+
+    first = adapted(layers.Normalization(), rng.normal(120, 40, [50, 8, 8, 3]))
+    second = adapted(layers.Normalization(axis=None), rng.normal(-2, 3, [50, 8, 8, 4]))
+    third = adapted(layers.Normalization(), rng.normal(3, 2, [50, 4]))
+    bins = adapted(layers.Discretization(num_bins=4, output_mode="one_hot"), rng.normal(size=200))
+    words = adapted(layers.IntegerLookup(output_mode="one_hot"), [[2, 0, 1, 1]])
+    inputs, inner = keras.Input((8, 8, 3)), keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(first(inputs))
+    x = keras.Model(inner, layers.ReLU()(second(inner)), name="nested")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = keras.Sequential([keras.Input((4,)), third, layers.Dense(4, activation="relu")])(x)
+    x = layers.Concatenate()([x, bins(x[:, :1]), words(ops.cast(3 * x[:, 1:2], "int64"))])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("make", [lambda network: inject(network, "relu"), copy])
+def test_state_that_is_no_weight_comes_along(make):
+    network = _adapted_network()
+    images = tf.random.uniform([6, 8, 8, 3], 0, 255)
+    expected = network(images).numpy()
+    assert np.ptp(expected, axis=0).min() > 0.1
+    np.testing.assert_array_equal(make(network)(images), expected)
+
+
+@pytest.mark.parametrize("spec", ["swish", "smoothrelu", "pssilu", "keras.layers:PReLU"])
+def test_a_copy_has_its_own_variables_in_the_same_order_and_the_same_values(spec, images):
+    network = _randomise(inject(_network(), spec))
+    made = copy(network)
+    assert [w.name for w in made.weights] == [w.name for w in network.weights]
+    assert not {id(w) for w in made.weights} & {id(w) for w in network.weights}
+    assert hidden_activations(made) == hidden_activations(network)
+    expected = network(images).numpy()
+    np.testing.assert_array_equal(made(images), expected)
+    for weight in network.weights:
+        weight.assign(weight + 1)
+    np.testing.assert_array_equal(made(images), expected)
+    again = _randomise(copy(network))  # the pair of pssilu is one again, not one a site
+    np.testing.assert_array_equal(again(images), _randomise(network)(images))
+
+
+def test_a_copy_keeps_what_is_frozen_and_a_model_whose_graph_cannot_be_seen(images):
+    network = _network()
+    network.get_layer("block").trainable = False
+    assert len(copy(network).trainable_weights) == len(network.trainable_weights)
+    hidden = _Seen(name="unseen")
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, layers.ReLU()(hidden(inputs)))
+    for one in (network, hidden):
+        np.testing.assert_array_equal(copy(one)(images), one(images))
 
 
 def test_original_is_left_as_it_was(images):
@@ -268,6 +326,18 @@ class _Holder(layers.Layer):
 
     def call(self, x):
         return self.inner(x)
+
+
+class _Seen(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        return self.dense(x)
 
 
 class _Subclassed(keras.Model):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import activations, distribution
+from sat_tf import activations, checkpoints, distribution, fitting, injection
 from sat_tf.attacks import PGD, identity, noise
 from sat_tf.trainer import AdversarialTrainer, adversarial_cross_entropy
 
@@ -263,6 +263,62 @@ def test_batch_norm_s_moving_statistics_are_the_mean_over_replicas():
         mean = np.mean([statistic(half, axis=(0, 1, 2)) for half in halves], axis=0)
         for copy in strategy.experimental_local_results(variable.value):
             np.testing.assert_allclose(copy.numpy(), 0.9 * start + 0.1 * mean, atol=1e-6)
+
+
+def adapted_network():
+    pixels = keras.Input((6, 6, 1))
+    normalise = keras.layers.Normalization(name="normalise")
+    normalise.adapt(np.random.default_rng(4).uniform(0, 200, (40, 6, 6, 1)))
+    inner = keras.Input((4, 4, 3))
+    hidden = keras.layers.Conv2D(3, 3, activation="relu", name="inner")(inner)
+    x = keras.layers.Conv2D(3, 3, activation="relu", name="outer")(normalise(pixels))
+    x = keras.layers.Flatten()(keras.Model(inner, hidden, name="nested")(x))
+    network = keras.Model(pixels, keras.layers.Dense(3, name="logits")(x), name="net")
+    return injection.inject(network, "pssilu")
+
+
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+def test_the_average_keeps_in_step_with_counts_constants_and_what_nested_models_share(
+    strategy, tmp_path
+):
+    trainer, _ = fitted(strategy, epochs=1, build=adapted_network, ema_decay=0.7)
+    network, average = trainer.network, trainer.average
+    assert [w.path for w in average.weights] == [w.path for w in network.weights]
+    for path, ours, theirs in zip(
+        [w.path for w in network.weights], weights(average), weights(network), strict=True
+    ):
+        if "normalise" in path:
+            np.testing.assert_array_equal(ours, theirs)  # statistics and their count stand still
+        else:
+            assert np.abs(ours - theirs).max() > 0
+    images = examples()[0]
+    average.save(tmp_path / "average.keras")  # a file's reader makes the constants anew
+    loaded = keras.models.load_model(tmp_path / "average.keras")
+    np.testing.assert_array_equal(loaded(images), average(images))
+
+
+def test_a_restored_trainer_computes_with_the_restored_constants(tmp_path):
+    def made(build):
+        trainer = AdversarialTrainer(build(), ATTACK, seed=5)
+        trainer.compile(keras.optimizers.SGD(LEARNING_RATE, name="sgd"), ema_decay=0.7)
+        return trainer
+
+    trainer = made(adapted_network)
+    trainer.fit(dataset(), shuffle=False, verbose=0)
+    checkpoints.save(tmp_path / "checkpoints", 2, trainer.state, {})
+
+    def not_adapted():
+        network = adapted_network()
+        network.get_layer("normalise").adapt(np.zeros((1, 6, 6, 1)))
+        return network
+
+    other = made(not_adapted)
+    images = examples()[0]
+    for name in ("network", "average"):
+        assert np.abs(getattr(other, name)(images) - getattr(trainer, name)(images)).max() > 1
+    assert fitting.restore(other, tmp_path, {}) == 2
+    for name in ("network", "average"):
+        np.testing.assert_array_equal(getattr(other, name)(images), getattr(trainer, name)(images))
 
 
 def test_the_average_of_the_statistics_is_right_on_two_replicas():
