@@ -115,23 +115,25 @@ def _float64(tensor):
 def test_value_and_derivative_equal_the_formula_in_float64(spec, dtype):
     x, y, dy = _value_and_derivative(spec, GRID, dtype)
     expected = ORACLES[spec](_float64(x))
-    eps, tiny = _eps(dtype)
+    # Half precision is that of float32 and one rounding at the end.
+    (eps, _), (own, tiny) = _eps("float64" if dtype == "float64" else "float32"), _eps(dtype)
+    rounding = 0.0 if own == eps else own
     size = np.abs(_float64(x))
     # tf.nn.elu is exact to the last bit of 1, tf.math.erf nearly so, the others to that of x.
     worst = {"elu": 1, "celu": 1, "gelu": 2 * np.minimum(size, 6)}
     scale = worst.get(spec.split(":")[0], np.minimum(1, size))
     assert y.dtype == dy.dtype == tf.as_dtype(dtype)
-    error = np.abs(_float64(y) - expected[0])
+    error = np.abs(_float64(y) - expected[0]) - rounding * np.abs(expected[0])
     assert np.all(error <= 4 * eps * (np.abs(expected[0]) + scale) + tiny)
     # f' holds x (1 - gate), and 1 - gate is exact to the last bit of 1.
-    error = np.abs(_float64(dy) - expected[1])
+    error = np.abs(_float64(dy) - expected[1]) - rounding * np.abs(expected[1])
     assert np.all((error <= 8 * eps * (1 + np.minimum(size, 20)) + tiny)[size > 0])
 
 
 def _eps(dtype):
     dtype = tf.as_dtype(dtype)
     bits = {tf.float64: 52, tf.float32: 23, tf.bfloat16: 7, tf.float16: 10}[dtype]
-    return 2.0**-bits, 2.0**-14 if dtype == tf.float16 else 2.0**-126
+    return 2.0**-bits, 2.0**-24 if dtype == tf.float16 else 2.0**-126
 
 
 @pytest.mark.parametrize("spec", SPECS)
