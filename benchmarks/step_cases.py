@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from benchmarks import pytorch_loop, timing
 from sat_tf import attacks, specs
-from sat_tf.attacks.pgd import cross_entropy
+from sat_tf.objectives import cross_entropy
 from sat_tf.trainer import AdversarialTrainer
 
 EPSILON = 8.0

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from sat_tf import attacks
-from sat_tf.attacks import geometry
+from sat_tf.attacks import geometry, scaling
 from sat_tf.trainer import AdversarialTrainer
 
 
@@ -110,7 +110,7 @@ class FreeTrainer(AdversarialTrainer):
             tape.watch(adversarial)
             loss = self._loss(images, adversarial, labels)
         *gradients, slope = tape.gradient(loss, [*self.network.trainable_variables, adversarial])
-        direction = geometry.steepest_direction(slope, "linf")
+        direction = geometry.steepest_direction(scaling.finite(slope), "linf")
         moved = perturbation + self.step_size * direction
         self._keep(tf.clip_by_value(moved, -self.epsilon, self.epsilon))
         return gradients

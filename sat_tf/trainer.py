@@ -6,8 +6,7 @@ import tensorflow as tf
 from sat_tf import distribution, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
-from sat_tf.attacks.pgd import cross_entropy
-from sat_tf.objectives import Objective, adversarial_cross_entropy
+from sat_tf.objectives import Objective, adversarial_cross_entropy, cross_entropy
 
 _ACTIVATION_SCALARS = ("smoothrelu_beta", "pssilu_a", "pssilu_b")
 

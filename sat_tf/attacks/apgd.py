@@ -36,7 +36,7 @@ class APGD(stepped.Stepped):
     checkpoint; with `wide` the first share is that of the start's changes, over 1.5. Unlike that
     code, which goes on: the first misclassified iterate is kept, so that the image can leave; the
     verdict is the same. Unlike both: the cross-entropy of an image that float32's softmax is sure
-    of keeps its value (`losses.cross_entropy`), so its gradient is no exact zero.
+    of keeps its order, and its gradient its direction (`losses.cross_entropy`).
 
     Args:
       epsilon: radius of the ball in pixels, at least 0.

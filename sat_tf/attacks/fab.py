@@ -105,6 +105,8 @@ class FAB(stepped.Stepped):
             gap, gradient = lead(network, here, state["labels"], target)
         else:
             gap, gradient = nearest_boundary(network, here, state["labels"], self.norm)
+        # Where logits are no numbers the point stays, but for the pull towards the image.
+        gap = tf.where(tf.math.is_finite(gap), gap, 0.0)
         from_image = tf.reduce_sum(gradient * (here - images), [1, 2, 3]) - gap
         # One projection of both: its loop is then run once.
         moves = planes.plane_projection(

@@ -1,11 +1,16 @@
 """Losses that attacks raise: one value an image, from its logits alone."""
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from sat_tf.attacks import scaling
 
+# The lead from which on the cross-entropy is continued, so that it does not end at 0.
+_SURE = 80.0
+# Below, the small entries of a gradient in pixels would leave float32.
+_SMALLEST_SCALE = 2.0**-44
 # Keeps the ratio finite where the leading logits are equal (AutoAttack's constant).
 _TINY = 1e-12
 
@@ -14,15 +19,35 @@ MIN_CLASSES = {"ce": 2, "dlr": 3, "dlr-targeted": 4}
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Computes `-log softmax(z)_y` as `softplus(log sum_{i != y} exp(z_i) - z_y)`.
+    """Computes `-log softmax(z)_y` as `softplus(-a)`, `a` the label's lead (`log_odds`).
 
     Where the softmax of float32 rounds to 1, at a lead of 17 and more, this keeps its value, for
-    APGD to compare, and the label's part of its gradient.
+    attacks to compare, and its gradient. Beyond a lead of 80, where float32 ends, its tangent
+    `exp(-80) (81 - a)` goes on: the order of points and the direction of gradients remain those of
+    the cross-entropy, however sure the network is.
     """
+    lead = log_odds(logits, labels)
+    tangent = math.exp(-_SURE) * (1.0 + _SURE - lead)
+    return tf.where(lead > _SURE, tangent, tf.nn.softplus(-lead))
+
+
+def log_odds(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Computes `z_y - log sum_{i != y} exp(z_i)`, the logarithm of the odds of the label, [N]."""
     logits = tf.cast(logits, tf.float32)
     own = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
     others = tf.reduce_logsumexp(tf.where(own, logits.dtype.min, logits), 1)
-    return tf.nn.softplus(others - logit(logits, labels))
+    return logit(logits, labels) - others
+
+
+def ascent(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Computes the direction in which the logits raise the cross-entropy most, largest entry 1.
+
+    The gradient is `softmax(z) - onehot(y) = S * (q - onehot(y))`, with `q` the softmax of the
+    other classes' logits and `S` their share of the probability; this is `q - onehot(y)`, float32
+    [N, classes], exact however small S is.
+    """
+    truth = tf.one_hot(labels, logits.shape[-1])
+    return tf.nn.softmax(logits - 1e9 * truth) - truth
 
 
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -127,7 +152,8 @@ def loss_and_gradient(
 
     Returns:
       Logits [N, classes], losses [N] and the gradients [N, H, W, C], all float32. Through the
-      network gradients go scaled (`scaling.backpropagate`).
+      network gradients go scaled, and come out finite (`scaling.backpropagate`). Where no slope of
+      the loss exceeds 2^-40, a gradient is made longer so that its small entries remain.
 
     Raises:
       ValueError: the outputs do not depend on the points through differentiable operations.
@@ -154,11 +180,7 @@ def _evaluate(network, points, loss):
         value = loss(logits)
     slope = loss_tape.gradient(value, logits)
     gradient, scale = scaling.backpropagate(tape, logits, points, slope)
-    if gradient is None:
-        raise ValueError(
-            "the network gives no gradient with respect to its images; white-box attacks need "
-            "a differentiable network (a Keras model, or a SavedModel exported with gradients)"
-        )
+    scale = tf.maximum(scale, _SMALLEST_SCALE)
     return logits, value, gradient * tf.reshape(scale, [-1, 1, 1, 1])
 
 

@@ -5,14 +5,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, noise, scaling
+from sat_tf.attacks import geometry, losses, noise, scaling
 
 BATCH_NORMS = ("inference", "batch")
-
-
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Computes `-log softmax(z)_y` for every image, in float32, without label smoothing."""
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
 
 
 class PGD:
@@ -126,7 +121,11 @@ class PGD:
         self, network: Callable[..., tf.Tensor], iterate: tf.Tensor, images: tf.Tensor, labels
     ) -> tf.Tensor:
         """Returns the next iterate."""
-        gradient = self.gradient(network, iterate, labels)
+        _, gradient = self.evaluated(network, iterate, labels)
+        return self.moved(iterate, gradient, images)
+
+    def moved(self, iterate: tf.Tensor, gradient: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Returns the points one step further along the gradients."""
         direction = geometry.steepest_direction(gradient, self.norm)
         return self.project(iterate + self.step_size * direction, images)
 
@@ -134,30 +133,24 @@ class PGD:
         """Returns the nearest allowed images."""
         return geometry.project(iterate, images, self.epsilon, self.norm)
 
-    def gradient(
+    def evaluated(
         self, network: Callable[..., tf.Tensor], iterate: tf.Tensor, labels: tf.Tensor
-    ) -> tf.Tensor:
-        """Returns each image's gradient of its cross-entropy, times a positive number.
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the logits and each image's gradient of its loss, times a positive number.
 
-        Only the direction matters to a step. The gradient of the logits, `softmax(z) - onehot(y)`,
-        goes through the network scaled (`scaling.backpropagate`), because in a float16 network that
-        of a sure image (a margin of 12 is enough) would underflow to zero: no attack, and a network
-        that seems robust.
+        Only the direction matters to a step. The gradient of the logits goes through the network
+        scaled (`scaling.backpropagate`), because in a float16 network that of a sure image (a
+        margin of 12 is enough) would underflow to zero: no attack, and a network that seems robust.
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(iterate)
             logits = tf.cast(self.logits(network, iterate), tf.float32)
         ascent = self.ascent(logits, labels)
-        return scaling.backpropagate(tape, logits, iterate, ascent)[0]
+        return logits, scaling.backpropagate(tape, logits, iterate, ascent)[0]
 
     def ascent(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Returns the direction in which the logits raise the loss most, largest entry 1.
-
-        `softmax(z) - onehot(y) = S * (q - onehot(y))`, with `q` the softmax of the other classes'
-        logits and `S` their share of the probability: exact however small S is.
-        """
-        truth = tf.one_hot(labels, logits.shape[-1])
-        return tf.nn.softmax(logits - 1e9 * truth) - truth
+        """Returns the direction in which the logits raise the loss most (`losses.ascent`)."""
+        return losses.ascent(logits, labels)
 
     def logits(self, network: Callable[..., tf.Tensor], iterate: tf.Tensor) -> tf.Tensor:
         """Returns the network's outputs in the chosen batch-norm mode, changing no variable."""

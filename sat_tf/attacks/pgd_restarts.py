@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, noise, stepped
+from sat_tf.attacks import losses, noise, stepped
 from sat_tf.attacks.pgd import PGD
 
 
@@ -90,8 +90,7 @@ class RestartedPGD(stepped.Stepped):
 
     def next_point(self, state, point, gradient) -> tf.Tensor:
         """Returns the next iterates: a step further, or the start of the next run."""
-        direction = geometry.steepest_direction(gradient, self.norm)
-        moved = self.pgd.project(point + self.pgd.step_size * direction, state["images"])
+        moved = self.pgd.moved(point, gradient, state["images"])
         fresh = state["step"] % (self.steps + 1) == 0
         if self.num_steps == self.steps + 1:
             return moved

@@ -8,11 +8,11 @@ import tensorflow as tf
 _LARGEST = 16.0
 _EXPONENT_BITS = 0x7F800000
 # Reciprocals of powers of two between these, and products with 16, are finite and exact.
-_SMALLEST_POWER, _LARGEST_POWER = 2.0**-100, 2.0**100
+_SMALLEST_POWER, _LARGEST_POWER = 2.0**-120, 2.0**100
 
 
 def power_of_two(x: tf.Tensor) -> tf.Tensor:
-    """Returns the largest power of two that is at most `|x|`, between 2^-100 and 2^100.
+    """Returns the largest power of two that is at most `|x|`, between 2^-120 and 2^100.
 
     Products with it and quotients by it are exact, unless they leave the range of float32.
     """
@@ -21,24 +21,75 @@ def power_of_two(x: tf.Tensor) -> tf.Tensor:
 
 
 def backpropagate(
-    tape: tf.GradientTape, logits: tf.Tensor, points: tf.Tensor, slope: tf.Tensor
-) -> tuple[tf.Tensor | None, tf.Tensor]:
+    tape: tf.GradientTape,
+    logits: tf.Tensor,
+    points: tf.Tensor,
+    slope: tf.Tensor,
+    *,
+    together: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the gradient of `<slope, logits>` with respect to the points, over a scale.
 
     In a network that computes in float16 a slope of 1e-9, that of the cross-entropy of a sure
     image, would become 0, and one of 1e6 infinite. So every image's slope goes through the network
     divided by a power of two, which leaves 16 to 32 as its largest entry. In float32 the result is
-    therefore exact.
+    therefore exact. Entries that are no finite numbers are mended as `finite` says.
 
     Args:
       tape: holds the network from points to logits.
       logits: float32 [N, classes].
       points: float32 [N, H, W, C].
       slope: the gradient of a loss with respect to the logits, float32 [N, classes].
+      together: whether all images share one scale: where they touch each other through the batch's
+        own statistics, an image's gradient is a sum over the slopes of all of them.
 
     Returns:
-      The gradient over the scale, float32 as the points, or None where there is none; and the
-      scales, float32 [N].
+      The gradient over the scale, float32 as the points; and the scales, float32 [N].
+
+    Raises:
+      ValueError: the logits do not depend on the points through differentiable operations.
     """
-    scale = power_of_two(tf.reduce_max(tf.abs(slope), 1)) / _LARGEST
-    return tape.gradient(logits, points, slope / scale[:, None]), scale
+    gradient, scale = raw_gradient(tape, logits, points, slope, together=together)
+    return finite(gradient), scale
+
+
+def raw_gradient(
+    tape: tf.GradientTape,
+    logits: tf.Tensor,
+    points: tf.Tensor,
+    slope: tf.Tensor,
+    *,
+    together: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes what `backpropagate` does, with NaN and infinity where the network gives them."""
+    # Logits that are no numbers have no slope, and must not set the scale of the others.
+    slope = tf.where(tf.math.is_finite(slope), slope, 0.0)
+    largest = tf.reduce_max(tf.abs(slope), 1)
+    if together:
+        largest = tf.fill(tf.shape(largest), tf.reduce_max(largest))
+    scale = power_of_two(largest) / _LARGEST
+    gradient = tape.gradient(logits, points, slope / scale[:, None])
+    if gradient is None:
+        raise ValueError(
+            "the network gives no gradient with respect to its images; white-box attacks need "
+            "a differentiable network (a Keras model, or a SavedModel exported with gradients)"
+        )
+    return gradient, scale
+
+
+def finite(gradient: tf.Tensor) -> tf.Tensor:
+    """Mends entries of images' gradients that are no finite numbers, so that a step can be taken.
+
+    NaN, such as the derivative of a square root at 0 times one of 0, becomes 0. An infinite entry
+    keeps its sign and is made as large as the largest finite one of its image, or 1 where there is
+    none. The sign of what results is the sign that AutoAttack takes: 0 for NaN, 1 for infinity.
+
+    Args:
+      gradient: float tensor [N, H, W, C].
+    """
+    size = tf.abs(gradient)
+    known = tf.where(tf.math.is_finite(size), size, 0.0)
+    largest = tf.reduce_max(known, [1, 2, 3], keepdims=True)
+    largest = tf.where(largest > 0, largest, 1.0)
+    numbers = tf.where(tf.math.is_nan(gradient), 0.0, gradient)
+    return tf.clip_by_value(numbers, -largest, largest)

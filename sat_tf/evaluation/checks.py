@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.attacks import losses
-from sat_tf.attacks.pgd import cross_entropy
+from sat_tf.attacks import losses, scaling
 from sat_tf.evaluation.outcome import Outcome
 from sat_tf.evaluation.stream import Batch
 
@@ -135,24 +134,36 @@ def _pixels(images):
 
 
 def _gradients(network, images, labels, count):
-    """No image may have a gradient of the cross-entropy that is zero everywhere."""
-    _, _, gradient = tf.function(
-        lambda: losses.loss_and_gradient(
-            network, images, lambda logits: cross_entropy(logits, labels)
-        ),
-        autograph=False,
-    )()
-    flat = np.abs(gradient.numpy()[:count]).reshape(count, -1).max(1)
-    zero = int((flat == 0).sum())
+    """Gradients of the cross-entropy must be finite, and no image's may be zero everywhere."""
+    gradient = tf.function(lambda: _ascent(network, images, labels), autograph=False)()
+    moved = scaling.finite(gradient).numpy()[:count].reshape(count, -1).any(1)
+    known = np.isfinite(gradient.numpy()[:count]).reshape(count, -1).all(1)
+    zero, broken = int((~moved).sum()), int((~known).sum())
+    consequence = ""
+    if zero:
+        consequence = (
+            "PGD and APGD-CE cannot move these images, which says nothing about robustness; "
+            "look at apgd-dlr, apgd-t and square instead"
+        )
+    elif broken:
+        consequence = (
+            "attacks take 0 for NaN and move the other pixels, so they may see too little; mend "
+            "the derivative (of a square root at 0, say), or look at square"
+        )
     return Check(
         "gradients",
-        zero == 0,
-        f"{zero} of {count} images have a gradient of the cross-entropy that is zero everywhere",
-        ""
-        if zero == 0
-        else "PGD and APGD-CE cannot move these images, which says nothing about robustness; "
-        "look at apgd-dlr, apgd-t and square instead",
+        zero == broken == 0,
+        f"of {count} images {zero} have a gradient of the cross-entropy that is zero everywhere, "
+        f"and {broken} one with entries that are not finite",
+        consequence,
     )
+
+
+def _ascent(network, images, labels):
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        logits = tf.cast(network(images, training=False), tf.float32)
+    return scaling.raw_gradient(tape, logits, images, losses.ascent(logits, labels))[0]
 
 
 def _classes(left_out):

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, stepped
-from sat_tf.attacks.pgd import PGD, cross_entropy
+from sat_tf.attacks import losses, stepped
+from sat_tf.attacks.pgd import PGD
 
 
 class Trajectory:
     """Runs PGD to its last step whatever happens, and notes which iterates are misclassified.
+
+    The iterates are those of `pgd`: each is `pgd.moved` along the gradient of `pgd.evaluated`.
 
     With a fixed start and step size PGD-10 is the beginning of PGD-200, so one run of `pgd.steps`
     steps holds the verdict of every shorter attack: column `k` of the state's `wrong` is the
@@ -58,12 +60,8 @@ class Trajectory:
     def step(self, network: Callable[..., tf.Tensor], state: stepped.State) -> stepped.State:
         """Judges the iterate of every image and moves on to the next one."""
         iterate, step, labels = state["iterate"], state["step"], state["labels"]
-        logits, _, gradient = losses.loss_and_gradient(
-            network, iterate, lambda logits: cross_entropy(logits, labels)
-        )
-        direction = geometry.steepest_direction(gradient, self.pgd.norm)
-        moved = self.pgd.project(iterate + self.pgd.step_size * direction, state["images"])
-
+        logits, gradient = self.pgd.evaluated(network, iterate, labels)
+        moved = self.pgd.moved(iterate, gradient, state["images"])
         misses = losses.misclassified(logits, labels)
         column = tf.one_hot(step, self.num_steps, on_value=True, off_value=False, dtype=tf.bool)
         wrong = state["wrong"] | (column & misses[:, None])
