@@ -49,6 +49,14 @@ def logits_of(network: keras.Model, pixels) -> np.ndarray:
     return keras.ops.convert_to_numpy(logits).astype(np.float32)
 
 
+def probes(height: int, width: int, channels: int) -> np.ndarray:
+    """Returns uint8 [16, height, width, channels]: smooth pictures, noise, black and white."""
+    shape = (height, width, channels)
+    noise = np.random.default_rng(1).integers(0, 256, (7, *shape), np.uint8)
+    plain = np.stack([np.full(shape, value, np.uint8) for value in (0, 255)])
+    return np.concatenate([smooth_pictures(7, *shape), noise, plain])
+
+
 def smooth_pictures(num_images: int, height: int, width: int, channels: int) -> np.ndarray:
     """Returns uint8 [num_images, height, width, channels], the same at every call."""
     coarse = np.random.default_rng(0).uniform(0, 255, (num_images, 4, 4, channels))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import flags, logging
 
@@ -44,8 +45,8 @@ def export(
       The directory of the version.
 
     Raises:
-      ValueError: a network of another form, the wrong number of names, a version that exists or
-        one that fails its verification. Nothing is left behind then.
+      ValueError: a network of another form, or one that gives probabilities; the wrong number of
+        names; a version that exists, or one that fails its verification. Nothing is left then.
     """
     directory = Path(directory)
     image_shape, num_classes = check_network(network)
@@ -55,6 +56,7 @@ def export(
             "give one a class, in the order of the logits"
         )
     check_resize(resize, image_shape)
+    check_answers(network, image_shape)
     version = next_version(directory) if version is None else version
     target = directory / str(version)
     refuse_existing(target)
@@ -83,7 +85,7 @@ def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
     """Returns the image shape (H, W, C) and the number of classes.
 
     Raises:
-      ValueError: not one fixed image size in and one row of logits out.
+      ValueError: not one fixed image size in and one row of at least 2 logits out.
     """
     inputs, outputs = network.input_shape, network.output_shape
     if isinstance(inputs, list) or len(inputs) != 4 or None in inputs[1:]:
@@ -93,14 +95,49 @@ def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
         )
     if isinstance(outputs, list) or len(outputs) != 2 or outputs[1] is None:
         raise ValueError(f"the network gives {outputs}; logits [None, classes] were expected")
-    last = network.layers[-1]
-    softmax = getattr(last, "activation", None) is keras.activations.softmax
-    if softmax or isinstance(last, keras.layers.Softmax):
+    if outputs[1] < 2:
         raise ValueError(
-            f"the network ends in a softmax ({last.name}); logits were expected: build it without "
-            "(keras.applications: classifier_activation=None)"
+            f"the network gives {outputs}; a logit for each of at least 2 classes was expected: a "
+            "single output z is the pair of logits (0, z)"
         )
     return tuple(inputs[1:]), outputs[1]
+
+
+def check_answers(network: keras.Model, image_shape: tuple[int, int, int]) -> None:
+    """Looks at what comes out of a network: its last operation, and its answers to pictures.
+
+    Raises:
+      ValueError: answers that are not finite, or probabilities: the end is a softmax or a sigmoid,
+        or all answers lie in [0, 1] and their rows sum to 1, or some exceed 1/2, as no logits do.
+    """
+    expected = (
+        "logits were expected: build it without (keras.applications: classifier_activation=None)"
+    )
+    if (last := last_operation(network, image_shape)) in ("Softmax", "Sigmoid"):
+        raise ValueError(f"the network ends in a {last.lower()}; {expected}")
+    answers = expectations.logits_of(network, expectations.probes(*image_shape))
+    if not np.isfinite(answers).all():
+        bad = int((~np.isfinite(answers)).any(axis=1).sum())
+        raise ValueError(
+            f"the network's answers to {bad} of {len(answers)} pictures are not finite"
+        )
+    low, high = answers.min(), answers.max()
+    sums_to_1 = np.all(np.abs(answers.sum(axis=1) - 1) <= 1e-5)
+    if low >= 0 and high <= 1 and (sums_to_1 or high > 0.5):
+        raise ValueError(
+            f"the network's answers run from {low:.4g} to {high:.4g}, as probabilities do; "
+            f"{expected}"
+        )
+
+
+def last_operation(network: keras.Model, image_shape: tuple[int, int, int]) -> str:
+    """Returns the kind of the TensorFlow operation that makes the answers, however nested."""
+    spec = tf.TensorSpec([None, *image_shape], tf.float32)
+    answer = tf.function(lambda pixels: network(pixels, training=False), autograph=False)
+    operation = answer.get_concrete_function(spec).graph.outputs[0].op
+    while operation.type in ("Identity", "IdentityN", "Cast", "Reshape", "Squeeze"):
+        operation = operation.inputs[0].op
+    return operation.type
 
 
 def check_resize(resize: str, image_shape: tuple[int, int, int]) -> None:

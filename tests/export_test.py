@@ -16,6 +16,7 @@ from PIL import Image
 from export import extras, saved_model, signatures, verify
 from sat_tf import activations
 from sat_tf.data import crops
+from tests.telling import telling
 
 HEIGHT, WIDTH = 12, 10
 NAMES = ["cat", "dog", "großer Hund"]
@@ -33,9 +34,14 @@ def make_network(channels=3, num_classes=3, dtype="float32"):
     network = keras.Model(inputs, keras.layers.Dense(num_classes, dtype="float32")(x))
     rng = np.random.default_rng(1)
     for weight in network.weights:  # moving statistics that a mistaken training mode would show
-        if "moving" in weight.name:
+        if weight.name == "moving_variance":
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    return network
+        if weight.name == "moving_mean":
+            weight.assign(rng.uniform(-0.5, 0.5, weight.shape))
+    head = network.layers[-1]  # so that no class wins everywhere
+    head.kernel.assign(rng.normal(0, 0.2, head.kernel.shape))
+    head.bias.assign(-logits_of(network, random_pixels(8, channels)).mean(axis=0))
+    return telling(network)
 
 
 def random_pixels(num_images, channels=3):
@@ -296,22 +302,70 @@ def test_verification_refuses_a_process_with_keras_or_the_project(version, name)
         (lambda: keras.Sequential([keras.Input((None, None, 3)), keras.layers.Flatten()]), "fixed"),
         (lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), "H, W and C"),
         (lambda: keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 3)]), "logits"),
-        (
-            lambda: keras.Sequential(
-                [
-                    keras.Input((4, 4, 3)),
-                    keras.layers.Flatten(),
-                    keras.layers.Dense(2, activation="softmax"),
-                ]
-            ),
-            "ends in a softmax",
-        ),
+        (lambda: ending(1), r"\(None, 1\); a logit for each of at least 2 classes"),
     ],
 )
 def test_a_network_of_another_form_is_refused(tmp_path, make, words):
     with pytest.raises(ValueError, match=words):
         saved_model.export(make(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def ending(units, end=None, activation=None):
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.Dense(units, activation=activation, dtype="float32", name="head")(x)
+    return keras.Model(inputs, x if end is None else end(x))
+
+
+class Ending(keras.layers.Layer):
+    """A function of TensorFlow that Keras's graph does not show."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+def by_hand(x):
+    powers = tf.exp(x - tf.reduce_max(x, axis=-1, keepdims=True))
+    return powers / tf.reduce_sum(powers, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ending(3, activation="softmax"), "ends in a softmax"),
+        (lambda: ending(3, keras.layers.Softmax()), "ends in a softmax"),
+        (lambda: ending(3, keras.ops.softmax), "ends in a softmax"),
+        (lambda: ending(3, Ending(tf.nn.softmax)), "ends in a softmax"),
+        (
+            lambda: keras.Sequential([keras.Input((4, 4, 3)), ending(3, activation="softmax")]),
+            "ends in a softmax",
+        ),
+        (lambda: ending(3, activation="sigmoid"), "ends in a sigmoid"),
+        (
+            lambda: ending(6, lambda x: keras.layers.Reshape((6,))(keras.ops.sigmoid(x))),
+            "ends in a sigmoid",
+        ),
+        (lambda: ending(3, Ending(by_hand)), "as probabilities do"),
+        (lambda: ending(3, Ending(tf.function(tf.nn.softmax))), "as probabilities do"),
+        (lambda: ending(3, Ending(lambda x: 1 / (1 + tf.exp(-x)))), "as probabilities do"),
+        (lambda: ending(3, Ending(tf.math.log)), "answers to .* of 16 pictures are not finite"),
+    ],
+)
+def test_answers_that_are_no_logits_are_refused(tmp_path, make, words):
+    with pytest.raises(ValueError, match=words):
+        saved_model.export(make(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("end", [None, keras.ops.log_softmax, lambda x: 0 * x, lambda x: 0.01 * x])
+def test_logits_of_every_size_are_taken(end):
+    network = ending(3, end)
+    saved_model.check_answers(network, (4, 4, 3))  # log-probabilities are logits, too
 
 
 def test_a_wrong_number_of_names_is_refused(network, tmp_path):
