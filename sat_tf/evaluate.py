@@ -201,7 +201,7 @@ def _print(report, with_steps):
         still = f"{saved['num_still_broken']} of {saved['num_broken']} broken images"
         print(f"{still} are still broken as they are saved, in {saved['image_type']}")
     for check in report.checks:
-        if not check["passed"]:
+        if check["passed"] is False:
             print(f"check {check['name']}: {check['found']}: {check['consequence']}")
     sys.stdout.flush()
 

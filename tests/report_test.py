@@ -1,5 +1,6 @@
 """The report says what the verdicts say, in every form it takes."""
 
+import dataclasses
 import html.parser
 import io
 import json
@@ -11,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import stats
 
-from sat_tf.evaluation import artefacts, page, plots
+from sat_tf.evaluation import artefacts, page, plots, tables
 from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by, steps_curve
 from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.statistics import interval
@@ -67,7 +68,8 @@ def report():
         curve=[CurvePoint(0.0, clean, 0.0), CurvePoint(4.0, pgd, 1.0)],
         checks=[
             {"name": "logits", "passed": False, "found": "<b>", "consequence": "beware"},
-            {"name": "square", "passed": True, "found": "fine", "consequence": ""},
+            {"name": "square", "passed": None, "found": "absent", "consequence": "take it"},
+            {"name": "pixels", "passed": True, "found": "fine", "consequence": ""},
         ],
         examples=Examples(pictures[0], pictures[1], np.arange(3), (guess, guess)),
         facts={"seed": 0, "network": {"name": "n"}, "versions": {"sat_tf": "0"}},
@@ -124,13 +126,23 @@ def test_interval_inverts_the_score_test(correct, total):
 
 
 def test_tables_hold_the_figures(report):
-    rows = {line.split()[0]: line.split() for line in report.table().splitlines()[2:]}
+    rows = {line.split()[0]: line.split() for line in report.table().splitlines()[3:]}
     assert rows["clean"][1] == "80.00"
     assert rows["pgd-3"][1:3] == ["70.00", "50.00"]
     assert rows["square"][1] == "30.00"
     assert rows["square"][-4:] == ["100", "120", "52", "%"]
+    large = [
+        dataclasses.replace(report.outcomes[0], name="apgd-dlr", image_steps=72_159_000,
+                            slot_steps=72_360_000, plain_steps=72_360_000, seconds=12345.6),
+    ]  # fmt: skip
+    wide = dataclasses.replace(report, outcomes=large).table().splitlines()
+    assert max(map(len, wide)) <= 80 and "72.2M  72.4M" in wide[-1]
     assert "4" in report.curve_table() and "50.00" in report.curve_table()
     assert report.outcome("square").name == "square"
+    for number, written in [(9999, "9,999"), (72159, "72.2k"), (999_600, "1.00M"), (10**6, "1.00M"),
+                            (720_000, "720k"), (5_072_159, "5.07M")]:  # fmt: skip
+        outcome = dataclasses.replace(report.outcomes[1], image_steps=number)
+        assert tables.cost(outcome, tables._short)[0] == written
     with pytest.raises(ValueError, match="'fab' is not in this report; it has: pgd-3, square"):
         report.outcome("fab")
 
@@ -151,6 +163,8 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
     assert len(parser.links) == 3
     assert all(link.startswith("data:image/png;base64,") for link in parser.links)
     assert "a &lt;title&gt;" in text and "&lt;b&gt;" in text and "<b></td>" not in text
+    kinds = ("failed", "not run", "passed")
+    assert [f'class="{kind.replace(" ", "-")}">{kind}<' in text for kind in kinds] == [True] * 3
     for said in ("80.00 %", "30.00 %", "beware", "pixels in [0, 255]", "square", "52 %"):
         assert said in text
 
@@ -211,6 +225,37 @@ def test_events_that_did_not_reach_the_disk_are_missed(report, tmp_path, monkeyp
     monkeypatch.setattr(tf.summary, "image", lambda *arguments: None)
     with pytest.raises(OSError, match="cannot write .*events.*is the disk full"):
         artefacts.summaries(report, tmp_path / "events")
+
+
+def pgd(report, steps, standing, seed=0):
+    settings = {"epsilon": 8.0, "norm": "linf", "steps": steps, "seed": seed}
+    fell = np.where(np.arange(NUM) < standing, -1, steps)
+    return dataclasses.replace(report.outcomes[0], name=f"pgd-{steps}", settings=settings,
+                               standing=np.arange(NUM) < standing, broken_step=fell)  # fmt: skip
+
+
+def test_pgd_of_one_run_is_one_line_with_a_mark_where_each_attack_ends(report):
+    report.outcomes = [*(pgd(report, n, 8 - n) for n in (1, 2, 4)), pgd(report, 3, 5, seed=1)]
+    (axes,) = plots.steps(report).axes
+    lines = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert len(lines) == 2
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert marks[0].get_label() == "pgd-1, 2, 4" and marks[1].get_label() == "pgd-3"
+    np.testing.assert_allclose(marks[0].get_xydata(), [(2, 70), (3, 60), (5, 40)])
+
+
+@pytest.mark.parametrize("standing, bottom", [(990, 94), (978, 94), (300, 0)])
+def test_the_axis_of_a_plot_spans_what_it_shows_and_says_where_it_begins(report, standing, bottom):
+    correct = np.arange(1000) < 992
+    report.curve = [
+        CurvePoint(0.0, correct, 0.0),
+        CurvePoint(4.0, np.arange(1000) < standing, 1.0),
+    ]
+    (axes,) = plots.curve(report).axes
+    low, high = axes.get_ylim()
+    assert low < 100 * standing / 1000 and 99.2 < high <= 100.5
+    assert (low == 0) == (bottom == 0) and low >= bottom
+    assert axes.get_ylabel() == ("accuracy in %" + (f" (from {low:g})" if bottom else ""))
 
 
 def test_pictures_of_grey_images_are_drawn_too(report):

@@ -25,13 +25,14 @@ class Check:
 
     Attributes:
       name: what is looked at.
-      passed: whether all is well.
+      passed: whether all is well; None where the check did not run.
       found: what was seen, in words and numbers.
-      consequence: what follows for the figures where it did not pass, else "".
+      consequence: what follows for the figures where it did not pass, what would run it where it
+        did not run, else "".
     """
 
     name: str
-    passed: bool
+    passed: bool | None
     found: str
     consequence: str = ""
 
@@ -204,13 +205,23 @@ def _square(outcomes):
                 else "the gradients are masked: attacks that use them see too little, "
                 "and the true accuracy may be lower still; add an adaptive attack",
             )
-    return Check("square", True, "square did not run after a gradient attack")
+    return Check(
+        "square",
+        None,
+        "square did not run after a gradient attack",
+        "--attacks=apgd-ce,square, or autoattack, runs it: masked gradients would show",
+    )
 
 
 def _gap(outcomes, clean):
     pgd = [outcome for outcome in outcomes if outcome.name.startswith("pgd-")]
     if not pgd or len(pgd) == len(outcomes):
-        return Check("pgd gap", True, "only one kind of attack ran")
+        return Check(
+            "pgd gap",
+            None,
+            "it takes PGD and another kind of attack",
+            "--attacks=pgd-50,autoattack runs both: masked gradients would show",
+        )
     gap = _lost(min((one.standing for one in pgd), key=np.sum), outcomes[-1].standing)
     passed = gap <= _PGD_GAP
     return Check(

@@ -25,7 +25,10 @@ th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px sol
 th:first-child, td:first-child, .text td { text-align: left }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .passed { color: var(--good) } .failed { color: var(--bad); font-weight: 600 }
+.not-run { color: var(--soft) }
+td { white-space: nowrap } .text td:nth-child(3), .text td:last-child { white-space: normal }
 """
+_KINDS = {True: "passed", False: "failed", None: "not run"}
 
 
 def write(report: Report, title: str, class_names: Sequence[str] | None = None) -> str:
@@ -108,10 +111,10 @@ def _attacks(report):
 def _checks(report):
     rows = []
     for check in report.checks:
-        kind = "passed" if check["passed"] else "failed"
+        kind = _KINDS[check["passed"]]
         rows.append((check["name"], kind, check["found"], check["consequence"]))
     cells = "".join(
-        f'<tr><td>{html.escape(name)}</td><td class="{kind}">{kind}</td>'
+        f'<tr><td>{html.escape(name)}</td><td class="{kind.replace(" ", "-")}">{kind}</td>'
         f"<td>{html.escape(found)}</td><td>{html.escape(consequence)}</td></tr>"
         for name, kind, found, consequence in rows
     )

@@ -1,6 +1,7 @@
 """Pictures of a report, as PNG."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,13 +37,20 @@ def curve(report: Report) -> Any:
     for radius, value in zip(radii, values, strict=True):
         axes.annotate(f"{value:.1f}", (radius, value), (4, 5), textcoords="offset points")
     axes.set_xlim(left=0)
+    _fit(axes, [*(100 * low), *(100 * high)])
     return figure
 
 
 def steps(report: Report) -> Any:
-    """Draws what stands after so many evaluations of each attack; returns a matplotlib figure."""
+    """Draws what stands after so many evaluations of each attack; returns a matplotlib figure.
+
+    PGD attacks of which the shorter are the beginning of the longest are one line, with a mark at
+    the end of each.
+    """
     figure, axes = _figure("evaluations of an image by the attack (log scale)")
-    for number, outcome in enumerate(report.outcomes):
+    groups = _one_line_each(report.outcomes)
+    for number, group in enumerate(groups):
+        outcome = group[-1]
         pairs = steps_curve(outcome)
         x = [step + 1 for step, _ in pairs]
         y = [100 * fraction for _, fraction in pairs]
@@ -53,14 +61,39 @@ def steps(report: Report) -> Any:
         colour = _COLOURS[number % len(_COLOURS)]
         style = "-" if number < len(_COLOURS) else "--"
         # Later lines are thinner, so that one that lies on another does not hide it.
-        width = 1.5 + 0.9 * (len(report.outcomes) - 1 - number)
-        shape = {"color": colour, "linewidth": width, "where": "post", "label": outcome.name}
-        axes.step([*x, end], [*y, y[-1]], style, **shape)
+        width = 1.5 + 0.9 * (len(groups) - 1 - number)
+        label = ", ".join(one.name if one is group[0] else one.name[4:] for one in group)
+        axes.step([*x, end], [*y, y[-1]], style, color=colour, linewidth=width, where="post")
+        ends = [one.settings["steps"] + 1 for one in group] if len(group) > 1 else [end]
+        marks = [100 * one.standing.mean() for one in group]
+        axes.plot(ends, marks, "o", color=colour, markersize=4 + width, label=label)
     axes.axhline(100 * report.clean_accuracy, color="0.6", linewidth=0.8)
     axes.annotate("clean", (1, 100 * report.clean_accuracy), (2, 3), textcoords="offset points")
     axes.set_xscale("log")
+    _fit(axes, [100 * report.clean_accuracy, *(y for line in axes.lines for y in line.get_ydata())])
     axes.legend(fontsize=8)
     return figure
+
+
+def _one_line_each(outcomes):
+    """Groups PGD attacks that were one run, the longest last."""
+    groups = {}
+    for number, outcome in enumerate(outcomes):
+        settings = {k: v for k, v in outcome.settings.items() if k not in ("name", "steps")}
+        key = number if outcome.last_iterate is None else repr(sorted(settings.items()))
+        groups.setdefault(key, []).append(outcome)
+    return list(groups.values())
+
+
+def _fit(axes, values):
+    """Lets the axis of accuracies span what is drawn, and says so where it does not begin at 0."""
+    low, high = min(values), max(values)
+    room = max(0.12 * (high - low), 0.5)
+    bottom = low - room if low > (high - low) / 2 else 0
+    bottom = max(0, math.floor(bottom))
+    axes.set_ylim(bottom, min(100.5, high + room))
+    if bottom:
+        axes.set_ylabel(f"accuracy in % (from {bottom})")
 
 
 def grid(report: Report, class_names: Sequence[str] | None = None) -> bytes:
@@ -85,7 +118,7 @@ def _figure(x_label):
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel=x_label, ylabel="accuracy in %", ylim=(0, 100))
+    axes = figure.add_subplot(xlabel=x_label, ylabel="accuracy in %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

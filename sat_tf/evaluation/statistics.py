@@ -33,7 +33,14 @@ def span(correct: np.ndarray) -> str:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Writes a table whose first row is the head: the first column left, the others right."""
+    """Writes a table whose first row is the head: the first column left, the others right.
+
+    A cell of the head may have several lines.
+    """
+    heads = [cell.split("\n") for cell in rows[0]]
+    depth = max(map(len, heads))
+    above = zip(*([""] * (depth - len(head)) + head for head in heads), strict=True)
+    rows = [*map(list, above), *rows[1:]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -42,5 +49,5 @@ def aligned(rows: list[list[str]]) -> str:
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines.insert(depth, "-" * max(map(len, lines)))
     return "\n".join(lines)

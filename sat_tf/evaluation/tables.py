@@ -1,6 +1,6 @@
 """The figures of an evaluation in percent, as tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,17 +9,17 @@ from sat_tf.evaluation.statistics import aligned, percent, span
 
 
 def attacks(clean: np.ndarray, outcomes: Sequence[Outcome]) -> str:
-    """Returns a row for each attack: its accuracies and its cost.
+    """Returns a row for each attack: its accuracies and its cost, within 80 columns.
 
     Args:
       clean: bool [N], clean images classified right.
       outcomes: in the order in which the attacks ran.
     """
     paper = any(outcome.last_iterate is not None for outcome in outcomes)
-    head = ["", *(["last iterate"] if paper else []), "standing", "95 % interval", "attacked"]
+    head = ["", *(["last\niterate"] if paper else []), "standing", "95 %\ninterval", "attacked"]
     rows = [[*head, "seconds", *COST]]
     blank = [""] if paper else []
-    rows.append(["clean", *blank, percent(clean), span(clean), "", "", *("" for _ in COST)])
+    rows.append(["clean", *blank, percent(clean), _span(clean), "", "", *("" for _ in COST)])
     for outcome in outcomes:
         last = outcome.last_iterate
         rows.append(
@@ -27,10 +27,10 @@ def attacks(clean: np.ndarray, outcomes: Sequence[Outcome]) -> str:
                 outcome.name,
                 *(blank if last is None else [percent(last)]),
                 percent(outcome.standing),
-                span(outcome.standing),
+                _span(outcome.standing),
                 f"{outcome.attacked.sum():,}",
                 f"{outcome.seconds:.1f}",
-                *cost(outcome),
+                *cost(outcome, _short),
             ]
         )
     return aligned(rows)
@@ -40,11 +40,23 @@ def attacks(clean: np.ndarray, outcomes: Sequence[Outcome]) -> str:
 COST = ("needed", "paid", "saved")
 
 
-def cost(outcome: Outcome) -> tuple[str, str, str]:
+def cost(outcome: Outcome, write: Callable[[int], str] = "{:,}".format) -> tuple[str, str, str]:
     """Writes the evaluations needed and paid for, and the share that packing saved."""
     share = outcome.saved_by_packing
     saved = "" if share is None else f"{round(100 * share)} %"
-    return f"{outcome.image_steps:,}", f"{outcome.slot_steps:,}", saved
+    return write(outcome.image_steps), write(outcome.slot_steps), saved
+
+
+def _short(number):
+    """Writes three digits of a large number: 72.2k, 5.07M."""
+    if number < 10_000:
+        return f"{number:,}"
+    power = min((len(f"{float(f'{number:.3g}'):.0f}") - 1) // 3, 4)
+    return f"{number / 1000**power:#.3g}".rstrip(".") + "_kMGT"[power]
+
+
+def _span(correct):
+    return span(correct).replace(" to ", "-")
 
 
 def curve(points: Sequence[CurvePoint]) -> str:
