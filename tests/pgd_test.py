@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sat_tf.attacks import PGD, identity, noise
+from sat_tf.attacks.divergence import DivergencePGD
 
 SHAPE = (6, 6, 2)
 
@@ -145,6 +146,86 @@ def test_batch_mode_uses_the_statistics_of_the_batch():
     same = PGD(**options)(network, images, labels)
     other = PGD(**options, batch_norm="batch")(network, images, labels)
     assert np.abs(same - other).max() > 1
+
+
+class Normalised:
+    """A hidden layer with batch norm, in any dtype; images touch each other in training mode."""
+
+    def __init__(self, dtype, spread):
+        rng = np.random.default_rng(3)
+        self.dtype = dtype
+        self.first = rng.normal(size=(int(np.prod(SHAPE)), 5)) / 300
+        # Rows of very different length make some images far surer than others.
+        self.second = spread * rng.normal(size=(5, 3))
+
+    def __call__(self, images, training=False):
+        flat = tf.reshape(tf.cast(images, self.dtype), [len(images), -1])
+        hidden = flat @ tf.constant(self.first, self.dtype)
+        if training:
+            mean, variance = tf.nn.moments(hidden, [0])
+        else:
+            mean, variance = tf.zeros(5, self.dtype), tf.ones(5, self.dtype)
+        hidden = tf.tanh((hidden - mean) / tf.sqrt(variance + 0.01))
+        return hidden @ tf.constant(self.second, self.dtype)
+
+
+def batch_gradient(network, loss, images, labels):
+    """Differentiates the sum over the batch in float64, statistics included."""
+    exact = Normalised(tf.float64, 1.0)
+    exact.second = network.second
+    points = tf.constant(images, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        total = tf.reduce_sum(loss(exact(points, training=True), labels))
+    return tape.gradient(total, points).numpy()
+
+
+@pytest.mark.parametrize("dtype, agree", [(tf.float32, 1e-4), (tf.float16, 0.05)])
+@pytest.mark.parametrize("spread", [1.0, 12.0, 60.0])
+def test_in_batch_mode_the_gradient_is_that_of_the_sum_over_the_batch(dtype, agree, spread):
+    network = Normalised(dtype, spread)
+    images, labels = batch(num_images=6, num_classes=3)
+    labels = tf.argmax(network(images, training=True), 1).numpy()
+    labels[:2] = (labels[:2] + 1) % 3  # the rest are sure, these are far from it
+
+    def loss(logits, labels):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+    attack = PGD(epsilon=8, step_size=2, steps=1, batch_norm="batch")
+    found = attack.evaluated(network, tf.constant(images), labels)[1].numpy().astype(np.float64)
+    expected = batch_gradient(network, loss, images, labels)
+    # One factor for the whole batch.
+    found, expected = found / np.linalg.norm(found), expected / np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < agree
+
+
+@pytest.mark.parametrize("spread", [1.0, 12.0])
+def test_in_batch_mode_trades_ascends_the_divergence_from_p_in_the_same_mode(spread):
+    network = Normalised(tf.float32, spread)
+    images, _ = batch(num_images=6, num_classes=3)
+    ball = {"epsilon": 60, "norm": "l2", "start_deviation": 3.0}
+    attack = DivergencePGD(step_size=2, steps=1, batch_norm="batch", **ball)
+    seed = tf.constant([1, 2])
+    start = attack.start(tf.constant(images), seed).numpy()
+    exact = Normalised(tf.float64, spread)
+    p = tf.nn.softmax(exact(images, training=True))
+
+    def loss(logits, p):
+        return tf.reduce_sum(p * (tf.math.log(p) - tf.nn.log_softmax(logits)), 1)
+
+    slope = batch_gradient(network, loss, start, p)
+    length = np.linalg.norm(slope.reshape(6, -1), axis=1).reshape(-1, 1, 1, 1)
+    expected = np.clip(start + 2 * slope / length, 0, 255)
+    np.testing.assert_allclose(attack(network, images, None, seed), expected, atol=5e-3)
+
+
+def test_in_batch_mode_a_batch_of_sure_images_has_a_direction():
+    network = Normalised(tf.float32, 300.0)
+    images, _ = batch(num_images=6, num_classes=3)
+    labels = tf.argmax(network(images, training=True), 1).numpy()
+    attack = PGD(epsilon=8, step_size=2, steps=1, random_start=False, batch_norm="batch")
+    moved = np.abs(attack(network, images, labels) - images)
+    assert moved.reshape(6, -1).max(1).max() > 1.9
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

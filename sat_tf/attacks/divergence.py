@@ -48,7 +48,5 @@ class DivergencePGD(PGD):
         return self.project(images + self.start_deviation * noise.normal(seed, images), images)
 
     def ascent(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Returns `softmax(z) - p`, largest entry 1; `labels` are the clean probabilities p."""
-        difference = tf.nn.softmax(logits) - labels
-        largest = tf.reduce_max(tf.abs(difference), axis=-1, keepdims=True)
-        return tf.math.divide_no_nan(difference, largest)
+        """Returns `softmax(z) - p`, the slope itself; `labels` are the clean probabilities p."""
+        return tf.nn.softmax(logits) - labels

@@ -136,21 +136,33 @@ class PGD:
     def evaluated(
         self, network: Callable[..., tf.Tensor], iterate: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the logits and each image's gradient of its loss, times a positive number.
+        """Returns the logits and the images' gradients of the sum of their losses.
 
-        Only the direction matters to a step. The gradient of the logits goes through the network
-        scaled (`scaling.backpropagate`), because in a float16 network that of a sure image (a
-        margin of 12 is enough) would underflow to zero: no attack, and a network that seems robust.
+        Each is times a positive number: its image's own, or one for the whole batch where images
+        touch each other through the batch's statistics. Only the direction matters to a step. The
+        gradient of the logits goes through the network scaled (`scaling.backpropagate`), because in
+        a float16 network that of a sure image (a margin of 12 is enough) would underflow to zero:
+        no attack, and a network that seems robust.
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(iterate)
             logits = tf.cast(self.logits(network, iterate), tf.float32)
         ascent = self.ascent(logits, labels)
-        return logits, scaling.backpropagate(tape, logits, iterate, ascent)[0]
+        together = self.batch_norm == "batch"
+        return logits, scaling.backpropagate(tape, logits, iterate, ascent, together=together)[0]
 
     def ascent(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Returns the direction in which the logits raise the loss most (`losses.ascent`)."""
-        return losses.ascent(logits, labels)
+        """Returns the slope of the loss in the logits, times a positive number as `evaluated`.
+
+        With the batch's own statistics the slopes `S_i (q_i - onehot(y_i))` of `losses.ascent` keep
+        their ratios: each is over the largest S, by logarithms, as S is 1e-87 at a lead of 200.
+        """
+        slope = losses.ascent(logits, labels)
+        if self.batch_norm == "inference":
+            return slope
+        share = tf.math.log_sigmoid(-losses.log_odds(logits, labels))
+        share = tf.where(tf.math.is_finite(share), share, share.dtype.min)
+        return slope * tf.exp(share - tf.reduce_max(share))[:, None]
 
     def logits(self, network: Callable[..., tf.Tensor], iterate: tf.Tensor) -> tf.Tensor:
         """Returns the network's outputs in the chosen batch-norm mode, changing no variable."""
