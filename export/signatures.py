@@ -51,7 +51,7 @@ def crop_and_resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     crop_columns = tf.maximum(1, tf.minimum(columns, rows * width // height))
     top, left = (rows - crop_rows) // 2, (columns - crop_columns) // 2
     image = image[top : top + crop_rows, left : left + crop_columns]
-    return tf.image.resize(image, [height, width], "bilinear", antialias=True)
+    return crops.bilinear(image, height, width)
 
 
 class Servable(tf.Module):

@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from sat_tf.data import crops
+from export import signatures
+from sat_tf.data import crops, memory
+from sat_tf.evaluation.stream import Stream
 
 SAMPLE = pathlib.Path(__file__).parents[1] / "../shared/data/imagenet_sample/images"
 
@@ -156,3 +158,40 @@ def test_a_jpeg_window_is_the_window_of_the_decoded_image():
 def test_an_unknown_resize_is_refused_with_the_list():
     with pytest.raises(ValueError, match="center_crop, shorter_side, whole"):
         crops.evaluation_image(tf.constant(noise()), 32, "squash", 3)
+
+
+def served(resize):
+    return lambda encoded, image, size: signatures.decode(encoded, (size, size, 3), resize)
+
+
+def evaluated(resize):
+    return lambda encoded, image, size: crops.evaluation_image(encoded, size, resize, 3)
+
+
+PATHS = {
+    "in memory": lambda encoded, image, size: memory.to_pixels(image[None], size)[0],
+    "training": lambda encoded, image, size: crops.training_image(encoded, size, [size, 1], 3),
+    **{name: evaluated(name) for name in crops.RESIZES},
+    **{f"served {name}": served(name) for name in signatures.RESIZES},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_white_stays_white_and_black_black_at_every_pair_of_sizes(path):
+    resized = PATHS[path]
+    for old in (11, 23, 32, 37, 50, 75):
+        # A black corner, so that weights of either sign are at work.
+        image = np.full([old, old + old % 3, 3], 255, np.uint8)
+        image[: old // 3, : old // 3] = 0
+        encoded = tf.io.encode_png(image)
+        for new in (7, 20, 24, 28, 33, 48):
+            result = np.asarray(resized(encoded, tf.constant(image), new))
+            assert result.shape == (new, new, 3) and result.dtype == np.float32
+            assert 0 <= result.min() and 255 - 1e-3 <= result.max() <= 255, (old, new)
+            list(Stream((result[None], [0]), 1))  # what training saw, an evaluation takes
+
+
+def test_what_is_out_of_range_by_the_last_bit_is_said_to_the_last_bit():
+    white = np.full([1, 2, 2, 1], np.nextafter(np.float32(255), np.float32(256)))
+    with pytest.raises(ValueError, match=r"from 255\.000015 to 255\.000015; expected pixels"):
+        list(Stream((white, [0]), 1))

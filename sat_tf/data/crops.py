@@ -41,7 +41,7 @@ def evaluation_image(encoded: tf.Tensor, image_size: int, resize: str, channels:
     "shorter_side": the shorter side to S + 32 by OpenCV's bicubic kernel (a = -0.75, half-pixel
       centres, no antialiasing, rounded to whole pixels), then the central square of side S.
       Source: the reference ResNet evaluation (PAPER.md 2.3).
-    "whole": the whole image, bilinear and antialiased; unchanged where it has that size already.
+    "whole": the whole image by `bilinear`; unchanged where it has that size already.
     """
     check_resize(resize)
     image = decode(encoded, channels)
@@ -49,7 +49,7 @@ def evaluation_image(encoded: tf.Tensor, image_size: int, resize: str, channels:
         side = tf.reduce_min(tf.shape(image)[:2]) * image_size // (image_size + _MARGIN)
         return _legacy_bicubic(_central(image, side, 1), image_size)
     if resize == "whole":
-        image = tf.image.resize(image, [image_size, image_size], "bilinear", antialias=True)
+        image = bilinear(image, image_size, image_size)
         return tf.ensure_shape(image, [image_size, image_size, channels])
     side = tf.reduce_min(tf.shape(image)[:2])
     scale = (image_size + _MARGIN) / tf.cast(side, tf.float64)
@@ -96,6 +96,16 @@ def random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         use_image_if_no_bounding_boxes=True,
     )
     return tf.concat([begin[:2], size[:2]], 0)
+
+
+def bilinear(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Resizes images [..., H, W, C] bilinearly, antialiased where they shrink, to float32 pixels.
+
+    Clipped to the pixel range: TensorFlow's weights add up to 1 only as float32 does, so that
+    white becomes 255.00002 at some sizes.
+    """
+    resized = tf.image.resize(images, [height, width], "bilinear", antialias=True)
+    return tf.clip_by_value(resized, 0.0, 255.0)
 
 
 def _central(image: tf.Tensor, side: int | tf.Tensor, rounding: int) -> tf.Tensor:

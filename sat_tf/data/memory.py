@@ -64,10 +64,7 @@ def evaluation(arrays: Arrays, indices: np.ndarray, request: Request) -> tf.data
 
 
 def to_pixels(images: tf.Tensor, image_size: int | None) -> tf.Tensor:
-    """Casts uint8 images to float32 pixels and resizes them bilinearly to another side.
-
-    Bilinear (antialiased where it shrinks) stays inside the pixel range, as bicubic does not.
-    """
+    """Casts uint8 images to float32 pixels and resizes them to another side by `crops.bilinear`."""
     if image_size is None or images.shape[1:3] == (image_size, image_size):
         return tf.cast(images, tf.float32)
-    return tf.image.resize(images, [image_size, image_size], "bilinear", antialias=True)
+    return crops.bilinear(images, image_size, image_size)

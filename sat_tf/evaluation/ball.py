@@ -31,7 +31,9 @@ def assert_inside(
     low, high = float(adversarial.min()), float(adversarial.max())
     distance = perturbation_norm(image, adversarial, norm)
     if not (geometry.PIXEL_MIN <= low and high <= geometry.PIXEL_MAX):
-        raise OutsideBall(f"{who}: pixels run from {low:g} to {high:g}; they must lie in [0, 255]")
+        raise OutsideBall(
+            f"{who}: pixels run from {low:.9g} to {high:.9g}; they must lie in [0, 255]"
+        )
     if not distance <= epsilon + tolerance(epsilon, norm, image.size):
         raise OutsideBall(
             f"{who}: the {norm} distance {distance:.6g} is beyond epsilon, which is {epsilon:g} "

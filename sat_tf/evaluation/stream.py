@@ -117,6 +117,6 @@ def _check(images, labels):
     low, high = float(images.min()), float(images.max())
     if not (geometry.PIXEL_MIN <= low and high <= geometry.PIXEL_MAX):
         raise ValueError(
-            f"images hold values from {low:g} to {high:g}; expected pixels in [0, 255]: undo the "
-            "normalisation (the network normalises inside) and clip after resizing"
+            f"images hold values from {low:.9g} to {high:.9g}; expected pixels in [0, 255]: undo "
+            "the normalisation (the network normalises inside) and clip after resizing"
         )
