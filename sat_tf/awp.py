@@ -21,7 +21,9 @@ def perturbed(objective: Objective, gamma: float) -> Objective:
 
     Source: Wu et al., arXiv 2004.05884, section 4 and algorithm 1, one ascent step. As in the
     released code, kernels are perturbed, vectors such as biases and batch-norm scales are not.
-    Deviation: the trainer's weight decay is that of `w`, not of `w + v`.
+    Deviation: the trainer's weight decay is that of `w`, not of `w + v`, and so are regularisers of
+    the network's weights; what its layers add otherwise (`activity_regularizer`, `add_loss`) is
+    that of `w + v`. None of them takes part in `g`.
 
     Args:
       objective: any objective.
@@ -47,8 +49,10 @@ def perturbed(objective: Objective, gamma: float) -> Objective:
             (kernel, kernel.value + _perturbation(kernel.value, gradient, gamma))
             for kernel, gradient in zip(kernels, gradients, strict=True)
         ]
-        with keras.StatelessScope(moved) as scope:
+        with keras.StatelessScope(moved, collect_losses=True) as scope:
             result = objective(network, images, adversarial, labels)
+        network._clear_losses()  # a view's call does not
+        network._losses.extend(scope.losses)  # they would end with the scope
         _keep_updates(scope, network, kernels)
         return result
 

@@ -39,8 +39,9 @@ def inject(
       A new model. `model` is left as it was.
 
     Raises:
-      ValueError: an unknown spec; a part of the network that cannot be searched; with
-        `share_weights`, a layer that shares its kernel but not its `activation=`.
+      ValueError: an unknown spec; a part of the network that cannot be searched; an activation
+        with an `activity_regularizer`; with `share_weights`, a layer that shares its kernel but not
+        its `activation=`.
     """
     make = activation if callable(activation) else activations.factory(activation)
     for _ in sites(model):
@@ -162,6 +163,12 @@ class _Rebuilding:
         return new
 
     def _activation(self, operation, name: str, scope: _Scope) -> keras.layers.Layer:
+        if getattr(operation, "activity_regularizer", None) is not None:
+            raise ValueError(
+                f"layer {operation.name!r} has an activity_regularizer, which belongs to the "
+                "activation that is replaced; put it on keras.layers.ActivityRegularization after "
+                "the layer"
+            )
         made = self.make(name)
         if id(made) not in scope.activations:
             twin = id(made) in self.made and isinstance(made, activations.PSSiLU)

@@ -79,11 +79,11 @@ class Method:
           ValueError: an attack or a setting that the method cannot use.
         """
         objective = self._objective(label_smoothing)
-        if self.awp_gamma:
-            objective = awp.perturbed(objective, self.awp_gamma)
         if self.update_gradient:
             view = gradient_quality.backward_view(network, self.update_gradient)
             objective = gradient_quality.on_view(view, objective)
+        if self.awp_gamma:
+            objective = awp.perturbed(objective, self.awp_gamma)
         options["objective"] = objective
         if self.name == "free":
             ball = _pgd(self.name, attack)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 # (network, images, adversarial, labels) -> (loss of every image [N], logits of adversarial [N, C]).
@@ -112,6 +113,29 @@ def boosted_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     is_rival = tf.one_hot(rival, num_classes, True, False, dtype=tf.bool)
     log_rest = tf.reduce_logsumexp(tf.where(is_rival, -float("inf"), log_p), axis=-1)
     return cross_entropy(logits, labels) - log_rest
+
+
+def own_losses(network: keras.Model) -> tf.Tensor:
+    """Sums what a network's layers added to the loss in the network's last call, float32 [].
+
+    These are `kernel_regularizer` and the like, of weights that are trained, `activity_regularizer`
+    (which Keras divides by the images of the call) and `add_loss`.
+
+    Raises:
+      ValueError: layers added losses on several replicas that meet inside the call, as in
+        synchronized batch norm: Keras keeps the losses of all of them in one list.
+    """
+    losses = network.losses
+    meeting = [layer for layer in network._flatten_layers() if getattr(layer, "synchronized", 0)]
+    num_weights = sum(1 for v in network.trainable_variables if v.regularizer)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if meeting and replicas > 1 and len(losses) > num_weights:
+        raise ValueError(
+            f"layer {meeting[0].name!r} is synchronized between {replicas} replicas, where Keras "
+            "mixes up what activity_regularizer and add_loss gave on each; take one of them out, "
+            "or use one replica"
+        )
+    return tf.add_n([tf.zeros([]), *(tf.reduce_sum(tf.cast(x, tf.float32)) for x in losses)])
 
 
 def _both_logits(network, images, adversarial):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from sat_tf import distribution, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
-from sat_tf.objectives import Objective, adversarial_cross_entropy, cross_entropy
+from sat_tf.objectives import Objective, adversarial_cross_entropy, cross_entropy, own_losses
 
 _ACTIVATION_SCALARS = ("smoothrelu_beta", "pssilu_a", "pssilu_b")
 
@@ -15,16 +15,21 @@ class AdversarialTrainer(keras.Model):
     """Trains a network on the adversarial images that an attack finds for it.
 
     One step: `x_adv = attack(f, x, y)`; then one optimiser update of the mean over the global
-    batch of `objective(f, x, x_adv, y)` plus `0.5 * weight_decay * sum |kernel|^2`. Works under
+    batch of `objective(f, x, x_adv, y)` plus `0.5 * weight_decay * sum |kernel|^2` plus what the
+    network's own layers add: `kernel_regularizer`, `activity_regularizer`, `add_loss`. Works under
     any `tf.distribute` strategy: build it, and call `compile`, inside the strategy's scope.
+
+    The layers' own terms are those of the objective's last call of the network (in TRADES and MART
+    that on adversarial images), and like everything else averaged over replicas and accumulated
+    pieces. A regulariser of weights comes beside `weight_decay`, not in its place.
 
     Batch norm takes its mean and variance from a replica's images, but its moving statistics are
     those of all replicas. In float16 a step whose gradients overflow on any replica is skipped by
     all of them, and the scale of the loss is halved.
 
-    Training logs `loss` (the objective without the decay) and `adversarial_accuracy`, validation
-    `loss`, `clean_accuracy`, `adversarial_accuracy` and `attack_gain` (the mean cross-entropy on
-    adversarial minus that on clean images).
+    Training logs `loss` (the objective without decay and layers' own terms) and
+    `adversarial_accuracy`, validation `loss`, `clean_accuracy`, `adversarial_accuracy` and
+    `attack_gain` (the mean cross-entropy on adversarial minus that on clean images).
 
     Random numbers depend on `seed`, the optimiser's step and the replica only, so a resumed run
     draws what the uninterrupted one would have drawn.
@@ -154,9 +159,10 @@ class AdversarialTrainer(keras.Model):
 
     def _loss(self, images, adversarial, labels):
         losses, logits = self.objective(self.network, images, adversarial, labels)
+        own = own_losses(self.network)  # before anything that another replica waits for
         self._means["loss"].update_state(losses)
         self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
-        return self.optimizer.scale_loss(self._share_of_global_mean(losses))
+        return self.optimizer.scale_loss(self._share_of_global_mean(losses, own))
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures clean and adversarial images and returns the logs."""
@@ -180,9 +186,9 @@ class AdversarialTrainer(keras.Model):
         seed = tf.constant([self.seed, 0], tf.int32)
         return noise.fold_in(seed, step + tf.cast(context.replica_id_in_sync_group, tf.int32))
 
-    def _share_of_global_mean(self, losses):
+    def _share_of_global_mean(self, losses, own):
         # Keras sums gradients over replicas, so every share is divided by their number.
-        loss = tf.reduce_mean(losses)
+        loss = tf.reduce_mean(losses) + own
         decays = (
             (self.weight_decay, self._named("kernel")),
             (self.activation_weight_decay, self._named(*_ACTIVATION_SCALARS)),
