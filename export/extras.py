@@ -47,23 +47,6 @@ def write(
     (directory / "metadata.json").write_text(text, encoding="utf-8")
 
 
-def read_metrics(path: Path) -> dict:
-    """Reads metrics.json; empty where there is none.
-
-    Raises:
-      ValueError: it is not a JSON object.
-    """
-    if not path.exists():
-        return {}
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); mend or remove it") from error
-    if not isinstance(metrics, dict):
-        raise ValueError(f"{path} holds a {type(metrics).__name__}; a JSON object was expected")
-    return metrics
-
-
 def read_labels(path: Path) -> list[str]:
     """Reads class names, one a line.
 

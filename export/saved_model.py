@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import flags, logging
 
 from export import expectations, extras, signatures, verify
-from sat_tf import networks
+from sat_tf import networks, workdir
 
 
 def export(
@@ -172,13 +172,19 @@ def from_flags(given: flags.FlagValues) -> Path:
         raise ValueError("--directory is missing; give serving/NAME, the parent of the versions")
     metrics = {}
     if given.workdir is not None:
-        metrics = extras.read_metrics(Path(given.workdir) / "metrics.json")
+        metrics = workdir.read_metrics(Path(given.workdir))
         network = networks.load(str(Path(given.workdir) / "network.keras"))
     else:
         network = networks.load(given.network)
     class_names = metrics.get("class_names")
     if given.labels is not None:
-        class_names = extras.read_labels(Path(given.labels))
+        labels = extras.read_labels(Path(given.labels))
+        if class_names is not None and labels != class_names and set(labels) == set(class_names):
+            raise ValueError(
+                f"{given.labels} has the run's class names in another order; the order of the "
+                f"logits is: {', '.join(class_names)}"
+            )
+        class_names = labels
     resize = given.resize or metrics.get("eval_resize", "fit")
     return export(
         network,

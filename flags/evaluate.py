@@ -29,6 +29,13 @@ flags.DEFINE_string(
     "ids", None, "A file with one image a line: its path in a folder, or its number from 0."
 )
 
+flags.DEFINE_string(
+    "classes",
+    None,
+    "A file with a line for each class of the data set: the network's class that it is, by number "
+    "from 0 or by name; default: both have the same classes, or it is refused.",
+)
+
 # The attacks.
 flags.DEFINE_list(
     "attacks",

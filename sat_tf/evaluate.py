@@ -16,7 +16,7 @@ from absl import flags
 import sat_tf
 from sat_tf import data, distribution, networks
 from sat_tf.attacks import PGD
-from sat_tf.evaluation import artefacts, attack_names, selection, settings, verdicts
+from sat_tf.evaluation import artefacts, attack_names, classes, selection, settings, verdicts
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report
 from sat_tf.evaluation.session import Session
@@ -140,6 +140,7 @@ def _options(given, chosen):
 
 
 def _dataset(given, chosen, network):
+    info = data.describe(chosen.dataset, chosen.data_dir)
     dataset = data.load(
         chosen.dataset,
         chosen.split,
@@ -148,6 +149,9 @@ def _dataset(given, chosen, network):
         eval_resize=chosen.eval_resize,
         data_dir=chosen.data_dir,
     )
+    names = networks.class_names(chosen.source)
+    num_classes = network.output_shape[-1]
+    dataset = classes.labelled(dataset, info, num_classes, names, given.classes)
     if given.ids is None:
         return dataset
     return selection.Selected(dataset, selection.positions(given.ids, chosen.dataset, chosen.split))

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from sat_tf import workdir
+
 PREPROCESSINGS = ("none", "tf", "torch", "caffe")
 
 
@@ -45,6 +47,29 @@ def load(source: str) -> Any:
         f"network {source!r} is not there; give a run's directory, a .keras file, a SavedModel or "
         "module:function"
     )
+
+
+def class_names(source: str) -> list[str] | None:
+    """Reads the names of a network's classes, in the order of its logits.
+
+    A run says them in its `metrics.json`, an exported version in its `labels.txt`; of any other
+    network, and where they do not, they are not known.
+
+    Args:
+      source: as in `load`.
+
+    Raises:
+      ValueError: damaged metrics.
+    """
+    path = pathlib.Path(source)
+    saved = _saved_model(path) if path.is_dir() else None
+    if saved is not None:
+        labels = saved / "assets.extra" / "labels.txt"
+        return labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else None
+    if path.is_dir() or path.name == "network.keras":
+        run = path if path.is_dir() else path.parent
+        return workdir.read_metrics(run).get("class_names")
+    return None
 
 
 class Served:

@@ -9,7 +9,17 @@ import tensorflow as tf
 from absl import flags
 
 from flags import attack, data, method, model, run, training
-from sat_tf import callbacks, distribution, evaluate, fitting, main, recipe, workdir, workers
+from sat_tf import (
+    callbacks,
+    distribution,
+    evaluate,
+    fitting,
+    main,
+    networks,
+    recipe,
+    workdir,
+    workers,
+)
 from sat_tf import data as datasets
 from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
 from sat_tf.callbacks.overfitting import CatastrophicOverfitting
@@ -35,6 +45,8 @@ def train() -> None:
         trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
     _check_data(info)
     with workers.claim(strategy, FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
+        # The data may be others since the run began.
+        info.check_classes(info.num_classes, networks.class_names(str(path)))
         if distribution.is_chief(strategy):
             print(_headline(trainer, info, path), flush=True)
         fit(trainer, info, path)
@@ -93,6 +105,7 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
         print(f"already trained and tested: {report_path}")
         return
     network = keras.models.load_model(path / "network.keras")
+    info.check_classes(network.output_shape[-1])
     report = evaluate.evaluate(
         network,
         _load("test"),

@@ -72,6 +72,24 @@ def write_metrics(path: pathlib.Path, metrics: Mapping) -> None:
     atomic.write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
+def read_metrics(path: pathlib.Path) -> dict:
+    """Reads `metrics.json` from a run's directory; empty where there is none.
+
+    Raises:
+      ValueError: it is not a JSON object.
+    """
+    file = path / "metrics.json"
+    if not file.is_file():
+        return {}
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); mend or remove it") from error
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{file} holds a {type(metrics).__name__}; a JSON object was expected")
+    return metrics
+
+
 def provenance() -> dict:
     """Tells what a number was made with: versions, machine and commit."""
     names = ("tensorflow", "keras", "tensorflow-datasets", "numpy")

@@ -606,11 +606,12 @@ def test_a_converted_network_is_evaluated_and_exported(tmp_path):
                 pixels = np.random.default_rng(index).integers(0, 256, (70, 90, 3), np.uint8)
                 png = tf.io.encode_png(pixels).numpy()
                 (images / split / label / f"{index}.png").write_bytes(png)
+    (tmp_path / "classes").write_text("0\n1\n")
     steps = (
         ("sat_tf.convert", f"--checkpoint={prefix}", "--image_size=64", f"--output={run_path}"),
         (
             "sat_tf.evaluate", f"--workdir={run_path}", f"--dataset=folder:{images}",
-            "--attacks=pgd-2",
+            "--attacks=pgd-2", f"--classes={tmp_path / 'classes'}",
         ),
         ("export.saved_model", f"--workdir={run_path}", f"--directory={tmp_path / 'serving'}"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from export import extras, saved_model, signatures, verify
-from sat_tf import activations
+from sat_tf import activations, workdir
 from sat_tf.data import crops
 from tests.telling import telling
 
@@ -398,6 +398,18 @@ def test_the_program_exports_a_run_with_its_names(network, tmp_path):
     assert (first, second) == (serving / "1", serving / "7")
 
 
+def test_labels_in_another_order_than_the_runs_are_refused(network, tmp_path):
+    network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text(json.dumps({"class_names": NAMES}), encoding="utf-8")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(NAMES[::-1]), encoding="utf-8")
+    with pytest.raises(ValueError, match="in another order; .*: cat, dog, großer Hund"):
+        saved_model.from_flags(
+            given(workdir=str(tmp_path), labels=str(labels), directory=str(tmp_path / "s"))
+        )
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -421,7 +433,7 @@ def test_what_the_flags_do_not_name_is_refused(tmp_path, values, words):
 def test_damaged_metrics_are_refused(tmp_path, text, words):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(ValueError, match=words):
-        extras.read_metrics(tmp_path / "metrics.json")
+        workdir.read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "a\n\nb\n"])

@@ -1,7 +1,7 @@
 """What a data set is, and what is asked of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,6 +42,37 @@ class Info:
         height, width, _ = self.image_shape
         return height if height == width else None
 
+    def check_classes(
+        self, num_classes: int | None, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Refuses a network of other classes: another number, or names or an order of its own.
+
+        Args:
+          num_classes: of the network; None where it is not known.
+          class_names: of the network, in the order of its logits; None where they are not known.
+
+        Raises:
+          ValueError: the classes differ.
+        """
+        mend = "take the data it was made for, or say which class is which (evaluate: --classes)"
+        if num_classes not in (None, self.num_classes):
+            raise ValueError(
+                f"the network has {num_classes} classes and {self.name} has {self.num_classes} "
+                f"({_some(self.class_names)}); {mend}"
+            )
+        if class_names is None or tuple(class_names) == self.class_names:
+            return
+        if len(class_names) != self.num_classes:
+            raise ValueError(
+                f"the network has the names of {len(class_names)} classes and {self.name} has "
+                f"{self.num_classes} classes; {mend}"
+            )
+        pairs = enumerate(zip(class_names, self.class_names, strict=True))
+        number, (own, other) = next((k, pair) for k, pair in pairs if pair[0] != pair[1])
+        raise ValueError(
+            f"class {number} is {own!r} to the network and {other!r} in {self.name}; {mend}"
+        )
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Counts the full batches of an epoch: `floor(num_examples["train"] / batch_size)`.
 
@@ -68,6 +99,10 @@ class Request:
     start_step: int = 0
     augment: str | None = None
     eval_resize: str | None = None
+
+
+def _some(names):
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def default_validation_examples(num_train: int) -> int:

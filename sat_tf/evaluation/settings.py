@@ -1,10 +1,11 @@
 """What an evaluation evaluates: flags, completed by what the run wrote down about itself."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from typing import Any
+
+from sat_tf.workdir import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +92,6 @@ def _number(text, example, least=-math.inf):
 
 
 def _read_run(workdir):
-    path = workdir / "metrics.json"
     if not workdir.is_dir():
         raise ValueError(f"workdir {workdir} is not there; give the directory of a run")
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return read_metrics(workdir)
