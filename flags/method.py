@@ -10,7 +10,10 @@ flags.DEFINE_string(
 flags.DEFINE_float("beta", None, "Weight of the divergence; default: 6 for trades, 5 for mart.")
 flags.DEFINE_integer("replays", None, "Times that free trains on a batch in a row; default: 8.")
 flags.DEFINE_float(
-    "awp_gamma", 0.0, "Relative size of the adversarial weight perturbation, such as 0.005; 0: off."
+    "awp_gamma",
+    0.0,
+    "Relative size of the adversarial weight perturbation, such as 0.005; 0: off. With "
+    "--gradient_accumulation each piece has a perturbation of its own, found on its images alone.",
 )
 flags.DEFINE_string(
     "attack_gradient",

@@ -25,8 +25,8 @@ def fit(
     """Continues a run to its end; a run that has ended stays as it is.
 
     A process that died in the middle of an epoch left a checkpoint there: the rest of that epoch
-    is one call of Keras' `fit`, the whole epochs after it another. (The logs of a begun epoch
-    cover the steps of the last process only; the weights are those of an uninterrupted run.)
+    is one call of Keras' `fit`, the whole epochs after it another. Weights and logs are those of an
+    uninterrupted run; with several workers the means of a begun epoch are so but for rounding.
 
     Args:
       trainer: compiled, with fresh weights.

@@ -41,7 +41,10 @@ class FreeTrainer(AdversarialTrainer):
     The paper divides the epochs by m: N steps see N / m different batches.
 
     Source: Shafahi et al., arXiv 1904.12843, algorithm 1, where step_size is epsilon; m is 8 on
-    CIFAR-10 and 4 on ImageNet. L-inf only, as there.
+    CIFAR-10 and 4 on ImageNet. L-inf only, as there. `g` is the gradient at `x_adv`, the images
+    that the network sees, as the algorithm writes it and as PGD takes it. Deviation from both
+    released codes: they differentiate through the clip, so that a perturbation that leaves the
+    pixel range has gradient 0 and stands still until an image comes that brings it back.
 
     Args:
       network: as of `AdversarialTrainer`, with a fixed image size.

@@ -71,6 +71,16 @@ def test_replays_follow_the_algorithm_on_any_number_of_replicas(strategy, low, h
     assert made.optimizer.iterations.value.numpy() == 6
 
 
+def test_a_perturbation_beyond_the_pixel_range_still_follows_the_gradient():
+    made, pixels = trainer(), np.zeros((8, 3, 4, 2), np.float32)
+    made.perturbation.assign(tf.fill(made.perturbation.shape, -EPSILON))
+    fit(made, batches(pixels, 1).take(1))
+    slope = (softmax(np.zeros((4, 3))) - np.eye(3)[LABELS[:4]]) @ KERNEL.T
+    expected = np.clip(-EPSILON + STEP * np.sign(slope), -EPSILON, EPSILON)
+    assert len(np.unique(expected)) == 2
+    np.testing.assert_allclose(made.perturbation.numpy(), expected.reshape(4, 3, 4, 2), atol=1e-5)
+
+
 def test_a_run_that_stops_between_replays_resumes_exactly(tmp_path):
     pixels = images(8)
     whole = trainer()

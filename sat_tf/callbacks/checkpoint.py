@@ -41,7 +41,8 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
       workdir: directory of the run.
       record: what a restored run knows beside its variables: "history", a list of the logs of
-        every epoch; "best", the one that was chosen; "stopped", whether a callback ended the run.
+        every epoch; "best", the one that was chosen; "stopped", whether a callback ended the run;
+        "sums", behind the running means of an epoch that is not over.
       steps_per_epoch: optimiser steps of an epoch.
       every: steps between checkpoints; 0 saves at the end of epochs only.
       on_save: called with the record after the end of every epoch.
@@ -77,16 +78,22 @@ class Checkpoint(keras.callbacks.Callback):
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Takes up the running means of an epoch that another process began."""
+        sums = self.record.pop("sums", None)
+        if sums and self.step % self.steps_per_epoch:
+            _resume_means(self.model, sums)
+
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Saves where it is due, but an epoch's last step together with its validation."""
         self.step += 1
         if self.step % self.steps_per_epoch == 0:
             return
         if self._signal is not None:
-            self._save()
+            self._save(_sums(self.model, logs or {}))
             raise Interrupted(self.step, self._signal)
         if self.every and self.step % self.every == 0:
-            self._save()
+            self._save(_sums(self.model, logs or {}))
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Keeps the logs, the network if it is the best so far, and the state."""
@@ -106,7 +113,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._signal is not None:
             raise Interrupted(self.step, self._signal)
 
-    def _save(self):
+    def _save(self, sums=None):
         # A step with a finite loss can leave weights that are not, and no epoch has ended yet.
         if (broken := first_nonfinite(self.model.network.variables)) is not None:
             raise FloatingPointError(
@@ -114,7 +121,8 @@ class Checkpoint(keras.callbacks.Callback):
                 "one: lower --learning_rate or lengthen --warmup_epochs, and start again"
             )
         if self._writes():
-            checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, self.record)
+            record = self.record if sums is None else self.record | {"sums": sums}
+            checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, record)
 
     def _writes(self):
         return distribution.is_chief(self.model.distribute_strategy)
@@ -122,3 +130,29 @@ class Checkpoint(keras.callbacks.Callback):
 
 def _score(entry):
     return -1.0 if entry is None else entry.get("val_adversarial_accuracy", 0.0)
+
+
+def _sums(trainer, logs):
+    """Returns {metric: [total, count]}, each a list over the replicas of this process."""
+    replicas = trainer.distribute_strategy.experimental_local_results
+    sums = {
+        metric.name: [[float(copy) for copy in replicas(v.value)] for v in metric.variables]
+        for metric in trainer.metrics
+    }
+    if distribution.has_workers(trainer.distribute_strategy):
+        # The other workers' sums are not here, but Keras has averaged the logs over all of them.
+        for name in sums.keys() & logs.keys():
+            counts = sums[name][1]
+            sums[name] = [[float(logs[name]) * count for count in counts], counts]
+    return sums
+
+
+def _resume_means(trainer, sums):
+    replicas = trainer.distribute_strategy.experimental_local_results
+    for metric in trainer.metrics:
+        for variable, values in zip(metric.variables, sums.get(metric.name, ()), strict=False):
+            copies = replicas(variable.value)
+            if len(copies) != len(values):  # as many replicas as this machine has now
+                values = [sum(values) / len(copies)] * len(copies)
+            for copy, value in zip(copies, values, strict=True):
+                copy.assign(value)
