@@ -2,6 +2,8 @@
 
 import io
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_photographs_decode_to_the_pixels_of_pillow():
         np.testing.assert_array_equal(crops.decode(tf.constant(encoded)).numpy(), pillow(encoded))
 
 
-@pytest.mark.parametrize(("height", "width"), [(37, 50), (51, 36), (300, 301)])
+@pytest.mark.parametrize(("height", "width"), [(37, 50), (51, 36), (300, 301), (2, 90), (61, 1)])
 def test_evaluation_crops_of_noise_equal_the_float64_oracles(height, width):
     encoded = noise(height, width)
     check_evaluation_crops(encoded, 32)
@@ -105,6 +107,57 @@ def check_evaluation_crops(encoded, size):
     result = crops.evaluation_image(tf.constant(encoded), size, "shorter_side", 3).numpy()
     np.testing.assert_allclose(result, np.clip(shorter_side(image, size), 0, 255), atol=0.501)
     np.testing.assert_array_equal(result, np.round(result))
+
+
+def test_a_long_picture_costs_what_its_middle_does():
+    encoded = tf.constant(noise(3001, 1))
+    whole = pillow(encoded.numpy())
+    buffer = io.BytesIO()
+    Image.fromarray(whole[1450:1551]).save(buffer, "PNG")
+    resized_whole, resized_middle = (
+        crops.evaluation_image(one, 224, "shorter_side", 3).numpy()
+        for one in (encoded, tf.constant(buffer.getvalue()))
+    )
+    # Where a value lies halfway, the last bit of a place decides how it is rounded.
+    np.testing.assert_allclose(resized_whole, resized_middle, atol=1)
+    assert (resized_whole != resized_middle).mean() < 0.01
+
+
+@pytest.mark.parametrize("resize", [*crops.RESIZES, "a training window"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1)])
+def test_a_picture_of_one_row_or_column_is_resized(height, width, resize):
+    encoded = tf.constant(noise(height, width))
+    if resize in crops.RESIZES:
+        image = crops.evaluation_image(encoded, 32, resize, 3)
+    else:
+        image = crops.training_image(encoded, 32, tf.constant([0, 1]), 3)
+    assert image.shape == (32, 32, 3)
+    assert 0 <= tf.reduce_min(image) and tf.reduce_max(image) <= 255
+
+
+def claiming(height, width):
+    """An 8-bit RGB PNG whose header claims a size and whose data are missing."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def test_a_header_that_claims_too_much_is_refused_before_decoding():
+    jpeg = noise(20, 30, "JPEG")
+    # The frame header: length, precision, then height and width.
+    start = jpeg.index(b"\xff\xc0") + 5
+    vast = jpeg[:start] + struct.pack(">HH", 50_000, 40_000) + jpeg[start + 4 :]
+    for encoded in (claiming(20_000, 20_000), claiming(2**31 - 1, 2**31 - 1), vast):
+        for decoded in (
+            lambda one: crops.decode(one),
+            lambda one: crops.training_image(one, 32, tf.constant([0, 1]), 3),
+            tf.function(lambda one: crops.evaluation_image(one, 224, "shorter_side", 3)),
+        ):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="max_pixels=16777216"):
+                decoded(tf.constant(encoded))
+    for encoded in (noise(20, 30), jpeg):
+        assert crops.decode(tf.constant(encoded), 3, 600).shape == (20, 30, 3)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="max_pixels=599"):
+            crops.decode(tf.constant(encoded), 3, 599)
 
 
 def test_whole_leaves_an_image_of_the_wanted_size_as_it_is():
