@@ -66,7 +66,12 @@ flags.DEFINE_integer("seed", 0, "Seed of all noise.")
 flags.DEFINE_integer("batch_size", 128, "Images evaluated at once, over all replicas.")
 flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
 flags.DEFINE_integer("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.")
-flags.DEFINE_string("json", None, "Where the report goes; default: WORKDIR/report.json.")
+flags.DEFINE_string(
+    "json",
+    None,
+    "Where the report goes; default: WORKDIR/report.json, "
+    "or report_WHAT_WAS_ASKED.json; of a network, in the current directory.",
+)
 flags.DEFINE_list(
     "write",
     ["html"],

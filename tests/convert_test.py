@@ -330,7 +330,7 @@ def test_metrics_tell_what_the_files_were_and_how_the_images_are_read(smooth_run
 
 def test_evaluation_takes_data_set_and_ball_from_the_converted_network(smooth_run):
     names = "network dataset data_dir image_size eval_resize epsilon norm json input_range"
-    flags = dict.fromkeys(names.split()) | {"split": "validation", "curve": []}
+    flags = dict.fromkeys(names.split()) | {"split": "validation", "curve": [], "json": "r.json"}
     chosen = settings.complete(types.SimpleNamespace(**flags, workdir=str(smooth_run.path)))
     assert (chosen.dataset, chosen.epsilon, chosen.norm) == ("imagenet2012", 4.0, "linf")
     assert (chosen.image_size, chosen.eval_resize) == (64, "shorter_side")
@@ -618,7 +618,8 @@ def test_a_converted_network_is_evaluated_and_exported(tmp_path):
     for step in steps:
         ended = start(*step)
         assert ended.returncode == 0, ended.stderr
-    report = json.loads((run_path / "report.json").read_text("utf-8"))
+    (report_path,) = run_path.glob("report_pgd-2_dataset-folder-*.json")
+    report = json.loads(report_path.read_text("utf-8"))
     assert report["classes"] == 1000
     extra = tmp_path / "serving" / "1" / "assets.extra" / "metadata.json"
     facts = json.loads(extra.read_text("utf-8"))

@@ -237,28 +237,29 @@ def test_the_command_writes_the_table_and_the_report(tmp_path):
     (tmp_path / "metrics.json").write_text(
         json.dumps({"dataset": "digits", "epsilon": 16.0, "norm": "linf", "image_size": 8})
     )
-    done = _run(f"--workdir={tmp_path}", "--attacks=pgd-1,pgd-2", "--num_images=50", "--restarts=2")
+    asked = "--attacks=pgd-1,pgd-2", "--num_images=50", "--restarts=2", "--seed=0"
+    name = "report_pgd-1-pgd-2_num_images-50_restarts-2"
+    done = _run(f"--workdir={tmp_path}", *asked)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / f"{name}.json").read_text())
     assert report["schema_version"] == 1 and report["unit"].startswith("pixels")
     assert [attack["name"] for attack in report["attacks"]] == ["pgd-1", "pgd-2"]
     assert {attack["settings"]["epsilon"] for attack in report["attacks"]} == {16.0}
     assert report["num_images"] == len(report["images"]["label"]) == 50
     assert report["adversarial_accuracy"] == pytest.approx(np.mean(report["images"]["standing"]))
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / f"{name}.html").stat().st_size > 10_000
     for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
         assert text in done.stdout
     # What cannot be written does not cost the figures, nor does an artefact cost the report.
-    table = done.stdout[done.stdout.index("last iterate") : done.stdout.rindex("50 images")]
-    for name in ("report.html", "report.json"):
-        (tmp_path / name).unlink()
-        (tmp_path / name).mkdir()
-        again = _run(f"--workdir={tmp_path}", "--attacks=pgd-1,pgd-2", "--num_images=50",
-                     "--restarts=2")  # fmt: skip
-        assert again.returncode == 2 and f"cannot write {tmp_path / name}" in again.stderr
+    table = done.stdout[done.stdout.index("iterate  standing") : done.stdout.rindex("50 images")]
+    for file in (tmp_path / f"{name}.html", tmp_path / f"{name}.json"):
+        file.unlink()
+        file.mkdir()
+        again = _run(f"--workdir={tmp_path}", *asked)
+        assert again.returncode == 2 and f"cannot write {file}" in again.stderr
         assert len(again.stderr.strip().splitlines()) == 1, again.stderr
         assert table in again.stdout
-        assert (tmp_path / "report.json").exists()
+        assert (tmp_path / f"{name}.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def test_a_damaged_file_is_refused_by_name_and_left_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "options, said",
-    [({"seed": 1}, "seed is 1 here and 0 there"), ({"restarts": 1}, "attacks is"),
-     ({"num_images": 9}, "images is")],
+    [({"seed": 1}, "seed 1 here, 0 there"), ({"restarts": 1}, "runs of attacks here"),
+     ({"num_images": 9}, "other images or labels")],
 )  # fmt: skip
 def test_a_file_of_another_evaluation_is_refused_and_left_alone(tmp_path, options, said):
     path = tmp_path / "report.verdicts.npz"
@@ -169,5 +169,5 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / "report.verdicts.npz"
     evaluate_here(path)
     other = network_of(1)
-    with pytest.raises(ValueError, match="another evaluation.*network is"):
+    with pytest.raises(ValueError, match="another evaluation.*other weights of the network"):
         evaluate(other, data_of(network_of()), ATTACKS, verdict_file=path, batch_size=4, restarts=2)

@@ -124,6 +124,16 @@ def _fell(broken, wrong):
     return int(wrong.argmax()) if broken else len(wrong)
 
 
+def titles(planned: Sequence[Stage]) -> str:
+    """Names the attacks as a person asks for them: "pgd-10,20,50,200, square"."""
+    return ", ".join(
+        "pgd-" + ",".join(str(attack.steps) for attack in stage.attacks)
+        if stage.last_iterate
+        else stage.attacks[0].name
+        for stage in planned
+    )
+
+
 def passes_of(planned: Sequence[Stage]) -> list[Pass]:
     """Returns all passes in the order in which they run."""
     return [work for stage in planned for work in stage.passes]

@@ -210,4 +210,5 @@ class Session:
         identity = json.loads(json.dumps(identity))
         path = pathlib.Path(self.options.verdict_file)
         image_type = None if self.options.image_file is None else self.options.image_type
-        return VerdictFile(path, identity, self.options.overwrite, image_type)
+        asked = plan.titles(self.main)
+        return VerdictFile(path, identity, self.options.overwrite, image_type, asked)

@@ -2,10 +2,15 @@
 
 import dataclasses
 import math
+import os
 import pathlib
+import re
+import zlib
 from typing import Any
 
 from sat_tf.workdir import read_metrics
+
+_LONGEST_NAME = 150  # so that every file beside the report has a name of at most 255 bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +64,9 @@ def complete(given: Any) -> Settings:
             raise ValueError(
                 f"--{name} is not given and no run says it: such as --{name}={example}"
             )
-    if given.json is None and given.workdir is None:
-        raise ValueError(
-            "--json is not given: say where the report goes, such as --json=report.json"
-        )
     return Settings(
         source=given.workdir or given.network,
-        report=pathlib.Path(given.json or pathlib.Path(given.workdir) / "report.json"),
+        report=pathlib.Path(given.json) if given.json else _default_report(given),
         dataset=choose("dataset"),
         split=given.split,
         data_dir=choose("data_dir"),
@@ -79,6 +80,40 @@ def complete(given: Any) -> Settings:
         else tuple(_number(text, "--input_range=0,1") for text in given.input_range),
         about=run,
     )
+
+
+# What decides the figures, and therefore the name of a report that is given none.
+_DECISIVE = (
+    "attacks dataset split ids num_images image_size eval_resize input_range preprocessing epsilon "
+    "norm step_size restarts last_iterate curve seed batch_size image_type"
+).split()
+
+
+def _default_report(given):
+    """Names the report of a run after what is asked beyond the default, so that each has its own.
+
+    `RUN/report.json`; with `--attacks=autoattack --num_images=1000` it is
+    `RUN/report_autoattack_num_images-1000.json`. That of `--network=nets/mine.keras` is
+    `report_nets-mine.json` in the current directory.
+    """
+    parts = ["report"]
+    if given.workdir is None:
+        parts.append(_plain(given.network.removesuffix(".keras")))
+    for name in _DECISIVE:
+        flag = given[name]
+        if flag.value == flag.default:
+            continue
+        value = flag.value if isinstance(flag.value, list) else [flag.value]
+        text = "-".join(_plain(f"{v:g}" if isinstance(v, float) else str(v)) for v in value)
+        parts.append(text if name == "attacks" else f"{name}-{text}")
+    name = "_".join(parts)
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
+    return pathlib.Path(given.workdir or "") / f"{name}.json"
+
+
+def _plain(text):
+    return re.sub(r"[^A-Za-z0-9.+_-]+", "-", text.removeprefix(os.sep)).strip("-")
 
 
 def _number(text, example, least=-math.inf):

@@ -30,12 +30,14 @@ class VerdictFile:
       identity: JSON values that decide the verdicts.
       overwrite: whether to ignore what is there and replace it at the first save.
       image_type: how the images of the verdicts are kept beside, or None.
+      asked: the attacks as a person names them, for the message to another evaluation.
     """
 
     path: pathlib.Path
     identity: dict[str, Any]
     overwrite: bool = False
     image_type: str | None = None
+    asked: str = ""
     _restored: tuple[int, str | None] = dataclasses.field(default=(0, None), init=False)
 
     def restore(self, passes: list[Pass], examples: np.ndarray) -> bool:
@@ -58,8 +60,9 @@ class VerdictFile:
         )
         if different:
             raise ValueError(
-                f"{self.path} belongs to another evaluation: {self._difference(found, different)}; "
-                "give another --json, or --overwrite to replace it"
+                f"{self.path} belongs to another evaluation: "
+                f"{self._difference(header, different)}; give another --json, or --overwrite to "
+                "replace it"
             )
         self._require_images(header.get("image_type"))
         examples[...] = stored["examples"]
@@ -77,8 +80,9 @@ class VerdictFile:
         kept = self.image_type
         if kept is None and self._restored[0] == _num_done(passes):
             kept = self._restored[1]
-        header = json.dumps({"format": FORMAT, "identity": self.identity, "image_type": kept})
-        arrays = {"header": np.array(header), "examples": examples}
+        header = {"format": FORMAT, "identity": self.identity, "image_type": kept}
+        header["asked"] = self.asked
+        arrays = {"header": np.array(json.dumps(header)), "examples": examples}
         for number, work in enumerate(passes):
             for name in (*_ARRAYS, *_NUMBERS):
                 arrays[f"{number}/{name}"] = np.asarray(getattr(work, name))
@@ -111,15 +115,39 @@ class VerdictFile:
             "give another --json, or --overwrite to evaluate from the beginning"
         )
 
-    def _difference(self, found, names):
-        def short(value):
-            text = json.dumps(value)
-            return text if len(text) <= 40 else f"{text[:37]}..."
+    def _difference(self, header, names):
+        sides = [(self.identity, self.asked), (header["identity"], header.get("asked"))]
+        parts = []
+        for name in names:
+            here, there = (one.get(name) for one, _ in sides)
+            if name == "attacks":
+                parts.append(_attacks_differ(here, there, [asked for _, asked in sides]))
+            elif isinstance(here, str) and isinstance(there, str):  # hashes tell nobody anything
+                parts.append(f"other {_PLURALS.get(name, name)}")
+            else:
+                parts.append(f"{name} {json.dumps(here)} here, {json.dumps(there)} there")
+        return "; ".join(parts)
 
-        return ", ".join(
-            f"{name} is {short(self.identity.get(name))} here and {short(found.get(name))} there"
-            for name in names
-        )
+
+def _attacks_differ(here, there, asked):
+    """Says in a few words how two lists of (key, settings of a pass) differ."""
+    here, there = here or [], there or []
+    names = [
+        text or ",".join(key for key, _ in one)
+        for one, text in zip((here, there), asked, strict=True)
+    ]
+    if names[0] != names[1]:
+        return f"attacks {names[0]} here, {names[1]} there"
+    if len(here) != len(there):
+        return f"{len(here)} runs of attacks here, {len(there)} there"
+    for (_, one), (_, other) in zip(here, there, strict=True):
+        for name in sorted(one.keys() | other.keys()):
+            if one.get(name) != other.get(name):
+                return f"{name} {one.get(name)} here, {other.get(name)} there"
+    return "the order of the attacks"
+
+
+_PLURALS = {"network": "weights of the network", "images": "images or labels"}
 
 
 def _switched_on(value):
