@@ -1,0 +1,313 @@
+"""The program hands every flag on to the part it is for; the parts here only note what they get."""
+
+import contextlib
+import json
+import pathlib
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
+
+from sat_tf import attacks, distribution, workdir
+from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
+from sat_tf.data import Info
+from tests import programs
+
+FLAGS = flags.FLAGS
+SIZES = {"train": 50, "validation": 6, "test": 9}
+INFO = Info("sat", ("cat", "dog"), (4, 4, 1), SIZES)
+DATA = {
+    "dataset": "folder:my/cats", "data_dir": "there", "image_size": 4, "eval_resize": "fit",
+    "augment": "crop", "seed": 3, "batch_size": 8,
+}  # fmt: skip
+LOADED = {name: value for name, value in DATA.items() if name not in ("dataset", "augment")}
+
+
+@pytest.fixture(scope="module")
+def module():
+    with programs.imported("sat_tf.train") as module:
+        yield module
+
+
+@pytest.fixture(autouse=True)
+def _flags_as_they_were(module):
+    with flagsaver.flagsaver():
+        yield
+
+
+@pytest.fixture
+def noted(monkeypatch):
+    """Replaces functions by ones that note their arguments: noted(owner, "name", result)."""
+    calls = {}
+
+    def replace(owner, name, result=None):
+        def instead(*arguments, **options):
+            calls.setdefault(name, []).append((arguments, options))
+            return result(*arguments, **options) if callable(result) else result
+
+        monkeypatch.setattr(owner, name, instead)
+        return calls
+
+    return replace
+
+
+def give(**values):
+    for name, value in values.items():
+        setattr(FLAGS, name, value)
+
+
+def images(*_, **__):
+    pixels = np.arange(6 * 16, dtype=np.float32).reshape(6, 4, 4, 1)
+    return tf.data.Dataset.from_tensor_slices((pixels, [0, 1, 1, 0, 1, 0])).batch(4)
+
+
+def trainer_of(strategy="one_device"):
+    inputs = keras.Input((4, 4, 1))
+    network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)), name="net")
+    return types.SimpleNamespace(
+        network=network,
+        distribute_strategy=distribution.strategy(strategy),
+        validation_attack=attacks.identity,
+    )
+
+
+def test_the_process_is_set_up_as_the_flags_say(module, noted):
+    noted(module.distribution, "split_cpu")
+    noted(tf.config.threading, "set_intra_op_parallelism_threads")
+    noted(tf.config.threading, "set_inter_op_parallelism_threads")
+    noted(tf.config.experimental, "enable_op_determinism")
+    noted(keras.mixed_precision, "set_global_policy")
+    calls = noted(keras.utils, "set_random_seed")
+    give(deterministic=False)
+    module.set_up_process()
+    assert calls == {"set_random_seed": [((0,), {})], "set_global_policy": [(("float32",), {})]}
+    calls.clear()
+    give(deterministic=True, logical_cpus=3, threads=5, seed=7, precision="mixed_bfloat16")
+    module.set_up_process()
+    assert calls == {
+        "split_cpu": [((3,), {})],
+        "set_intra_op_parallelism_threads": [((5,), {})],
+        "set_inter_op_parallelism_threads": [((5,), {})],
+        "enable_op_determinism": [((), {})],
+        "set_random_seed": [((7,), {})],
+        "set_global_policy": [(("mixed_bfloat16",), {})],
+    }
+
+
+@pytest.fixture
+def parts(module, noted):
+    """The program without its parts; yields what each was called with, in order."""
+    made = trainer_of()
+    strategies = {name: distribution.strategy(name) for name in ("one_device", "mirrored")}
+    noted(module, "set_up_process")
+    noted(module.distribution, "strategy", lambda name: strategies[name])
+    noted(module.datasets, "download")
+    noted(module.datasets, "describe", INFO)
+    noted(module.recipe, "trainer", lambda *_: made)
+    noted(module.datasets, "load", images)
+    noted(module.workers, "claim", lambda *_: contextlib.nullcontext(pathlib.Path("the/run")))
+    noted(module, "fit")
+    noted(module, "test")
+    return noted(module.workers, "part"), made
+
+
+def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
+    calls, made = parts
+    give(**DATA, epsilon=6.0, strategy="mirrored", overwrite=True)
+    module.train()
+    assert list(calls) == [
+        "set_up_process", "strategy", "describe", "trainer", "load", "claim", "fit", "test", "part"
+    ]  # fmt: skip
+    path, mirrored = pathlib.Path("the/run"), module.distribution.strategy("mirrored")
+    assert calls["describe"] == [(("folder:my/cats", "there"), {})]
+    assert calls["trainer"] == [((FLAGS, INFO, 2), {})]
+    ((claimed, _),) = calls["claim"]
+    assert claimed == (mirrored, "runs/cats", module._settings(), True)
+    assert calls["fit"] == [((made, INFO, path), {})] and calls["test"] == [((INFO, path), {})]
+    assert calls["part"] == [((mirrored, made.network), {})]
+    assert "net (34 weights, swish) on 50 images of sat, linf epsilon 6 pixels of 255, 1 x CPU" in (
+        capsys.readouterr().out
+    )
+
+
+def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, parts):
+    calls, _ = parts
+    give(dataset="cifar10")
+    module.train()
+    assert (FLAGS.epsilon, FLAGS.workdir) == (8.0, "runs/cifar10") and "download" not in calls
+    give(epsilon=0.0, workdir="mine", download=True, data_dir="there", test_steps=0)
+    calls.clear()
+    module.train()
+    assert (FLAGS.epsilon, FLAGS.workdir) == (0.0, "mine")
+    assert calls["download"] == [(("cifar10", "there"), {})]
+    assert list(calls).index("download") < list(calls).index("describe")
+    assert "test" not in calls and calls["claim"][0][0][3] is False
+
+
+def test_only_the_chief_speaks_and_tests(module, parts, monkeypatch, capsys):
+    calls, _ = parts
+    give(dataset="digits", epsilon=1.0)
+    monkeypatch.setattr(module.distribution, "is_chief", lambda strategy: False)
+    module.train()
+    assert "test" not in calls and "fit" in calls and "part" in calls
+    assert capsys.readouterr().out == ""
+
+
+def test_data_without_an_image_for_a_part_is_refused_before_there_is_a_workdir(
+    module, parts, monkeypatch
+):
+    calls, _ = parts
+    give(dataset="digits", epsilon=1.0)
+    for empty in SIZES:
+        info = Info("sat", ("cat", "dog"), (4, 4, 1), {**SIZES, empty: 0})
+        monkeypatch.setattr(module.datasets, "describe", lambda *_, info=info: info)
+        with pytest.raises(ValueError, match=f"sat is too small: no image is left for {empty}"):
+            module.train()
+    assert "claim" not in calls
+
+
+def test_flags_txt_holds_every_flag_and_makes_the_same_run(module, tmp_path):
+    give(**DATA, boundary=[1.5, 3.0], nesterov=False, clean_start=0.2, workdir="w", epsilon=6.5)
+    lines = module._settings()
+    given = {name: FLAGS[name].value for name in programs.names()}
+    unset = {name for name, value in given.items() if value is None}
+    written = {line[2:].partition("=")[0] for line in lines}
+    assert written == given.keys() - unset and lines == sorted(lines)
+    assert "--nesterov=false\n" in lines and "--boundary=1.5\n--boundary=3.0\n" in lines
+    (tmp_path / "flags.txt").write_text("".join(lines))
+    for name in given:
+        FLAGS[name].value = FLAGS[name].default
+    FLAGS(["train", f"--flagfile={tmp_path}/flags.txt"])
+    assert {name: FLAGS[name].value for name in given} == given
+
+
+def test_what_a_run_may_be_continued_with_changes_no_weight(module):
+    # A run with another seed, epsilon, ... is another run; these are of where and what is shown.
+    assert workdir.FREE_FLAGS == {
+        "workdir", "overwrite", "data_dir", "checkpoint_every", "picture_grid", "test_steps",
+        "on_overfitting",
+    }  # fmt: skip
+    assert set(programs.names()) >= workdir.FREE_FLAGS
+
+
+def fitted(module, noted, tmp_path, strategy="one_device", **values):
+    noted(module.datasets, "load", images)
+    calls = noted(module.fitting, "fit")
+    give(**DATA, **values)
+    made = trainer_of(strategy)
+    module.fit(made, INFO, tmp_path)
+    ((arguments, options),) = calls["fit"]
+    assert arguments[0] is made
+    return made, calls["load"], arguments, options
+
+
+def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
+    values = {"epochs": 5, "checkpoint_every": 17, "method": "free", "replays": 3, "epsilon": 9.0}
+    made, loads, (_, batches, validation), options = fitted(module, noted, tmp_path, **values)
+    assert (options["epochs"], options["steps_per_epoch"]) == (5, 50 // 8)
+    keeper = options["keeper"]
+    assert type(keeper) is Checkpoint and keeper.workdir == tmp_path
+    assert (keeper.steps_per_epoch, keeper.every) == (6, 17)
+    assert keeper.record == {"history": [], "best": None, "stopped": False}
+    assert loads == [(("folder:my/cats", "validation"), LOADED)]
+    # Three replays a batch: step 7 is the second replay of batch 2.
+    assert [float(x[0, 0, 0, 0]) for x, _ in batches(7)] == [0.0, 0.0, 64.0, 64.0, 64.0]
+    stream = {**LOADED, "training": True, "start_step": 2, "augment": "crop"}
+    assert loads[1:] == [(("folder:my/cats", "train"), stream)]
+
+
+def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path):
+    values = {"epsilon": 9.0, "norm": "l2", "model": "resnet18:width=16", "activation": "celu"}
+    _, _, _, options = fitted(module, noted, tmp_path, **values)
+    options["keeper"].on_save({"history": [{"epoch": 1}], "best": {"epoch": 2}})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    told = {
+        "unit": "pixels (0-255)", "num_parameters": 34, "dataset": "folder:my/cats", "seed": 3,
+        "num_examples": SIZES, "num_classes": 2, "class_names": ["cat", "dog"], "image_size": 4,
+        "eval_resize": "fit", "history": [{"epoch": 1}], "best": {"epoch": 2}, **values,
+    }  # fmt: skip
+    assert {name: metrics[name] for name in told} == told
+    assert {"versions", "machine", "commit"} <= metrics.keys()
+    FLAGS.eval_resize = None
+    anyhow = Info("sat", ("cat", "dog"), (None, None, 1), SIZES)
+    ways = [
+        module._metrics(trainer_of(), info, {"best": 0, "history": 0})["eval_resize"]
+        for info in (INFO, anyhow)
+    ]
+    assert ways == ["whole", "center_crop"]
+
+
+def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
+    values = {"epochs": 5, "picture_grid": 5, "on_overfitting": "stop", "epsilon": 9.0}
+    made, _, _, options = fitted(module, noted, tmp_path, **values)
+    history = [{"epoch": 1, "val_adversarial_accuracy": 0.5}]
+    progress, nan, board, overfitting = options["callbacks"](6 + 4, {"history": history})
+    assert (progress.epochs, progress.steps_per_epoch, progress.batch_size) == (5, 6, 8)
+    assert (progress.initial_step, nan.initial_step, nan.steps_per_epoch) == (4, 4, 6)
+    assert (board.log_dir, board.batch_size) == (tmp_path / "logs", 8)
+    assert (overfitting.action, overfitting.best, overfitting.best_epoch) == ("stop", 0.5, 1)
+    pictures = board.pictures
+    assert pictures.images[:, 0, 0, 0].tolist() == [0, 16, 32, 48, 64]
+    assert pictures.labels.tolist() == [0, 1, 1, 0, 1]
+    assert pictures.attack is made.validation_attack and pictures.class_names == ("cat", "dog")
+    give(picture_grid=0)
+    progress, nan, board, _ = options["callbacks"](12, {"history": []})
+    assert (progress.initial_step, nan.initial_step, board.pictures) == (0, 0, None)
+
+
+def test_only_the_chief_shows_progress(module, noted, tmp_path, monkeypatch):
+    _, _, _, options = fitted(module, noted, tmp_path, epsilon=9.0)
+    monkeypatch.setattr(module.distribution, "is_chief", lambda strategy: False)
+    kinds = [type(one).__name__ for one in options["callbacks"](0, {"history": []})]
+    # Whatever stops a run stands before what would show or save its bad step.
+    assert kinds == ["StopOnNaN", "TensorBoard", "CatastrophicOverfitting"]
+
+
+def test_an_interrupted_fit_keeps_its_signal(module, noted, tmp_path):
+    def interrupted(*_, **__):
+        raise Interrupted(7, 15)
+
+    noted(module.datasets, "load", images)
+    noted(module.fitting, "fit", interrupted)
+    give(**DATA, epsilon=9.0)
+    with pytest.raises(module.main.Interrupted, match="SIGTERM after step 7") as stop:
+        module.fit(trainer_of(), INFO, tmp_path)
+    assert stop.value.signal_number == 15
+
+
+class Report:
+    def __init__(self):
+        self.facts = {"kept": 1}
+
+    def save(self, path):
+        path.write_text(json.dumps(self.facts))
+
+    def table(self):
+        return "the table"
+
+
+def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_path, capsys):
+    calls = noted(module.datasets, "load", lambda *_, **__: "the data")
+    noted(module.evaluate, "evaluate", lambda *_, **__: Report())
+    network = trainer_of().network
+    network.save(tmp_path / "network.keras")
+    give(**DATA, epsilon=12.0, norm="l2", test_steps=3)
+    module.test(INFO, tmp_path)
+    ((tested, options),) = calls["evaluate"]
+    assert calls["load"] == [(("folder:my/cats", "test"), LOADED)]
+    for ours, theirs in zip(tested[0].get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert tested[1] == "the data"
+    (attack,) = tested[2]
+    expected = attacks.PGD(epsilon=12, step_size=4, steps=3, norm="l2")
+    assert vars(attack) == vars(expected)
+    assert (options["batch_size"], options["seed"]) == (8, 3)
+    report = json.loads((tmp_path / "test_pgd_3.json").read_text())
+    assert report == {"kept": 1, "network": {"source": str(tmp_path / "network.keras")}}
+    assert "the table\n9 test images, l2 epsilon 12 pixels" in capsys.readouterr().out
+    module.test(INFO, tmp_path)
+    assert len(calls["evaluate"]) == 1
