@@ -80,7 +80,10 @@ def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) ->
     )
     validation = _load("validation")
     progress = callbacks.Progress(
-        epochs=FLAGS.epochs, steps_per_epoch=steps_per_epoch, batch_size=FLAGS.batch_size
+        epochs=FLAGS.epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=FLAGS.batch_size,
+        test_work=_test_work(info),
     )
     try:
         fitting.fit(
@@ -120,6 +123,14 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
         f"{report.table()}\n{info.num_examples['test']} test images, {FLAGS.norm} epsilon "
         f"{FLAGS.epsilon:g} pixels of 255, accuracies in percent: {report_path}"
     )
+
+
+def _test_work(info):
+    """Returns the work of the test over that of one validation: images times passes of each."""
+    if not FLAGS.test_steps:
+        return 0.0
+    images = info.num_examples["test"] / info.num_examples["validation"]
+    return images * (FLAGS.test_steps + 3) / (FLAGS.validation_steps + 2)
 
 
 def _watchers(trainer, info, path, validation, progress, start, record):

@@ -150,6 +150,57 @@ def test_time_left_shrinks_while_validation_runs():
     assert progress.seconds_left() == (3.0, 3.0)
 
 
+def test_every_estimate_is_the_truth_from_the_second_epoch_on_with_the_test(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    clock, stream = Clock(), Terminal()
+    progress = Progress(
+        epochs=4, steps_per_epoch=10, batch_size=6, test_work=3.0, stream=stream, clock=clock
+    )
+    logs = {"loss": 1.5, "val_clean_accuracy": 0.5}
+    said = []  # (clock, seconds that a line says are left)
+
+    def shown():
+        found = re.findall(r"(?:run |\| )(\d+):(\d+)(?: left)?$", stream.getvalue().rstrip())
+        said.extend((clock.now, 60 * int(m) + int(s)) for m, s in found[-1:])
+
+    for epoch in range(4):
+        progress.on_epoch_begin(epoch)
+        for batch in range(10):
+            clock.now += 2
+            progress.on_train_batch_end(batch, logs)
+            shown()
+        progress.on_test_begin()
+        for batch in range(5):
+            clock.now += 1
+            progress.on_test_batch_end(batch)
+            shown()
+        progress.on_test_end()
+        progress.on_epoch_end(epoch, logs)
+        shown()
+        clock.now += 4  # pictures, a checkpoint
+    end = clock.now + 3 * 5
+    second = 1000 + 10 * 2 + 5 + 4
+    assert all(left == end - now for now, left in said if now > second), said
+    assert all(left <= end - now for now, left in said) and len(said) > 50
+
+
+def test_a_summary_is_broken_where_it_would_exceed_the_terminal(monkeypatch):
+    logs = {"loss": 1.25, "adversarial_accuracy": 0.25, "val_loss": 0.5}
+    logs |= {"val_clean_accuracy": 0.753, "val_adversarial_accuracy": 0.5}
+    texts = []
+    for columns, stream in [(80, Terminal()), (40, Terminal()), (300, Terminal()), (80, None)]:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        stream = stream or io.StringIO()
+        run_epoch(progress_of(Clock(), stream), Clock(), 0, logs=logs)
+        text = stream.getvalue().rpartition("\x1b[K")[2]
+        texts.append(" | ".join(line.strip() for line in text.splitlines()))
+        if columns == 80 and stream.isatty():
+            assert text.count("\n") == 2 and max(map(len, text.splitlines())) < 80
+        if columns == 300:
+            assert text.count("\n") == 1
+    assert len(set(texts)) == 1  # the same words, however they are broken
+
+
 def test_after_a_resume_the_first_epoch_is_shorter_and_the_next_one_whole():
     clock = Clock()
     progress = progress_of(clock, initial_step=7)

@@ -1,5 +1,6 @@
 """What a person sees while training runs."""
 
+import math
 import shutil
 import sys
 import time
@@ -19,10 +20,11 @@ class Progress(keras.callbacks.Callback):
     """Shows how far training is, how fast it goes and when it ends; a summary line an epoch.
 
     On a terminal one line is redrawn twice a second; into a file or a pipe goes a plain line every
-    30 seconds, without control characters. Time left in the epoch is
-    `steps_left * seconds_per_step + c`, and in the run that plus
-    `epochs_left * (steps_per_epoch * seconds_per_step + c)`, where `c` is what the end of the last
-    epoch took (validation, checkpoint, pictures); it is 0 until one epoch has ended.
+    30 seconds, without control characters. The summary is broken where it would exceed the width.
+    Time left in the epoch is `steps_left * seconds_per_step + c`, and in the run that plus
+    `epochs_left * (steps_per_epoch * seconds_per_step + c) + test_work * v`, where `c` is what the
+    end of the last epoch took (validation, checkpoint, pictures) and `v` what its validation took;
+    before one epoch has ended they are 0, or what has passed of them.
 
     `keras.utils.Progbar` is not used: it writes backspaces and colours into log files on every
     Linux, knows the time left of the epoch only, starts to count at 0 after a resume and is silent
@@ -33,6 +35,7 @@ class Progress(keras.callbacks.Callback):
       steps_per_epoch: optimiser steps of a whole epoch.
       batch_size: images of a step over all replicas.
       initial_step: steps of the first epoch that were done before this process started.
+      test_work: work of the test that follows, over that of one validation.
       stream: where to write; default standard output.
       clock: returns seconds; only differences count.
     """
@@ -44,6 +47,7 @@ class Progress(keras.callbacks.Callback):
         steps_per_epoch: int,
         batch_size: int,
         initial_step: int = 0,
+        test_work: float = 0.0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -52,6 +56,7 @@ class Progress(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
         self.initial_step = initial_step
+        self.test_work = test_work
         self._stream = stream or sys.stdout
         self._clock = clock
         self._terminal = self._stream.isatty()
@@ -61,6 +66,7 @@ class Progress(keras.callbacks.Callback):
         self._throughput = Throughput(clock)
         self._seconds_per_step = None
         self._closing = 0.0  # seconds from an epoch's last step to the next epoch's begin
+        self._validation_seconds, self._validation_began = 0.0, 0.0
         self._last_step_ended = None
         self._epoch = None
         self._epoch_began = clock()
@@ -79,12 +85,14 @@ class Progress(keras.callbacks.Callback):
         """Returns the seconds left in the epoch and in the run, None before two steps ended."""
         if self._seconds_per_step is None or self._epoch is None:
             return None
-        closing = self._closing
+        closing, passed = self._closing, 0.0
         if self._step == self.steps_per_epoch:
-            closing = max(0.0, closing - (self._clock() - self._last_step_ended))
-        epoch = (self.steps_per_epoch - self._step) * self._seconds_per_step + closing
-        whole = self.steps_per_epoch * self._seconds_per_step + self._closing
-        return epoch, epoch + (self.epochs - self._epoch - 1) * whole
+            passed = self._clock() - self._last_step_ended
+            closing = max(closing, passed)
+        epoch = (self.steps_per_epoch - self._step) * self._seconds_per_step + closing - passed
+        whole = self.steps_per_epoch * self._seconds_per_step + closing
+        test = self.test_work * self._validation_seconds
+        return epoch, epoch + (self.epochs - self._epoch - 1) * whole + test
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts to measure an epoch."""
@@ -110,6 +118,10 @@ class Progress(keras.callbacks.Callback):
             figures = [*_figures(logs or {}, ""), *self._speed()]
             self._draw(self._step, self.steps_per_epoch, "", figures)
 
+    def on_test_begin(self, logs=None):
+        """Starts to measure the validation."""
+        self._validation_began = self._clock()
+
     def on_test_batch_end(self, batch, logs=None):
         """Draws the validation inside `fit`, if it is time to."""
         if self._epoch is not None and self._is_time():
@@ -119,11 +131,10 @@ class Progress(keras.callbacks.Callback):
     def on_test_end(self, logs=None):
         """Remembers how many batches the validation has."""
         self._validation_batches = self._batches_seen
+        self._validation_seconds = self._clock() - self._validation_began
 
     def on_epoch_end(self, epoch, logs=None):
         """Prints the epoch's summary."""
-        if self._last_step_ended is not None:
-            self._closing = self._clock() - self._last_step_ended
         logs = logs or {}
         parts = [f"{self._name()} in {_duration(self._clock() - self._epoch_began)}"]
         parts += self._speed()
@@ -131,14 +142,24 @@ class Progress(keras.callbacks.Callback):
         if any(name.startswith("val_") for name in logs):
             parts += ["validation: " + ", ".join(_figures(logs, "val_"))]
         left = self.seconds_left()
-        if left is not None and epoch + 1 < self.epochs:
+        if left is not None and (epoch + 1 < self.epochs or self.test_work):
             parts += [f"{_duration(left[1])} left"]
-        self._print(" | ".join(parts))
+        self._print(self._joined(parts))
         self.initial_step = 0
 
     def on_train_end(self, logs=None):
         """Leaves the cursor on a fresh line."""
         self.close()
+
+    def _joined(self, parts):
+        lines = parts[:1]
+        room = shutil.get_terminal_size().columns - 1 if self._terminal else math.inf
+        for part in parts[1:]:
+            if len(lines[-1]) + len(part) + 3 > room:
+                lines.append(" " * 6 + part)
+            else:
+                lines[-1] += f" | {part}"
+        return "\n".join(lines)
 
     def _name(self):
         return f"epoch {self._epoch + 1:{len(str(self.epochs))}}/{self.epochs}"

@@ -12,7 +12,8 @@ _ERASE_LINE = "\r\x1b[K"
 class Progress:
     """Shows `label  37/128 images  29 %  0:12 left`.
 
-    On a terminal one line is redrawn twice a second; into a file goes a line every 30 seconds.
+    The percentage never falls. On a terminal one line is redrawn twice a second; into a file goes
+    a line every 30 seconds.
 
     Args:
       label: what is being done.
@@ -37,7 +38,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._terminal = not quiet and self._stream.isatty()
         self._clock, self._started, self._drawn = clock, clock(), clock()
-        self._done = self._flying = 0
+        self._done = self._flying = self._worked = 0
         self._open = False
 
     def advance(self, amount: int) -> None:
@@ -63,7 +64,9 @@ class Progress:
         if self.quiet or now - self._drawn < wait:
             return
         self._drawn = now
-        worked = min(self._done + self._flying, self.total)
+        # What has just landed is counted twice until the next report of what is in flight.
+        worked = min(max(self._worked, self._done + self._flying), self.total)
+        self._worked = worked
         line = f"{self.label}  {self.note(self._done)}  {100 * worked // self.total} %"
         if worked:
             line += f"  {clock((now - self._started) * (self.total - worked) / worked)} left"
