@@ -85,22 +85,15 @@ def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
     """Returns the image shape (H, W, C) and the number of classes.
 
     Raises:
-      ValueError: not one fixed image size in and one row of at least 2 logits out.
+      ValueError: not one fixed image size, or as `networks.image_form`.
     """
-    inputs, outputs = network.input_shape, network.output_shape
-    if isinstance(inputs, list) or len(inputs) != 4 or None in inputs[1:]:
+    image_shape, num_classes = networks.image_form(network)
+    if None in image_shape:
         raise ValueError(
-            f"the network takes {inputs}; one input [None, H, W, C] with fixed H, W and C was "
-            "expected: build it with its image size"
+            f"the network takes images of {image_shape}, any size; a fixed one was expected: build "
+            "it with its image size"
         )
-    if isinstance(outputs, list) or len(outputs) != 2 or outputs[1] is None:
-        raise ValueError(f"the network gives {outputs}; logits [None, classes] were expected")
-    if outputs[1] < 2:
-        raise ValueError(
-            f"the network gives {outputs}; a logit for each of at least 2 classes was expected: a "
-            "single output z is the pair of logits (0, z)"
-        )
-    return tuple(inputs[1:]), outputs[1]
+    return image_shape, num_classes
 
 
 def check_answers(network: keras.Model, image_shape: tuple[int, int, int]) -> None:

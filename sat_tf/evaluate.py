@@ -93,6 +93,7 @@ def main() -> None:
     strategy = None if given.strategy == "one_device" else distribution.strategy(given.strategy)
     with strategy.scope() if strategy else contextlib.nullcontext():
         network = networks.load(chosen.source)
+    networks.image_form(network)
     network = networks.adapt(network, chosen.input_range, given.preprocessing)
     attacks = _attacks(given, chosen, network, chosen.epsilon)
     curve = {epsilon: _attacks(given, chosen, network, epsilon) for epsilon in chosen.curve}
@@ -141,6 +142,7 @@ def _options(given, chosen):
 
 def _dataset(given, chosen, network):
     info = data.describe(chosen.dataset, chosen.data_dir)
+    networks.check_images(network, chosen.image_size, info.num_channels)
     dataset = data.load(
         chosen.dataset,
         chosen.split,

@@ -207,3 +207,39 @@ def test_images_of_a_folder_are_chosen_by_name(tmp_path):
     listed.write_text("bee/bee9.png")
     with pytest.raises(ValueError, match="1 images are not in the folder: bee/bee9.png"):
         selection.positions(str(listed), name, "test")
+
+
+def formed(shapes, outputs):
+    inputs = [keras.Input(shape) for shape in shapes]
+    features = [keras.layers.GlobalAveragePooling2D()(one) for one in inputs]
+    body = features[0] if len(features) == 1 else keras.layers.Add()(features)
+    logits = [keras.layers.Dense(number)(body) for number in outputs]
+    if len(shapes) == len(outputs) == 1:
+        return keras.Model(inputs[0], logits[0])
+    return keras.Model(inputs, logits)
+
+
+@pytest.mark.parametrize(
+    "shapes, outputs, said",
+    [
+        ([(8, 12, 1)], [10], "images of 8 x 12 pixels; data are read as squares"),
+        ([(8, 8, 3)], [10], "images of 3 channels and the data have 1"),
+        ([(9, 9, 1)], [10], "9 x 9 pixels and --image_size=8 makes others"),
+        ([(8, 8, 1)], [10, 2], "gives 2 tensors of shapes .None, 10., .None, 2.; one output"),
+        ([(8, 8, 1)] * 2, [10], "takes 2 tensors of shapes .* without lists"),
+        ([(8, 8, 1)], [1], "at least 2 classes"),
+    ],
+)
+def test_a_network_of_another_form_is_refused_in_one_line(shapes, outputs, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        networks.check_images(formed(shapes, outputs), 8, 1)
+    assert "\x1b" not in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (None, None, 1), (None, 8, 1)])
+def test_a_network_that_takes_the_images_passes(shape):
+    networks.check_images(formed([shape], [10]), 8, 1)
+    networks.check_images(formed([shape], [10]), None, 1)
+    unbuilt = keras.Sequential([keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="before it is built"):
+        networks.image_form(unbuilt)
