@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from sat_tf.site_kinds import HIDDEN, own_activation
@@ -30,6 +31,9 @@ def _held(layer: keras.layers.Layer) -> str | None:
     for part in layer._flatten_layers():
         if part is not layer and (name := own_activation(part)):
             return name
+        for operation in getattr(part, "operations", ()):  # of a model that the layer holds
+            if name := own_activation(operation) or _written_out(operation):
+                return name
         for value in vars(part).values():
             name = getattr(value, "__name__", None)
             if callable(value) and name in HIDDEN:
@@ -81,18 +85,26 @@ def _sources(tensor, through: frozenset, origin: Callable) -> tuple[list, set]:
 
 
 def _written_out(operation) -> str | None:
-    """Recognises max(x, 0) and x * gate(x) spelled as graph operations."""
+    """Recognises max(x, 0), min(x, 0) and x * gate(x) spelled as graph operations."""
     kind = type(operation).__name__
-    if kind not in ("Multiply", "Maximum"):
+    if kind not in ("Multiply", "Maximum", "Minimum"):
         return None
     for node in operation._inbound_nodes:
-        if kind == "Maximum":
-            if any(isinstance(a, (int, float)) and a == 0 for a in node.arguments.args):
-                return "max(x, 0)"
+        if kind != "Multiply":
+            given = [*node.arguments.args, *node.arguments.kwargs.values()]
+            if any(_is_zero(a) for a in given):
+                return f"{kind.lower()[:3]}(x, 0)"
             continue
         if _any_gates_another(node.input_tensors, _keras_origin):
             return "x * gate(x)"
     return None
+
+
+def _is_zero(argument) -> bool:
+    """Tells if a number or an array of numbers, not a tensor of the graph, is zero everywhere."""
+    if argument is None or isinstance(argument, (keras.KerasTensor, keras.Variable)):
+        return False
+    return not np.any(argument)
 
 
 def _keras_origin(tensor) -> tuple[str, list]:
@@ -129,6 +141,10 @@ def _among_nodes(nodes: Iterable) -> str | None:
     for node in by_name.values():
         if node.op in _KINKS:
             return node.op
+        if node.op in ("Maximum", "Minimum"):
+            constants = [n for n in origin(node)[1] if n.op == "Const"]
+            if any(_is_zero(tf.make_ndarray(n.attr["value"].tensor)) for n in constants):
+                return f"{node.op.lower()[:3]}(x, 0)"
         factors = origin(node)[1] if node.op == "Mul" else ()
         if _any_gates_another(factors, origin):
             return "x * gate(x)"

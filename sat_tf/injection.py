@@ -26,7 +26,8 @@ def inject(
 
     The one pair of `pssilu` is shared by all sites, in nested models too, and so is it in a file
     (`keras.models.clone_model` gives every nested model a pair). A sequential model then becomes a
-    functional one; where a part of the network is frozen, so is the pair.
+    functional one; where a part of the network is frozen, so is the pair. Trained scalars of other
+    activations are frozen where the layer was.
 
     Args:
       model: a built functional or sequential model; models nested in it are rebuilt too.
@@ -175,6 +176,8 @@ class _Rebuilding:
             scope.activations[id(made)] = made.twin() if twin else made
             self.made[id(made)] = made
         layer = scope.activations[id(made)]
+        if not getattr(operation, "trainable", True):
+            layer.trainable = False
         if not layer.built:
             policy = getattr(operation, "dtype_policy", None)
             layer.dtype_policy = policy or keras.DTypePolicy(operation.output.dtype)

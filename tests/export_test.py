@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from export import extras, saved_model, signatures, verify
+from export import expectations, extras, saved_model, signatures, verify
 from sat_tf import activations, workdir
 from sat_tf.data import crops
 from tests.telling import telling
@@ -207,6 +207,7 @@ def test_labels_and_metadata_travel_along(loaded, version):
     answers = loaded.signatures[signatures.FLOAT](pixels=tf.constant(random_pixels(8), tf.float32))
     labels = [label.decode() for label in answers["labels"].numpy()]
     assert labels == [NAMES[index] for index in answers["classes"].numpy()]
+    assert len(set(labels)) > 1
     extra = version / "assets.extra"
     assert (extra / "labels.txt").read_text(encoding="utf-8").splitlines() == NAMES
     metadata = json.loads((extra / "metadata.json").read_text(encoding="utf-8"))
@@ -287,6 +288,33 @@ def test_a_version_that_answers_otherwise_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"verification .* failed: .* off; at most"):
         saved_model.export(network, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "words"),
+    [
+        ("nn.softmax", tf.sigmoid, "probabilities of serving_default are .* off"),
+        ("argmax", tf.argmin, "classes of serving_default are not where"),
+    ],
+)
+def test_verification_looks_at_every_answer(network, tmp_path, monkeypatch, function, wrong, words):
+    monkeypatch.setattr(tf.nn if "." in function else tf, function.split(".")[-1], wrong)
+    version = saved_model.export(network, tmp_path, verified=False)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=words):
+        verify.check(version)
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [("float32", 1e-4), ("mixed_bfloat16", 5e-2)])
+def test_only_a_network_of_16_bits_may_be_further_off(dtype, relative, tmp_path):
+    network = make_network(dtype=dtype)
+    (tmp_path / "assets.extra").mkdir()
+    expectations.write(tmp_path, network, (HEIGHT, WIDTH, 3))
+    with np.load(tmp_path / verify.EXPECTATIONS) as stored:
+        kinds = ("logits", "png_logits", "jpeg_logits")
+        largest = max(1.0, *(np.abs(stored[kind]).max() for kind in kinds))
+        np.testing.assert_allclose(stored["tolerance"], relative * largest)
+        np.testing.assert_array_equal(stored["logits"], logits_of(network, stored["pixels"]))
 
 
 @pytest.mark.parametrize("name", ["keras", "sat_tf"])
@@ -413,6 +441,36 @@ def test_labels_in_another_order_than_the_runs_are_refused(network, tmp_path):
             given(workdir=str(tmp_path), labels=str(labels), directory=str(tmp_path / "s"))
         )
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("of_run", "of_flag", "expected"),
+    [
+        (None, None, "fit"),
+        ("whole", None, "fit"),  # which is what evaluation calls it
+        ("shorter_side", None, "shorter_side"),
+        ("shorter_side", "fit", "fit"),
+        (None, "shorter_side", "shorter_side"),
+    ],
+)
+def test_a_run_is_served_as_it_was_evaluated(tmp_path, monkeypatch, of_run, of_flag, expected):
+    made = []
+    monkeypatch.setattr(
+        signatures, "Servable", lambda *args: made.append(args) or types.SimpleNamespace(answers={})
+    )
+    monkeypatch.setattr(tf.saved_model, "save", lambda servable, path, *_: os.mkdir(path))
+    network = ending(3)
+    network.save(tmp_path / "network.keras")
+    metrics = {"class_names": NAMES, "epsilon": 4.0}
+    if of_run is not None:
+        metrics["eval_resize"] = of_run
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    values = {"workdir": str(tmp_path), "directory": str(tmp_path / "s"), "resize": of_flag}
+    version = saved_model.from_flags(given(**values))
+    found = json.loads((version / "assets.extra" / "metadata.json").read_text(encoding="utf-8"))
+    assert (found["resize"], found["training"]) == (expected, metrics)
+    ((_, image_shape, names, resize),) = made
+    assert (image_shape, names, resize) == ((4, 4, 3), NAMES, expected)
 
 
 @pytest.mark.parametrize(

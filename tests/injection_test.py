@@ -1,5 +1,7 @@
 """Injection replaces every hidden activation, nothing else, and refuses what it cannot reach."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -248,6 +250,55 @@ def test_graph_operations_and_layers_of_every_family_become_the_new_activation(f
     np.testing.assert_allclose(injected(x), expected, atol=1e-5)
 
 
+def test_every_function_of_keras_is_known_as_an_activation_layer_and_as_an_operation():
+    hidden = "relu relu6 leaky_relu elu celu selu silu hard_silu gelu mish softplus squareplus"
+    for name in (*hidden.split(), "sparse_plus"):
+        function = getattr(keras.activations, name)
+        inputs = keras.Input((4,))
+        applied = layers.Activation(functools.partial(function))(layers.Activation(name)(inputs))
+        applied = getattr(ops, name, layers.Activation(name))(applied)  # mish is no operation
+        found = hidden_activations(keras.Model(inputs, applied))
+        assert list(found.values()) == [name] * 3
+    kept = "linear sigmoid hard_sigmoid log_sigmoid sparse_sigmoid softmax log_softmax tanh"
+    for name in (*kept.split(), "hard_tanh", "softsign", "exponential", "sparsemax"):
+        inputs = keras.Input((4,))
+        applied = layers.Activation(name)(layers.Dense(4, activation=name)(inputs))
+        assert hidden_activations(keras.Model(inputs, applied)) == {}
+
+
+@pytest.mark.parametrize(
+    "host, shape",
+    [
+        (layers.Dense(4, activation="relu"), (4,)),
+        (layers.EinsumDense("ab,bc->ac", 4, bias_axes="c", activation="relu"), (4,)),
+        *((kind(3, 2, activation="relu"), (5, 4)) for kind in (
+            layers.Conv1D, layers.Conv1DTranspose, layers.SeparableConv1D)),
+        *((kind(3, 2, activation="relu"), (5, 5, 4)) for kind in (
+            layers.Conv2D, layers.Conv2DTranspose, layers.SeparableConv2D)),
+        *((kind(3, 2, activation="relu"), (4, 4, 4, 2)) for kind in (
+            layers.Conv3D, layers.Conv3DTranspose)),
+        (layers.DepthwiseConv1D(2, activation="relu"), (5, 4)),
+        (layers.DepthwiseConv2D(2, activation="relu"), (5, 5, 4)),
+    ],
+)  # fmt: skip
+def test_every_host_gives_its_activation_away_and_keeps_its_kernel(host, shape):
+    inputs = keras.Input(shape)
+    injected = inject(keras.Model(inputs, host(inputs)), "swish")
+    assert list(hidden_activations(injected)) == [f"{host.name}_relu"]
+    x = tf.random.normal([2, *shape])
+    host.activation = keras.activations.silu
+    expected = host(x)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(injected(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_relu6_after_another_sum_than_plus_3_is_a_site():
+    inputs = keras.Input((4,))
+    for added in (inputs + 1.0, inputs + layers.Dense(4)(inputs), 3.0 * inputs):
+        network = keras.Model(inputs, ops.relu6(added))
+        assert list(hidden_activations(network).values()) == ["relu6"]
+
+
 def test_hard_sigmoid_written_with_relu6_is_a_gate():
     inputs = keras.Input((4,))
     x = layers.multiply([layers.Dense(4)(inputs), layers.ReLU(6.0)(inputs + 3.0) * (1 / 6)])
@@ -300,6 +351,62 @@ def test_frozen_layers_and_precision_stay_as_they_were():
     assert inject(network, "swish").trainable_weights == []
 
 
+@pytest.mark.parametrize("spec", ["smoothrelu", "pssilu"])
+def test_trained_scalars_are_frozen_where_the_network_was(spec):
+    network = _network()
+    network.trainable = False
+    assert inject(network, spec).trainable_weights == []
+    network = _network()
+    for layer in network.layers:
+        layer.trainable = False
+    assert inject(network, spec).trainable_weights == []
+    network = _network()
+    network.get_layer("block").trainable = False
+    network.get_layer("reduce").trainable = False
+    frozen = {w.path for w in _network().trainable_weights} - {
+        w.path for w in network.trainable_weights
+    }
+    injected = inject(network, spec)
+    trained = {w.path for w in injected.trainable_weights}
+    assert frozen and not frozen & trained
+    scalars = {w.path.split("/")[-2] for w in injected.trainable_weights if spec in w.path}
+    expected = {"conv1_relu", "act", "conv2_relu", "late"} if spec == "smoothrelu" else set()
+    assert scalars == expected
+
+
+def test_models_layers_and_sites_keep_their_names_at_every_depth():
+    def names(model):
+        found = [model.name]
+        for layer in model.layers:
+            found += names(layer) if isinstance(layer, keras.Model) else [layer.name]
+        return found
+
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.ReLU(name="r")], name="a")
+    for _ in range(2):
+        x = keras.Input((4,), name="x")
+        inner = keras.Model(x, layers.ReLU(name="r")(inner(x)), name=f"{inner.name}a")
+    network = keras.Sequential(
+        [keras.Input((4,), name="in"), inner, layers.ReLU(name="r")], name="s"
+    )
+    for spec in ("swish", "smoothrelu"):
+        injected = inject(network, spec)
+        assert names(injected) == names(network)
+        assert list(hidden_activations(injected)) == ["aaa/aa/a/r", "aaa/aa/r", "aaa/r", "r"]
+        assert set(hidden_activations(injected).values()) == {spec}
+    shared = inject(network, "pssilu")
+    assert shared.name == network.name
+    assert set(hidden_activations(shared).values()) == {"pssilu"}
+    assert len(shared.trainable_weights) == len(network.trainable_weights) + 2
+
+
+def test_a_name_that_is_taken_gets_a_mark_and_none_is_lost():
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, activation="relu", name="dense")(inputs)
+    x = layers.Dense(4, name="dense_relu")(x)
+    injected = inject(keras.Model(inputs, layers.ReLU(name="dense_relu_")(x)), "swish")
+    assert list(hidden_activations(injected)) == ["dense_relu__", "dense_relu_"]
+
+
 def test_injected_network_can_be_saved_and_loaded(tmp_path, images):
     injected = inject(_randomise(_network()), "smoothrelu")
     injected.save(tmp_path / "network.keras")
@@ -340,6 +447,17 @@ class _Seen(keras.Model):
         return self.dense(x)
 
 
+class _Doubled(layers.Dense):
+    def call(self, inputs):
+        return self.activation(inputs @ self.kernel) * 2
+
+
+def _nested(function):
+    """A model to be held by a layer or by another model."""
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, function(inputs))
+
+
 class _Subclassed(keras.Model):
     def call(self, x):
         return tf.nn.relu(x)
@@ -354,11 +472,23 @@ class _Subclassed(keras.Model):
         _Hidden(lambda x: keras.activations.gelu(x), name="culprit"),
         _Hidden(lambda x: keras.activations.mish(x), name="culprit"),
         _Hidden(tf.function(lambda x: tf.nn.elu(x)), name="culprit"),
+        _Hidden(lambda x: tf.maximum(x, 0.0), name="culprit"),
+        _Hidden(lambda x: x - tf.minimum(x, 0.0), name="culprit"),
+        _Hidden(lambda x: 2.0 * x * tf.sigmoid(x), name="culprit"),
+        _Hidden(lambda x: x * (0.5 + 0.5 * tf.math.erf(x)), name="culprit"),
         _Holder(name="culprit"),
         layers.Lambda(lambda x: tf.nn.relu(x), name="culprit"),
         layers.Activation(lambda x: x * x, name="culprit"),
         layers.TimeDistributed(layers.Dense(4, activation="relu"), name="culprit"),
         layers.LSTM(4, activation="relu", name="culprit"),
+        layers.RNN(
+            layers.StackedRNNCells([layers.LSTMCell(4), layers.LSTMCell(4, activation="elu")]),
+            name="culprit",
+        ),
+        _Doubled(4, activation="relu", name="culprit"),
+        layers.TimeDistributed(_nested(lambda x: _nested(ops.relu)(x)), name="culprit"),
+        layers.TimeDistributed(_nested(lambda x: ops.maximum(x, 0.0)), name="culprit"),
+        layers.Bidirectional(layers.SimpleRNN(2, activation="relu"), name="culprit"),
         _Subclassed(name="culprit"),
     ],
 )
@@ -374,6 +504,12 @@ def test_what_cannot_be_reached_is_refused_by_name(culprit):
     "written",
     [
         lambda x: ops.maximum(x, 0),
+        lambda x: ops.maximum(x, 0.0),
+        lambda x: ops.maximum(np.float32(0), x),
+        lambda x: ops.maximum(x, np.zeros(4)),
+        lambda x: ops.maximum(x1=x, x2=0.0),
+        lambda x: x - ops.minimum(x, 0.0),
+        lambda x: x * 0.5 * (1.0 + ops.erf(x * 0.7)),
         lambda x: x * ops.sigmoid(x),
         lambda x: ops.sigmoid(1.7 * x) * x,
         lambda x: layers.multiply([x, layers.Activation("sigmoid")(x)]),
@@ -383,7 +519,7 @@ def test_what_cannot_be_reached_is_refused_by_name(culprit):
 def test_activation_written_out_in_the_graph_is_refused_by_name(written):
     inputs = keras.Input((4,))
     network = keras.Model(inputs, written(inputs))
-    with pytest.raises(ValueError, match="multiply|maximum"):
+    with pytest.raises(ValueError, match="multiply|maximum|minimum"):
         inject(network, "swish")
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from sat_tf import models
 from sat_tf.callbacks import curves
+from tests.telling import telling, tinted
 
 SMALL = ("resnet8", "resnet18", "preactresnet18", "wrn-10-1")
 
@@ -207,6 +208,106 @@ def test_the_padded_shortcut_keeps_every_second_position_and_appends_zeros():
     np.testing.assert_array_equal(result[..., 16:], np.zeros((2, 3, 4, 16)))
 
 
+def randomise(network):
+    """Gives norms statistics that any mistaken order or pairing would show in the logits."""
+    rng = np.random.default_rng(1)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            count = layer.gamma.shape[0]
+            scale, centre = rng.uniform(0.5, 1.5, (2, count)), rng.normal(0, 0.3, (2, count))
+            layer.set_weights([scale[0], centre[0], centre[1], scale[1]])
+    bias = network.get_layer("logits").bias
+    bias.assign(-tf.reduce_mean(network(tinted(network.input_shape[1:])), axis=0))
+    return telling(network)
+
+
+class Numpy:
+    """The forward passes of the papers in float64, with a network's weights; relu throughout."""
+
+    def __init__(self, network):
+        self.network = network
+        self.names = {layer.name for layer in network.layers}
+
+    def weights(self, name):
+        return [w.astype(np.float64) for w in self.network.get_layer(name).get_weights()]
+
+    def conv(self, x, name, stride=1):
+        (kernel,) = self.weights(name)
+        size = len(kernel)
+        x = np.pad(x, [(0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
+        return np.einsum("nhwcij,ijcf->nhwf", windows[:, ::stride, ::stride], kernel, optimize=True)
+
+    def norm(self, x, name):
+        gamma, beta, mean, variance = self.weights(name)
+        return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    def after(self, x, name, stride):
+        """A block of He et al. 2015: the activation comes last."""
+        y = np.maximum(self.norm(self.conv(x, f"{name}_conv1", stride), f"{name}_conv1_bn"), 0)
+        y = self.norm(self.conv(y, f"{name}_conv2"), f"{name}_conv2_bn")
+        if f"{name}_convshortcut" in self.names:
+            x = self.conv(x, f"{name}_convshortcut", stride)
+            x = self.norm(x, f"{name}_convshortcut_bn")
+        elif stride == 2:
+            x = np.concatenate([x[:, ::2, ::2], np.zeros_like(x[:, ::2, ::2])], axis=-1)
+        return np.maximum(x + y, 0)
+
+    def before(self, x, name, stride):
+        """A block of He et al. 2016: a projection starts from what is normed and activated."""
+        y = np.maximum(self.norm(x, f"{name}_conv1_bn"), 0)
+        if f"{name}_convshortcut" in self.names:
+            x = self.conv(y, f"{name}_convshortcut", stride)
+        y = np.maximum(self.norm(self.conv(y, f"{name}_conv1", stride), f"{name}_conv2_bn"), 0)
+        return x + self.conv(y, f"{name}_conv2")
+
+    def logits(self, pixels, num_blocks):
+        x = self.conv(pixels.astype(np.float64) * 2 / 255 - 1, "conv0")
+        late = "last_bn" in self.names
+        x = x if late else np.maximum(self.norm(x, "conv0_bn"), 0)
+        for group, repeats in enumerate(num_blocks):
+            for index in range(repeats):
+                stride = 2 if group and not index else 1
+                x = (self.before if late else self.after)(x, f"group{group}_block{index}", stride)
+        x = np.maximum(self.norm(x, "last_bn"), 0) if late else x
+        kernel, bias = self.weights("logits")
+        return x.mean((1, 2)) @ kernel + bias
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "num_blocks", "options"),
+    [
+        ("resnet8", (8, 11), (1, 1, 1), {}),
+        ("resnet18", (9, 8), (2, 2, 2, 2), {"width": 4}),
+        ("wrn-10-1", (9, 8), (1, 1, 1), {}),
+        ("wrn-16-2", (8, 11), (2, 2, 2), {}),
+    ],
+)
+def test_logits_equal_a_forward_pass_in_numpy(name, image_size, num_blocks, options):
+    network = randomise(build(name, "relu", image_size=image_size, **options))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *image_size, 3)).astype(np.float32)
+    expected = Numpy(network).logits(pixels, num_blocks)
+    np.testing.assert_allclose(network(pixels), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("zero_gamma", [None, False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_last_norm_of_a_block_starts_at_zero_where_asked_and_all_others_at_one(
+    name, zero_gamma
+):
+    options = {} if zero_gamma is None else {"zero_gamma": zero_gamma}
+    norms = [
+        layer
+        for layer in build(name, **options).layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert any(norm.name.endswith("_conv2_bn") for norm in norms)
+    for norm in norms:
+        assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
+        expected = 0.0 if zero_gamma and norm.name.endswith("_conv2_bn") else 1.0
+        np.testing.assert_array_equal(norm.gamma, np.full(norm.gamma.shape, expected))
+
+
 def test_zero_gamma_makes_every_block_an_identity_at_first():
     network = build("resnet8", lambda name: keras.layers.Identity(name=name), zero_gamma=True)
     until = [network.get_layer(n).output for n in ("conv0_act", "group0_block0_act")]
@@ -215,9 +316,13 @@ def test_zero_gamma_makes_every_block_an_identity_at_first():
 
 
 def test_kernels_start_with_variance_two_over_the_fan_out():
-    kernel = build("resnet18", width=64).get_layer("group3_block1_conv2").kernel.numpy()
+    network = build("resnet18", width=64, num_classes=100)
+    kernel = network.get_layer("group3_block1_conv2").kernel.numpy()
     assert kernel.shape == (3, 3, 512, 512)
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 512)), rtol=0.01)
+    logits = network.get_layer("logits")
+    np.testing.assert_allclose(logits.kernel.numpy().std(), 0.01, rtol=0.02)
+    np.testing.assert_array_equal(logits.bias, np.zeros(100))
 
 
 def test_no_network_regularises_itself():

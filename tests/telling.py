@@ -18,7 +18,7 @@ def telling(network, shape=None, least=0.01):
       shape: (H, W, C); None takes the network's own.
       least: what counts as a difference, as a part of the largest logit.
     """
-    images = _tinted(shape or network.input_shape[1:])
+    images = tinted(shape or network.input_shape[1:])
     weights = list(getattr(network, "trainable_variables", ()))
     logits, gradient, *of_weights = _answers(network, images, weights)
     differs = least * np.abs(logits).max()
@@ -38,7 +38,8 @@ def telling(network, shape=None, least=0.01):
     return network
 
 
-def _tinted(shape):
+def tinted(shape):
+    """Returns 16 images float32 in pixels, each a noisy area of a colour of its own."""
     rng = np.random.default_rng(9)
     tints = rng.uniform(30, 225, (16, 1, 1, shape[-1]))
     return np.clip(tints + rng.normal(0, 40, (16, *shape)), 0, 255).astype(np.float32)
