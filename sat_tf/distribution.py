@@ -77,6 +77,22 @@ def agree(strategy: tf.distribute.Strategy, number: int, what: str) -> None:
         )
 
 
+def overflow_everywhere(gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Makes gradients NaN on all replicas where those of any are not finite.
+
+    Call it on a replica. Keras's loss scaling asks one replica if float16 has overflowed, before
+    the gradients are summed: the others' infinities would become weights, and several workers would
+    wait for each other.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
+    overflowed = tf.cast(tf.logical_not(tf.reduce_all(tf.stack(finite))), tf.float32)
+    overflowed = context.all_reduce(tf.distribute.ReduceOp.SUM, overflowed) > 0
+    return [None if g is None else tf.where(overflowed, float("nan"), g) for g in gradients]
+
+
 def split_cpu(num_devices: int) -> None:
     """Makes this process see its CPU as several logical devices, to try `mirrored` anywhere.
 

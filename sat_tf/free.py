@@ -104,18 +104,21 @@ class FreeTrainer(AdversarialTrainer):
         """Everything a run must restore to continue as if it had never stopped."""
         return [*super().state, self.perturbation]
 
-    def _gradients(self, images, labels, seed):
+    def _gradients(self, images, labels, seed, parts):
         del seed  # nothing here is random
-        perturbation = self._own_rows()
+        rows = self._own_rows()
+        size = images.shape[0] or tf.shape(images)[0]
+        perturbation = rows[:size]
         with tf.GradientTape() as tape:
             shifted = images + perturbation
             adversarial = tf.clip_by_value(shifted, geometry.PIXEL_MIN, geometry.PIXEL_MAX)
             tape.watch(adversarial)
-            loss = self._loss(images, adversarial, labels)
+            loss = self._loss(images, adversarial, labels, parts)
         *gradients, slope = tape.gradient(loss, [*self.network.trainable_variables, adversarial])
         direction = geometry.steepest_direction(scaling.finite(slope), "linf")
         moved = perturbation + self.step_size * direction
-        self._keep(tf.clip_by_value(moved, -self.epsilon, self.epsilon))
+        moved = tf.clip_by_value(moved, -self.epsilon, self.epsilon)
+        self._keep(tf.concat([moved, rows[size:]], 0))
         return gradients
 
     def _own_rows(self):

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from sat_tf import distribution, injection
+from sat_tf import batches, distribution, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
 from sat_tf.objectives import Objective, adversarial_cross_entropy, cross_entropy, own_losses
@@ -30,6 +30,11 @@ class AdversarialTrainer(keras.Model):
     Training logs `loss` (the objective without decay and layers' own terms) and
     `adversarial_accuracy`, validation `loss`, `clean_accuracy`, `adversarial_accuracy` and
     `attack_gain` (the mean cross-entropy on adversarial minus that on clean images).
+
+    Batches are (images, labels): pixels of any number type, labels of any integer type [N]; other
+    forms and weights of images are refused. A label that is no class of the network gives a loss
+    that is not a number and, after the first batch or at the epoch's end, a ValueError; pixels in
+    [0, 1] or outside [0, 255] are warned of. The last batch may be smaller.
 
     Random numbers depend on `seed`, the optimiser's step and the replica only, so a resumed run
     draws what the uninterrupted one would have drawn.
@@ -63,6 +68,7 @@ class AdversarialTrainer(keras.Model):
             name: keras.metrics.Mean(name)
             for name in ("loss", "adversarial_accuracy", "clean_accuracy", "attack_gain")
         }
+        self._watch = batches.Watch()
         self.built = True  # the network is; nothing else has weights
 
     def compile(
@@ -85,8 +91,9 @@ class AdversarialTrainer(keras.Model):
           ema_decay: d of the average `a <- d a + (1 - d) w` over all weights, batch-norm
             statistics included; what is no real number, such as a count, is taken over as it is.
             0 keeps none. The average is what is validated and exported.
-          gradient_accumulation: number of equal pieces that a replica's batch is cut into;
-            gradients are averaged and memory falls, batch-norm statistics are a piece's.
+          gradient_accumulation: number of pieces that a replica's batch is cut into, equal up to
+            one image; gradients are averaged over the images and memory falls, batch-norm
+            statistics are a piece's.
           **options: of `keras.Model.compile`; `jit_compile` is off by default because XLA halves
             the speed of convolutions on a CPU.
         """
@@ -127,6 +134,26 @@ class AdversarialTrainer(keras.Model):
         # (keras-team/keras#20585).
         pass
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the function of a step, whose first call says if the batch was none to train on."""
+        fresh = force or self.train_function is None
+        super().make_train_function(force)
+        if fresh:
+            self.train_function = self._watch.after_first(self.train_function, self._num_classes)
+
+    def get_metrics_result(self) -> dict:
+        """Returns the running means at the end of an epoch or a validation.
+
+        Raises:
+          ValueError: some labels were not among the network's classes.
+        """
+        self._watch.report(self._num_classes)
+        return super().get_metrics_result()
+
+    @property
+    def _num_classes(self):
+        return self.network.output_shape[-1]
+
     def call(self, images, training=None):
         """Returns the network's logits."""
         return self.network(images, training=training)
@@ -134,16 +161,21 @@ class AdversarialTrainer(keras.Model):
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """Perturbs a batch, learns from it and returns the logs."""
         num_pieces = self.gradient_accumulation
-        pieces = zip(*(tf.split(part, num_pieces) for part in data), strict=True)
+        batch = batches.unpacked(data)
+        self._watch.look(*batch, self._num_classes, num_pieces)
+        total = batches.global_count(batch[0])
         gradients = None
-        for index, (images, labels) in enumerate(pieces):
+        for index, (images, labels) in enumerate(batches.pieces(*batch, num_pieces)):
             if gradients is not None:
                 # One piece after the other: only so does memory fall.
                 with tf.control_dependencies(gradients):
                     images = tf.identity(images)
-            more = self._gradients(images, labels, noise.fold_in(self._step_seed(), index))
+            parts = total / batches.count(images)
+            seed = noise.fold_in(self._step_seed(), index)
+            more = self._gradients(images, labels, seed, parts)
             gradients = more if gradients is None else list(map(tf.add, gradients, more))
-        gradients = self._agreed(gradients)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = distribution.overflow_everywhere(gradients)
         self.optimizer.apply_gradients(
             zip(gradients, self.network.trainable_variables, strict=True)
         )
@@ -151,29 +183,38 @@ class AdversarialTrainer(keras.Model):
         self._update_average()
         return self._logs("loss", "adversarial_accuracy")
 
-    def _gradients(self, images, labels, seed):
+    def _gradients(self, images, labels, seed, parts):
         adversarial = self.attack(self.network, images, labels, seed)
         with tf.GradientTape() as tape:
-            loss = self._loss(images, adversarial, labels)
+            loss = self._loss(images, adversarial, labels, parts)
         return tape.gradient(loss, self.network.trainable_variables)
 
-    def _loss(self, images, adversarial, labels):
-        losses, logits = self.objective(self.network, images, adversarial, labels)
+    def _loss(self, images, adversarial, labels, parts):
+        known = batches.are_classes(labels, self._num_classes)
+        losses, logits = self.objective(
+            self.network, images, adversarial, tf.where(known, labels, 0)
+        )
         own = own_losses(self.network)  # before anything that another replica waits for
+        losses = tf.where(known, losses, float("nan"))
         self._means["loss"].update_state(losses)
         self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
-        return self.optimizer.scale_loss(self._share_of_global_mean(losses, own))
+        return self.optimizer.scale_loss(self._share_of_global_mean(losses, own, parts))
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures clean and adversarial images and returns the logs."""
-        images, labels = data
+        images, labels = batches.unpacked(data)
+        self._watch.look(images, labels, self._num_classes, 1)
+        known = batches.are_classes(labels, self._num_classes)
         network = self.best_network
         seed = tf.constant([self.seed, -1], tf.int32)
         adversarial = self.validation_attack(network, images, labels, seed)
         clean_logits = network(images, training=False)
         logits = network(adversarial, training=False)
-        losses = cross_entropy(logits, labels)
-        gain = losses - cross_entropy(clean_logits, labels)
+        losses, clean_losses = (
+            tf.where(known, cross_entropy(z, tf.where(known, labels, 0)), float("nan"))
+            for z in (logits, clean_logits)
+        )
+        gain = losses - clean_losses
         self._means["loss"].update_state(losses)
         self._means["attack_gain"].update_state(gain)
         self._means["clean_accuracy"].update_state(_correct(clean_logits, labels))
@@ -186,8 +227,8 @@ class AdversarialTrainer(keras.Model):
         seed = tf.constant([self.seed, 0], tf.int32)
         return noise.fold_in(seed, step + tf.cast(context.replica_id_in_sync_group, tf.int32))
 
-    def _share_of_global_mean(self, losses, own):
-        # Keras sums gradients over replicas, so every share is divided by their number.
+    def _share_of_global_mean(self, losses, own, parts):
+        # Keras sums gradients over replicas: together the parts of a batch weigh 1.
         loss = tf.reduce_mean(losses) + own
         decays = (
             (self.weight_decay, self._named("kernel")),
@@ -196,24 +237,10 @@ class AdversarialTrainer(keras.Model):
         for decay, variables in decays:
             if decay:
                 loss += decay * tf.add_n([tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in variables])
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return loss / (replicas * self.gradient_accumulation)
+        return loss / parts
 
     def _named(self, *endings):
         return [v.value for v in self.network.trainable_variables if v.name.endswith(endings)]
-
-    def _agreed(self, gradients):
-        # Keras asks one replica if float16 has overflowed, before the gradients are summed: the
-        # others' infinities would become weights, and several workers would wait for each other.
-        context = tf.distribute.get_replica_context()
-        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        if context.num_replicas_in_sync == 1 or not scaled:
-            return gradients
-        finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
-        overflowed = tf.cast(tf.logical_not(tf.reduce_all(tf.stack(finite))), tf.float32)
-        overflowed = context.all_reduce(tf.distribute.ReduceOp.SUM, overflowed) > 0
-        nan = float("nan")
-        return [None if g is None else tf.where(overflowed, nan, g) for g in gradients]
 
     def _average_statistics(self):
         # Keras moves each replica's batch-norm statistics by that replica's images alone, and saves

@@ -10,7 +10,7 @@ GAMMA = 0.05
 LABELS = np.array([0, 2, 1, 2], np.int32)
 RNG = np.random.default_rng(0)
 KERNEL, BIAS = RNG.normal(0, 1, (6, 3)), RNG.normal(0, 1, 3)
-INPUTS = RNG.normal(0, 1, (4, 6)).astype(np.float32)
+INPUTS = RNG.uniform(0, 3, (4, 6)).astype(np.float32)
 
 
 def softmax(z):

@@ -14,7 +14,7 @@ from sat_tf.trainer import AdversarialTrainer
 BATCH, STEPS, SCALE = 8, 4, 2.0**15
 # The kernel's gradient is `x (p - y) SCALE / BATCH`: 65504, float16's end, is near x = 25.
 RNG = np.random.default_rng(0)
-DIM = RNG.uniform(0.2, 1, (BATCH * STEPS, 4)).astype(np.float32)
+DIM = RNG.uniform(0.2, 2, (BATCH * STEPS, 4)).astype(np.float32)
 LABELS = (np.arange(BATCH * STEPS) % 3).astype(np.int32)
 KERNEL = RNG.normal(0, 1, (4, 3)).astype(np.float32)
 

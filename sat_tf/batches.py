@@ -1,0 +1,139 @@
+"""Batches as people have them: what a trainer takes, casts, and refuses in words."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from sat_tf.attacks import geometry
+
+
+def unpacked(data) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a batch's images as float32 [N, ...] and its labels as int32 [N].
+
+    Raises:
+      ValueError: weights of images or classes; no labels; labels that are not integers [N].
+    """
+    parts = data if isinstance(data, tuple | list) else (data,)
+    if len(parts) == 3:
+        raise ValueError(
+            "a batch has images, labels and weights (sample_weight or class_weight), but attack "
+            "and objectives count every image alike; leave the weights out, and let the stream "
+            "hold images of rare classes more often"
+        )
+    if len(parts) != 2:
+        raise ValueError(f"a batch has {len(parts)} parts; expected two, images and labels")
+    images, labels = map(tf.convert_to_tensor, parts)
+    if not labels.dtype.is_integer:
+        raise ValueError(
+            f"labels are {labels.dtype.name} of shape {labels.shape}; expected integers [N] from 0 "
+            "on: np.argmax(labels, -1) of one-hot rows, labels.astype(int) of whole numbers"
+        )
+    if labels.shape.rank not in (1, None):
+        raise ValueError(
+            f"labels have the shape {labels.shape}; expected one integer an image, [N]: "
+            "labels[:, 0] of [N, 1], np.argmax(labels, -1) of one-hot rows"
+        )
+    if not (images.dtype.is_floating or images.dtype.is_integer):
+        raise ValueError(f"images are {images.dtype.name}; expected pixels, numbers in [0, 255]")
+    return tf.cast(images, tf.float32), tf.ensure_shape(tf.cast(labels, tf.int32), [None])
+
+
+def count(images: tf.Tensor) -> int | tf.Tensor:
+    """Returns the number of images, a float32 tensor where it is not known before the run."""
+    known = images.shape[0]
+    return tf.cast(tf.shape(images)[0], tf.float32) if known is None else known
+
+
+def global_count(images: tf.Tensor) -> int | tf.Tensor:
+    """Returns the number of images of all replicas."""
+    context, own = tf.distribute.get_replica_context(), count(images)
+    if context.num_replicas_in_sync == 1 or not (tf.is_tensor(own) or tf.executing_eagerly()):
+        return own * context.num_replicas_in_sync
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(own, tf.float32))
+
+
+def pieces(
+    images: tf.Tensor, labels: tf.Tensor, num_pieces: int
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Cuts a batch into pieces whose sizes differ by one image at most."""
+    size = images.shape[0]
+    if size is not None and size % num_pieces == 0:
+        sizes = num_pieces
+    else:
+        whole = tf.shape(images)[0]
+        sizes = whole // num_pieces + tf.cast(tf.range(num_pieces) < whole % num_pieces, tf.int32)
+    cut = (tf.split(part, sizes, num=num_pieces) for part in (images, labels))
+    return zip(*cut, strict=True)
+
+
+def are_classes(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Tells which labels are numbers of classes, bool [N]."""
+    return (labels >= 0) & (labels < num_classes)
+
+
+class Watch:
+    """Sees in every batch what its types do not tell, and says it after the fact.
+
+    Counting costs next to nothing and, unlike TensorFlow's assertions, it works under XLA.
+    """
+
+    def __init__(self):
+        names = ("batches", "no class", "empty", "outside", "dark")
+        self._sums = {name: keras.metrics.Sum(name) for name in names}
+
+    def look(self, images: tf.Tensor, labels: tf.Tensor, num_classes: int, num_pieces: int) -> None:
+        """Counts what is wrong with a replica's batch."""
+        allowed = (images >= geometry.PIXEL_MIN) & (images <= geometry.PIXEL_MAX)
+        found = {
+            "batches": True,
+            "no class": ~are_classes(labels, num_classes),
+            "empty": tf.shape(images)[0] < num_pieces,
+            "outside": ~tf.reduce_all(allowed),
+            "dark": tf.reduce_all(images <= 1),
+        }
+        for name, value in found.items():
+            self._sums[name].update_state(tf.cast(value, tf.float32))
+
+    def report(self, num_classes: int) -> None:
+        """Warns of pixels, and forgets what it saw.
+
+        Raises:
+          ValueError: labels that are no class; a batch with fewer images than its pieces.
+        """
+        found = {name: int(metric.result()) for name, metric in self._sums.items()}
+        for metric in self._sums.values():
+            metric.reset_state()
+        if found["no class"]:
+            raise ValueError(
+                f"{found['no class']} labels are not among 0 to {num_classes - 1}, the classes of "
+                "the network: count classes from 0 (labels - 1), leave out images without a "
+                "label, or build the network with more classes"
+            )
+        if found["empty"]:
+            raise ValueError(
+                "a batch had fewer images than replicas times accumulated pieces, and batch norm "
+                "has no statistics of none: drop the last batch (drop_remainder=True)"
+            )
+        if found["outside"]:
+            warnings.warn("pixels leave [0, 255], to which attacks clip them", stacklevel=2)
+        elif 0 < found["batches"] == found["dark"]:
+            warnings.warn(
+                "no pixel is above 1: these look like images in [0, 1], for which epsilon in "
+                "pixels is enormous; give pixels in [0, 255]",
+                stacklevel=2,
+            )
+
+    def after_first(self, step: Callable, num_classes: int) -> Callable:
+        """Makes a training step that reports once, after its first call."""
+        reported = []
+
+        def watched(iterator):
+            logs = step(iterator)
+            if not reported:
+                reported.append(True)
+                self.report(num_classes)
+            return logs
+
+        return watched
