@@ -161,3 +161,22 @@ def test_what_is_not_a_folder_of_class_folders_is_refused(tmp_path):
 def test_images_of_several_sizes_need_an_image_size(cats_and_dogs):
     with pytest.raises(ValueError, match="image_size"):
         data.load(f"folder:{cats_and_dogs}", "test", batch_size=4)
+
+
+@pytest.mark.parametrize(
+    "sizes, default", [([(8, 8)], "crop_flip"), ([(8, 8), (9, 8)], "inception")]
+)
+def test_pictures_are_augmented_as_photographs_unless_told(tmp_path, sizes, default):
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 255, (*sizes[number % len(sizes)], 3))
+        (tmp_path / f"{number % 2}").mkdir(exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number % 2}" / f"{number}.png")
+
+    def first(**options):
+        batches = data.load(
+            f"folder:{tmp_path}", "train", batch_size=4, image_size=8, training=True, **options
+        )
+        return next(iter(batches))[0]
+
+    np.testing.assert_array_equal(first(), first(augment=default))
+    assert np.abs(first() - first(augment="none")).max() > 1

@@ -124,6 +124,10 @@ def test_augmentation_gives_windows_of_the_padded_image_all_equally_often(name):
     )
 
 
+def test_digits_are_not_augmented_unless_told():
+    np.testing.assert_array_equal(stream(3)[0], stream(3, augment="none")[0])
+
+
 def test_augment_none_leaves_the_images_as_they_are_stored():
     images, labels = stream(20, augment="none")
     stored, stored_labels = everything("train")

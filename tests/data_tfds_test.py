@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -179,3 +180,25 @@ def test_cifar10_is_decoded_once_for_all_its_parts(cifar10):
     before = tfds_sets._arrays.cache_info().misses
     data.load("cifar10", "train", batch_size=10, data_dir=cifar10, training=True)
     assert tfds_sets._arrays.cache_info().misses == before
+
+
+def test_a_set_is_augmented_as_its_kind_unless_told(data_dir):
+    def first(**options):
+        batches = data.load(
+            "sat_plain_photos/three", "train", batch_size=4, image_size=8, training=True,
+            data_dir=data_dir, **options,
+        )  # fmt: skip
+        return next(iter(batches))[0]
+
+    np.testing.assert_array_equal(first(), first(augment="inception"))
+    source = tfds_sets.Tfds("sat_plain_photos/three", data_dir, None)
+    kinds = {}
+    for name in ("mnist", "svhn_cropped", "emnist", "cifar10", "imagenet2012"):
+        shape = (None, None, 3) if name == "imagenet2012" else (28, 28, 3)
+        source.info = data.Info(name, ("a", "b"), shape, {})
+        source._builder = types.SimpleNamespace(name=name)
+        kinds[name] = source.default_augment
+    assert kinds == {
+        "mnist": "crop", "svhn_cropped": "crop", "emnist": "crop", "cifar10": "crop_flip",
+        "imagenet2012": "inception",
+    }  # fmt: skip

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import attacks, methods
+from sat_tf import attacks, awp, gradient_quality, methods, objectives
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.free import FreeTrainer
 from sat_tf.methods import Method
@@ -105,3 +105,92 @@ def test_the_loss_is_linear_in_beta_with_the_default_of_the_paper(name, default)
 def test_what_does_not_fit_together_is_named(make, hint):
     with pytest.raises(ValueError, match=hint):
         make()
+
+
+def objective_of(smoothing=0.0, **settings):
+    """Makes the objective of a method; returns the losses of the images and their gradients."""
+    keras.utils.set_random_seed(3)
+    net = network()
+    made = Method(**settings).trainer(
+        net, pgd(), validation_attack=pgd(), batch_size=8, label_smoothing=smoothing
+    )
+    return net, made.objective
+
+
+def gradients(net, objective):
+    near = np.clip(
+        IMAGES + 9 * np.sign(np.sin(np.arange(IMAGES.size))).reshape(IMAGES.shape), 0, 255
+    )
+    with tf.GradientTape() as tape:
+        losses, _ = objective(net, tf.constant(IMAGES), tf.constant(near, tf.float32), LABELS)
+        loss = tf.reduce_mean(losses)
+    slopes = tape.gradient(loss, net.trainable_variables)
+    return np.concatenate([np.ravel(losses), *(np.ravel(slope) for slope in slopes)])
+
+
+VARIANTS = {
+    "plain": ({}, lambda: objectives.adversarial_cross_entropy()),
+    "smooth": ({"smoothing": 0.2}, lambda: objectives.adversarial_cross_entropy(0.2)),
+    "awp": (
+        {"awp_gamma": 0.05},
+        lambda: awp.perturbed(objectives.adversarial_cross_entropy(), 0.05),
+    ),
+    "awp of smooth": (
+        {"awp_gamma": 0.1, "smoothing": 0.2},
+        lambda: awp.perturbed(objectives.adversarial_cross_entropy(0.2), 0.1),
+    ),
+    "trades": ({"name": "trades"}, lambda: objectives.trades(6.0)),
+    "trades 2": ({"name": "trades", "beta": 2.0}, lambda: objectives.trades(2.0)),
+    "smooth trades": ({"name": "trades", "smoothing": 0.2}, lambda: objectives.trades(6.0, 0.2)),
+    "mart": ({"name": "mart"}, lambda: objectives.mart(5.0)),
+    "mart 2": ({"name": "mart", "beta": 2.0}, lambda: objectives.mart(2.0)),
+    "awp of mart": (
+        {"name": "mart", "awp_gamma": 0.05},
+        lambda: awp.perturbed(objectives.mart(5.0), 0.05),
+    ),
+}
+
+
+def test_every_setting_makes_an_objective_of_its_own_and_the_one_it_names():
+    found = {}
+    for name, (settings, written_out) in VARIANTS.items():
+        found[name] = gradients(*objective_of(**settings))
+        keras.utils.set_random_seed(3)
+        np.testing.assert_array_equal(found[name], gradients(network(), written_out()), name)
+    free = gradients(*objective_of(name="free", smoothing=0.2))
+    np.testing.assert_array_equal(free, found["smooth"])
+    for gradient in ("softplus", "parametric_softplus:alpha=3"):
+        for extra in ({}, {"awp_gamma": 0.05}):
+            settings = {"update_gradient": gradient, **extra}
+            found[f"{settings}"] = gradients(*objective_of(**settings))
+    rows = np.stack(list(found.values()))
+    for i, row in enumerate(rows):
+        others = np.delete(rows, i, axis=0)
+        assert np.abs(others - row).max(axis=1).min() > 1e-5, list(found)[i]
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_every_method_hands_on_what_is_the_trainers(name):
+    strong = pgd(steps=9)
+    made = Method(name).trainer(network(), pgd(), batch_size=4, validation_attack=strong, seed=7)
+    assert made.validation_attack is strong and made.seed == 7
+
+
+def test_trades_attacks_the_divergence_through_the_view_of_the_attack_alone():
+    keras.utils.set_random_seed(3)
+    net = network()
+    made = Method("trades", attack_gradient="softplus").trainer(net, pgd(), batch_size=8)
+    view = gradient_quality.backward_view(net, "softplus")
+    seed = tf.constant([1, 2])
+    attack = DivergencePGD(epsilon=8.0, step_size=4.0, steps=2)
+    ours = made.attack(net, IMAGES, LABELS, seed)
+    np.testing.assert_array_equal(ours, attack(view, IMAGES, LABELS, seed))
+    assert np.abs(ours - attack(net, IMAGES, LABELS, seed)).max() > 1
+
+
+def test_free_takes_eight_replays_unless_told():
+    def load(start):
+        return tf.data.Dataset.range(start, 4).map(lambda x: (x,))
+
+    assert [int(x) for (x,) in Method("free").batches(load, 21)] == [2] * 3 + [3] * 8
+    assert [int(x) for (x,) in Method("free", num_replays=1).batches(load, 2)] == [2, 3]
