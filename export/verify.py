@@ -38,8 +38,8 @@ def verify(directory: str | Path) -> None:
 def check(directory: Path) -> None:
     """Compares every signature with the stored answers in this process; see `verify`."""
     import numpy as np
-    import tensorflow as tf
 
+    tf = _tensorflow()
     with np.load(directory / EXPECTATIONS) as file:
         stored = dict(file)
     loaded = tf.saved_model.load(str(directory))
@@ -76,6 +76,20 @@ def check(directory: Path) -> None:
     foreign = sorted(imported & set(ABSENT))
     if foreign:
         raise ValueError(f"the check must stand alone, but {', '.join(foreign)} was imported")
+
+
+def _tensorflow():
+    """Imports TensorFlow without what it logs before its own level applies."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    return tensorflow
 
 
 def main() -> int:

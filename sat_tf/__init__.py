@@ -2,9 +2,11 @@
 
 import sys
 
+from sat_tf import quiet
+
 __version__ = "0.1.0"
 
 if sys.argv[0] == "-m":  # a program of ours is starting, nobody imports us as a library
-    from sat_tf import quiet
-
+    quiet.start(sys.orig_argv)
+else:
     quiet.import_tensorflow()

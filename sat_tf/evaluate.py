@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import flags
 
 import sat_tf
-from sat_tf import data, distribution, networks
+from sat_tf import data, distribution, networks, quiet
 from sat_tf.attacks import PGD
 from sat_tf.evaluation import artefacts, attack_names, classes, selection, settings, verdicts
 from sat_tf.evaluation.options import Options
@@ -47,7 +47,9 @@ def evaluate(
     if not attacks:
         raise ValueError("attacks is empty; give at least one, such as PGD")
     chosen = Options(**options)
-    session = Session(network, dataset, attacks, chosen)
+    looking = quiet.waiting("looking at the clean images, and checking the network")
+    with looking if chosen.show_progress else contextlib.nullcontext():
+        session = Session(network, dataset, attacks, chosen)
     outcomes, curve = session.run()
     facts = {
         "network": session.network_facts,
@@ -91,7 +93,8 @@ def main() -> None:
     if given.logical_cpus > 1:
         distribution.split_cpu(given.logical_cpus)
     strategy = None if given.strategy == "one_device" else distribution.strategy(given.strategy)
-    with strategy.scope() if strategy else contextlib.nullcontext():
+    scope = strategy.scope() if strategy else contextlib.nullcontext()
+    with scope, quiet.waiting(f"loading {chosen.source}"):
         network = networks.load(chosen.source)
     networks.image_form(network)
     network = networks.adapt(network, chosen.input_range, given.preprocessing)
@@ -127,8 +130,8 @@ def main() -> None:
     about = chosen.about | {"dataset": chosen.dataset}
     title = f"Robustness of {chosen.source}: {chosen.norm} epsilon {chosen.epsilon:g}"
     written = artefacts.write(report, given.write, chosen.report, title=title, about=about)
-    paths = ", ".join(map(str, [chosen.report, *written]))
-    print(f"{len(report.labels)} images, accuracies in percent: {paths}")
+    paths = "\n".join(map(str, [chosen.report, *written]))
+    print(f"{len(report.labels)} images, accuracies in percent:\n{paths}")
 
 
 def _options(given, chosen):
@@ -175,7 +178,7 @@ def _headline(given, chosen, attacks):
     sizes = sorted({attack.step_size for attack in attacks if isinstance(attack, PGD)})
     steps = f", step size {' '.join(f'{size:g}' for size in sizes)}" if sizes else ""
     return (
-        f"{chosen.source} on {chosen.dataset} {chosen.split}: {chosen.norm} epsilon "
+        f"{chosen.source} on {chosen.dataset} {chosen.split}:\n{chosen.norm} epsilon "
         f"{chosen.epsilon:g}{steps} ({UNIT}), restarts of PGD {given.restarts}"
     )
 

@@ -47,6 +47,8 @@ def fit(
         keeper.on_save(keeper.record)  # the last process may have died before it could
     if keeper.record["stopped"]:
         return
+    # To drop a pipeline TensorFlow can take 40 seconds: they live as long as the trainer.
+    trainer.hold = [].append
     with keeper.handling_signals():
         for start, end in _segments(step, epochs, steps_per_epoch):
             keeper.step = start

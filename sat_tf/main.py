@@ -1,8 +1,12 @@
 """What every main shares: flags in, one line out when something is wrong."""
 
 import difflib
+import os
+import pathlib
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -31,27 +35,62 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], Any]) -> None:
     """Parses the flags, runs `main` and exits.
 
     Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
     interrupted run gives one line and 128 + the signal's number, as shells do. Help is status 0.
+    The process ends at once then, without waiting for threads; what `main` returns lives so long.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the start had one of its own
     app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def expanded(
+    arguments: Sequence[str], folder: pathlib.Path = pathlib.Path(), inside: tuple = ()
+) -> list[str]:
+    """Puts the lines of every flagfile where it is named.
+
+    A path on the command line counts from the current directory, one inside a flagfile from that
+    file's folder. (absl counts all from the current directory.)
+
+    Args:
+      arguments: of the command line, or lines of a flagfile.
+      folder: where their relative paths count from.
+      inside: files that are being read.
+
+    Raises:
+      ValueError: a file that cannot be read, or that names itself.
+    """
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            found.append(argument)
+            continue
+        path = folder / pathlib.Path(value if equals else next(rest, "")).expanduser()
+        if path.resolve() in inside:
+            raise ValueError(f"the flagfile {path} names itself")
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except OSError as error:
+            of = f" (named in {inside[-1]}, whose folder it counts from)" if inside else ""
+            raise ValueError(f"cannot open the flagfile: {error}{of}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the flagfile is no text: {error}") from error
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        found += expanded(lines, path.parent, (*inside, path.resolve()))
+    return found
 
 
 def _parse(argv):
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(expanded(argv))
     except flags.UnrecognizedFlagError as error:
         near = " or ".join(f"--{name}" for name in _near(error.flagname))
         hint = f"did you mean {near}?" if near else "--help lists all"
         _leave(f"there is no flag --{error.flagname}; {hint}", 2)
-    except flags.CantOpenFlagFileError as error:
-        _leave(f"cannot open the flagfile: {error.__context__}", 2)
-    except UnicodeDecodeError as error:
-        _leave(f"the flagfile is no text: {error}", 2)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         _leave(error, 2)
     except SystemExit:
         sys.exit(0)  # with help, after which absl exits with 1
@@ -71,15 +110,35 @@ def _near(unknown):
 def _guarded(main):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TFDS tells every file it opens
+    # Whoever leaves a clause below, or lets go of the result, drops what main still held.
     try:
-        main()
+        result = main()  # noqa: F841
     except Interrupted as stop:
-        _leave(stop, 128 + stop.signal_number)
+        _end(stop, 128 + stop.signal_number)
+    except KeyboardInterrupt:
+        _end("stopped by SIGINT", 128 + signal.SIGINT)
     except _USER_ERRORS as error:
-        _leave(error, 2)
+        _end(error, 2)
+    _end(None, 0)
 
 
 def _leave(message, status):
+    _say(message)
+    sys.exit(status)
+
+
+def _say(message):
     line = " ".join(str(message).split())
     print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}", file=sys.stderr)
-    sys.exit(status)
+
+
+def _end(message, status):
+    """Ends the process; what it had to keep is on the disk."""
+    if message is not None:
+        _say(message)
+    if "TF_CONFIG" in os.environ:  # other workers expect TensorFlow to take its leave
+        sys.exit(status)
+    # Python would drop the input pipelines first, and TensorFlow can take 40 seconds over one.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

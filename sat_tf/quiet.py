@@ -1,8 +1,48 @@
-"""Starts TensorFlow without its banner, so that an error of ours is the one line on stderr."""
+"""Starts programs, and TensorFlow without its banner: errors of ours are one line on stderr."""
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+
+_ERASE = "\r\x1b[K"
+
+
+def start(command: Sequence[str]) -> None:
+    """Starts a program: Ctrl-C ends it in one line, also while TensorFlow is being imported.
+
+    Args:
+      command: the whole command line, such as `python -m sat_tf.train`.
+    """
+    program = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+    if program in ("sat_tf", "sat_tf.__main__"):  # a list of the programs needs no TensorFlow
+        return
+
+    screen = os.dup(2)  # the import turns 2 elsewhere
+
+    def stop(number, frame):
+        line = f"{_ERASE if sys.stderr.isatty() else ''}{program}: stopped by SIGINT"
+        os.write(screen, f"{line} before it began\n".encode())
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, stop)
+    with waiting("starting TensorFlow"):
+        import_tensorflow()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal what is being waited for, and erases it afterwards."""
+    shown = sys.stderr.isatty()
+    if shown:
+        print(f"{what} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print(_ERASE, end="", file=sys.stderr, flush=True)
 
 
 def import_tensorflow() -> None:
@@ -11,7 +51,7 @@ def import_tensorflow() -> None:
     TensorFlow 2.21 reports oneDNN and missing CUDA drivers before its own log level applies. A
     user who sets TF_CPP_MIN_LOG_LEVEL gets everything that level lets through.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
         return
     # Errors too, as a machine without a GPU logs one; real failures raise exceptions as well.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+import sys
 
 import keras
 import tensorflow as tf
@@ -16,6 +17,7 @@ from sat_tf import (
     fitting,
     main,
     networks,
+    quiet,
     recipe,
     workdir,
     workers,
@@ -30,20 +32,22 @@ for _theme in (attack, data, method, model, run, training):
     flags.adopt_module_key_flags(_theme)
 
 
-def train() -> None:
+def train() -> AdversarialTrainer:
     """Reads the flags, builds the parts, fits them and tests the result."""
+    _settle_compilation()
     set_up_process()
     strategy = distribution.strategy(FLAGS.strategy)
     if FLAGS.download:
         datasets.download(FLAGS.dataset, FLAGS.data_dir)
-    info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
-    if FLAGS.epsilon is None:
-        FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
-    if FLAGS.workdir is None:
-        FLAGS.workdir = f"runs/{pathlib.Path(FLAGS.dataset.removeprefix('folder:')).name}"
-    with strategy.scope():
-        trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
-    _check_data(info)
+    with quiet.waiting(f"reading {FLAGS.dataset} and building {FLAGS.model}"):
+        info = datasets.describe(FLAGS.dataset, FLAGS.data_dir)
+        if FLAGS.epsilon is None:
+            FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
+        if FLAGS.workdir is None:
+            FLAGS.workdir = f"runs/{pathlib.Path(FLAGS.dataset.removeprefix('folder:')).name}"
+        with strategy.scope():
+            trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
+        _check_data(info)
     with workers.claim(strategy, FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
         # The data may be others since the run began.
         info.check_classes(info.num_classes, networks.class_names(str(path)))
@@ -53,6 +57,20 @@ def train() -> None:
         if FLAGS.test_steps and distribution.is_chief(strategy):
             test(info, path)
         workers.part(strategy, trainer.network)
+    return trainer
+
+
+def _settle_compilation():
+    """Lets what was asked for win: op determinism is on by default, and XLA cannot have it."""
+    if not (FLAGS.jit_compile and FLAGS.deterministic):
+        return
+    if FLAGS["deterministic"].present:
+        raise ValueError(
+            "--jit_compile and --deterministic exclude each other: TensorFlow compiles no step "
+            "while operations are to be deterministic; leave one out"
+        )
+    FLAGS.deterministic = False
+    print("note: --jit_compile is given, so --nodeterministic holds", file=sys.stderr)
 
 
 def set_up_process() -> None:
@@ -107,6 +125,8 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
     if report_path.exists():
         print(f"already trained and tested: {report_path}")
         return
+    num_images = info.num_examples["test"]
+    print(f"testing with PGD-{FLAGS.test_steps} on {num_images:,} images", flush=True)
     network = keras.models.load_model(path / "network.keras")
     info.check_classes(network.output_shape[-1])
     report = evaluate.evaluate(
@@ -121,7 +141,7 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
     report.save(report_path)
     print(
         f"{report.table()}\n{info.num_examples['test']} test images, {FLAGS.norm} epsilon "
-        f"{FLAGS.epsilon:g} pixels of 255, accuracies in percent: {report_path}"
+        f"{FLAGS.epsilon:g} pixels of 255, accuracies in percent:\n{report_path}"
     )
 
 
@@ -198,9 +218,9 @@ def _headline(trainer, info, path):
     devices = trainer.distribute_strategy.extended.worker_devices
     return (
         f"{trainer.network.name} ({_num_parameters(trainer):,} weights, {FLAGS.activation}) "
-        f"on {info.num_examples['train']:,} images of {info.name}, {FLAGS.norm} epsilon "
-        f"{FLAGS.epsilon:g} pixels of 255, {len(devices)} x "
-        f"{tf.DeviceSpec.from_string(devices[0]).device_type}, workdir {path}"
+        f"on {info.num_examples['train']:,} images of {info.name}, {len(devices)} x "
+        f"{tf.DeviceSpec.from_string(devices[0]).device_type}\n"
+        f"{FLAGS.norm} epsilon {FLAGS.epsilon:g} pixels of 255, workdir {path}"
     )
 
 

@@ -1,5 +1,8 @@
 """The trainer: a Keras model whose step is "perturb, then learn"."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -64,6 +67,7 @@ class AdversarialTrainer(keras.Model):
         self.validation_attack = validation_attack or attack
         self.objective = objective or adversarial_cross_entropy()
         self.seed = seed
+        self.hold: Callable[[Any], None] = lambda pipeline: None  # gets each of `fit`'s pipelines
         self._means = {
             name: keras.metrics.Mean(name)
             for name in ("loss", "adversarial_accuracy", "clean_accuracy", "attack_gain")
@@ -130,6 +134,7 @@ class AdversarialTrainer(keras.Model):
         return [*self.network.variables, *average, *self.optimizer.variables]
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        self.hold(iterator)
         # There is nothing left to build, and Keras's way to find out breaks with several workers
         # (keras-team/keras#20585).
         pass

@@ -253,6 +253,8 @@ def test_on_a_terminal_one_line_is_redrawn_inside_its_width_twice_a_second(colum
     assert len(drawn) == 1 + 5
     assert all(line.isprintable() and len(line) < columns for line in drawn)
     assert all(("[" in line) == (columns > 80) for line in drawn[1:])
+    if columns >= 80:  # what does not fit is left out, not cut off
+        assert re.search(r"left: epoch 0:0\d, run 0:0\d$", drawn[-1])
     progress.close()
     progress.close()
     assert stream.getvalue().count("\n") == 1

@@ -1,12 +1,16 @@
 """What is wrong with the command line is said in one line; help is no error."""
 
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from absl import flags
 
+from sat_tf import __main__ as listing
 from sat_tf import main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -56,6 +60,29 @@ def test_a_flagfile_that_cannot_be_read_is_named_in_one_line(parse, tmp_path):
     assert status == 2 and len(error.splitlines()) == 1 and "no text" in error
 
 
+def test_a_flagfile_inside_another_counts_from_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "base.flags").write_text("# all\n--epsilon=4\n--attack_steps=2\n")
+    (tmp_path / "deep/middle.flags").write_text("--flagfile=../base.flags\n\n  --epsilon=5\n")
+    (tmp_path / "deep/er/top.flags").write_text(f"--flagfile {tmp_path}/deep/middle.flags".replace(
+        " ", "="))  # fmt: skip
+    monkeypatch.chdir(tmp_path / "deep")
+    lines = ["--epsilon=4", "--attack_steps=2", "--epsilon=5"]
+    for given in (["--flagfile=er/top.flags"], ["--flagfile", "er/top.flags"]):
+        assert main.expanded(["program", *given, "--x"]) == ["program", *lines, "--x"]
+
+
+def test_a_flagfile_that_names_itself_or_what_is_not_there_is_refused(parse, tmp_path):
+    (tmp_path / "a.flags").write_text("--flagfile=b.flags\n")
+    (tmp_path / "b.flags").write_text("--flagfile=a.flags\n")
+    (tmp_path / "c.flags").write_text("--flagfile=d.flags\n")
+    status, error = parse(f"--flagfile={tmp_path}/a.flags")
+    assert status == 2 and "names itself" in error
+    status, error = parse(f"--flagfile={tmp_path}/c.flags")
+    assert status == 2 and len(error.splitlines()) == 1
+    assert "d.flags" in error and f"named in {tmp_path}/c.flags" in error
+
+
 def test_an_argument_that_is_no_flag_is_refused(parse):
     assert parse("0.1") == (
         2,
@@ -74,6 +101,65 @@ PROGRAMS = (
     "benchmarks.study",
     "benchmarks.train_step",
 )
+
+
+def python(*arguments, **options):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_the_list_of_programs_is_whole_and_needs_no_tensorflow():
+    mains = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for package in ("sat_tf", "export", "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    alone = {"sat_tf.__main__", "export.verify"}  # a file that runs without the project
+    assert mains - alone - set(PROGRAMS) <= {"benchmarks.pytorch_loop", "benchmarks.pytorch_attack"}
+    listed = python("-X", "importtime", "-m", "sat_tf")
+    out, err = listed.communicate(timeout=100)
+    assert [line.split()[2] for line in out.splitlines()[: len(PROGRAMS)]] == list(listing.PROGRAMS)
+    assert set(listing.PROGRAMS) == set(PROGRAMS)
+    assert listed.returncode == 0 and "tensorflow" not in err
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        ("print('done')", 0, ""),
+        ("signal.raise_signal(signal.SIGINT)", 130, "-c: stopped by SIGINT\n"),
+    ],
+)
+def test_a_program_ends_at_once_whatever_still_runs_and_imports_in_silence(what, status, said):
+    # As a script that imports the library first: none of TensorFlow's lines either.
+    code = f"""
+import sat_tf
+import signal, threading, time
+from sat_tf import main
+def program():
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    {what}
+main.run(program)
+"""
+    process = python("-c", code)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (status, said)
+    assert out == ("done\n" if status == 0 else "")
+
+
+def test_ctrl_c_while_a_program_starts_is_one_line():
+    process = python("-m", "sat_tf.train", "--epochs=1")
+    deadline = time.monotonic() + 100
+    while "tensorflow" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (130, "sat_tf.train: stopped by SIGINT before it began\n")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import keras
 from absl import flags
 from absl.testing import flagsaver
 from flags import attack, data, method, model, run, training
+from sat_tf.main import expanded
 from sat_tf import recipe
 from sat_tf.data import Info
 
@@ -65,7 +66,7 @@ def read(info, large):
 found = {}
 for name in sys.argv[2:]:
     with flagsaver.flagsaver():
-        flags.FLAGS(["train", "--flagfile=flags/recipes/" + name])
+        flags.FLAGS(["train", *expanded(["--flagfile=flags/recipes/" + name])])
         if given.epsilon is None:
             raise ValueError(f"{name} gives no epsilon")
         num_classes, shape, num_train = SETS[given.dataset]
@@ -95,8 +96,10 @@ def header_of(name):
 
 def base_of(name):
     first = lines_of(name, False)[0]
-    prefix = "--flagfile=flags/recipes/"
-    return first.removeprefix(prefix) if first.startswith(prefix) else None
+    if not first.startswith("--flagfile="):
+        return None
+    base = (FOLDER / name).parent / first.removeprefix("--flagfile=")
+    return str(base.resolve().relative_to(FOLDER.resolve()))
 
 
 def test_every_recipe_builds_what_it_names():

@@ -129,7 +129,7 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     assert claimed == (mirrored, "runs/cats", module._settings(), True)
     assert calls["fit"] == [((made, INFO, path), {})] and calls["test"] == [((INFO, path), {})]
     assert calls["part"] == [((mirrored, made.network), {})]
-    assert "net (34 weights, swish) on 50 images of sat, linf epsilon 6 pixels of 255, 1 x CPU" in (
+    assert "net (34 weights, swish) on 50 images of sat, 1 x CPU\nlinf epsilon 6 pixels of 255" in (
         capsys.readouterr().out
     )
 

@@ -176,11 +176,14 @@ class Progress(keras.callbacks.Callback):
         epoch, run = ("?", "?") if left is None else map(_duration, left)
         count = f"{done:,}" if total is None else f"{done:{len(str(total))}}/{total}"
         head = f"{self._name()} {phase}{count}"
-        tail = "  ".join([*figures, f"left: epoch {epoch}, run {run}"])
+        columns = shutil.get_terminal_size().columns - 1 if self._terminal else math.inf
+        parts = [*figures, f"left: epoch {epoch}, run {run}"]
+        while len(parts) > 1 and len("  ".join([head, *parts])) > columns:
+            del parts[-2]  # the time left stays
+        tail = "  ".join(parts)
         if not self._terminal:
             self._print(f"{head}  {tail}")
             return
-        columns = shutil.get_terminal_size().columns - 1
         room = min(_MAX_BAR, columns - len(head) - len(tail) - 5)
         bar = ""
         if total and room >= _MIN_BAR:
