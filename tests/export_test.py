@@ -333,7 +333,7 @@ def test_verification_refuses_a_process_with_keras_or_the_project(version, name)
             ),
             "fixed",
         ),
-        (lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), "H, W and C"),
+        (lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), "H, W, C"),
         (lambda: keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 3)]), "logits"),
         (lambda: ending(1), r"\(None, 1\); a logit for each of at least 2 classes"),
     ],
