@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import step_cases, timing
-from sat_tf import activation_table, models, specs
+from sat_tf import activation_table, models
 
 BASELINE = "relu"
 FLAGS = (
@@ -45,7 +45,7 @@ def make_step(given, spec: str) -> Callable[[], object]:
     side = given.image_size
     images = tf.random.uniform([given.batch_size, side, side, 3], 0, 255)
     labels = tf.random.uniform([given.batch_size], 0, 10, tf.int32)
-    name, options = specs.parse(given.model)
+    name, options = models.parse(given.model)
     network = models.build(name, activation=spec, num_classes=10, image_size=side, **options)
     trainer = step_cases.make_trainer(network, 1)
     function = tf.function(trainer.train_step, autograph=False, jit_compile=given.jit)

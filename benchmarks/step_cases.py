@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import pytorch_loop, timing
-from sat_tf import attacks, specs
+from sat_tf import attacks, models
 from sat_tf.objectives import cross_entropy
 from sat_tf.trainer import AdversarialTrainer
 
@@ -91,7 +91,7 @@ def fit_case(trainer: AdversarialTrainer, stream: tf.data.Dataset, steps: int) -
 
 def pytorch_case(given, network: keras.Model, batch, num_classes: int) -> timing.Case | None:
     """Makes a case of the hand-written PyTorch loop; None where it cannot be compared."""
-    name, options = specs.parse(given.model)
+    name, options = models.parse(given.model)
     comparable = (
         name == "resnet18"
         and set(options) <= {"width"}

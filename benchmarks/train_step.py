@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import step_cases, timing
-from sat_tf import data, models, specs
+from sat_tf import data, models
 
 
 def define_flags() -> None:
@@ -82,7 +82,7 @@ def measure(given):
         training=True,
     )
     batch = next(iter(stream))
-    name, options = specs.parse(given.model)
+    name, options = models.parse(given.model)
     swish, relu = (
         models.build(
             name,

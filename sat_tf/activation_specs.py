@@ -4,15 +4,20 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import random
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from sat_tf.activation_functions import FUNCTIONS, ScalarFunction, with_backward
 
 _ALIASES = {"silu": "swish"}
 _TRAINABLE = {"smoothrelu": {"beta": 20.0}, "pssilu": {"a": 1.0, "b": 1e-8}}
+
+# An activation that is a program would come back here.
+_being_tried: set[str] = set()
 
 NAMES = (*FUNCTIONS, *_ALIASES, *_TRAINABLE)
 
@@ -35,8 +40,9 @@ def parse(spec: str) -> tuple[str, dict[str, float | str]]:
             "such as my_package.my_module:my_activation"
         )
     path = f"{head}:{target.strip()}"
-    _import(path)
-    return path, _parse_parameters(spec, tail, None)
+    parameters = _parse_parameters(spec, tail, None)
+    _try(path, tuple(sorted(parameters.items())), keras.config.dtype_policy().compute_dtype)
+    return path, parameters
 
 
 def function_of(
@@ -105,10 +111,10 @@ def _import(path: str) -> Callable:
         found = importlib.import_module(module)
         for part in target.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         raise ValueError(
-            f"activation {path!r} cannot be imported ({error}); give package.module:callable "
-            f"or one of: {', '.join(NAMES)}"
+            f"activation {path!r} cannot be imported ({_brief(error)}); give "
+            f"package.module:callable or one of: {', '.join(NAMES)}"
         ) from error
     if not callable(found):
         raise ValueError(f"activation {path!r} is a {type(found).__name__}, not a callable")
@@ -118,6 +124,62 @@ def _import(path: str) -> Callable:
             "name its class or a function that makes it"
         )
     return found
+
+
+@functools.cache
+def _try(path: str, parameters: tuple[tuple[str, float], ...], dtype: str) -> None:
+    """Applies somebody's own activation to numbers, once a process, before a network needs it.
+
+    Raises:
+      ValueError: it cannot be imported or called, changes shape or dtype, is not finite, or has no
+        gradient or none but zeros.
+    """
+    if path in _being_tried:
+        raise ValueError(f"activation {path!r} calls itself when it is made")
+    _being_tried.add(path)
+    # A layer that is made and thrown away must not change the weights of those made after it.
+    random_state = random.getstate()
+    try:
+        values, slopes = _values_and_slopes(path, dict(parameters), dtype)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"activation {path!r} cannot be used: {_brief(error)}") from error
+    finally:
+        random.setstate(random_state)
+        _being_tried.discard(path)
+    if slopes is None or not np.any(slopes):
+        raise ValueError(f"activation {path!r} has no gradient; give a function of TensorFlow")
+    if not np.isfinite(values).all() or not np.isfinite(slopes).all():
+        raise ValueError(f"activation {path!r} or its slope is not finite between -3 and 3")
+
+
+def _values_and_slopes(path, parameters, dtype):
+    """Returns f(x) and f'(x), float32 arrays, at x from -3 to 3; f'(x) None without a gradient."""
+    apply = _external(path, parameters)
+    numbers = tf.cast(tf.reshape(tf.linspace(-3.0, 3.0, 72), [2, 3, 3, 4]), dtype)
+    if isinstance(apply, keras.layers.Layer):
+        apply.dtype_policy = keras.config.dtype_policy()
+        apply.build(numbers.shape)
+
+    @tf.function(autograph=False)
+    def both(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = apply(x)
+            if not tf.is_tensor(y) or y.shape != x.shape or y.dtype != x.dtype:
+                raise ValueError(
+                    f"expected a tensor of shape {tuple(x.shape)} and {x.dtype.name} as it was "
+                    f"given, got {_brief(y)}"
+                )
+        return y, tape.gradient(y, x)
+
+    return [None if one is None else tf.cast(one, tf.float32).numpy() for one in both(numbers)]
+
+
+def _brief(thing):
+    kind = type(thing).__name__
+    if tf.is_tensor(thing):
+        return f"one of shape {tuple(thing.shape)} and {thing.dtype.name}"
+    return f"{kind}: {' '.join(str(thing).split())[:200]}"
 
 
 def _named(name: str, parameters: dict) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -138,6 +200,8 @@ def _at(function: ScalarFunction, parameters: dict) -> ScalarFunction:
 
 def _external(path: str, parameters: dict) -> Callable[[tf.Tensor], tf.Tensor]:
     found = _import(path)
+    if inspect.isclass(found) and not issubclass(found, keras.layers.Layer):
+        raise ValueError(f"activation {path!r} is a class, but none of Keras layers")
     makes_layer = inspect.isclass(found)
     if not makes_layer:
         try:
@@ -151,6 +215,8 @@ def _external(path: str, parameters: dict) -> Callable[[tf.Tensor], tf.Tensor]:
             )
     if not makes_layer:
         return lambda x: found(x, **parameters)
+    if inspect.isbuiltin(found):
+        raise ValueError(f"activation {path!r} is a builtin of no tensor; it is not called")
     made = found(**parameters)
     if not isinstance(made, keras.layers.Layer):
         raise ValueError(f"activation {path!r} makes a {type(made).__name__}, not a Keras layer")

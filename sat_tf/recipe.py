@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from sat_tf import attacks, methods, models, schedules, specs
+from sat_tf import attacks, methods, models, schedules
 from sat_tf import data as datasets
 from sat_tf.trainer import AdversarialTrainer
 
@@ -38,12 +38,7 @@ def default_epsilon(dataset: str, norm: str) -> float:
 
 def network(recipe: Any, info: datasets.Info) -> keras.Model:
     """Builds the network for the classes and images of the data."""
-    name, options = specs.parse(recipe.model)
-    if taken := {"activation", "num_classes", "image_size", "num_channels"} & options.keys():
-        raise ValueError(
-            f"--model={recipe.model} sets {', '.join(sorted(taken))}, which comes from the data "
-            "or its own flag; leave it out"
-        )
+    name, options = models.parse(recipe.model)
     return models.build(
         name,
         activation=recipe.activation,

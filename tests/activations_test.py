@@ -332,3 +332,52 @@ def test_factory_gives_each_site_its_own_layer_and_pssilu_one_for_all():
 def test_unknown_names_and_parameters_are_refused_with_what_is_valid(spec, said):
     with pytest.raises(ValueError, match=said.replace(".", r"\.")):
         activations.make(spec)
+
+
+def stretched_near_zero(x):
+    """Not finite at 0 only, where a sqrt has no slope; named by its dotted path below."""
+    return tf.sqrt(tf.nn.relu(x))
+
+
+def looped():
+    """Makes itself when it is made, as a program would that is named as an activation."""
+    return activations.make(f"{__name__}:looped")
+
+
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("os:system", "cannot be used: TypeError"),
+        ("os:abort", "not called"),
+        ("sys:exit", "not called"),
+        ("builtins:exec", "cannot be used"),
+        ("math:sin", "cannot be used"),
+        ("tensorflow:zeros", "cannot be used"),
+        ("tensorflow:argmax", "expected a tensor of shape"),
+        ("tensorflow:round", "no gradient"),
+        ("tensorflow:ones_like", "no gradient"),
+        ("keras:layers.Dense", "cannot be used"),
+        ("keras:layers.GlobalAveragePooling2D", "expected a tensor of shape"),
+        ("keras:Model", "expected a tensor|cannot be used"),
+        ("collections:OrderedDict", "none of Keras layers"),
+        (".:x", "cannot be imported"),
+        ("..a:b", "cannot be imported"),
+        (f"{__name__}:stretched_near_zero", "not finite"),
+        (f"{__name__}:looped", "calls itself"),
+    ],
+)
+def test_an_own_activation_is_tried_on_numbers_before_it_is_used(path, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        activations.parse(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_trying_an_own_activation_leaves_the_weights_of_others_alone():
+    drawn = []
+    for spec in ("relu", f"{__name__}:make_leaky:slope=0.125"):
+        keras.utils.set_random_seed(3)
+        activations.parse(spec)
+        dense = keras.layers.Dense(4)
+        dense.build((None, 4))
+        drawn.append(dense.kernel.numpy())
+    np.testing.assert_array_equal(*drawn)

@@ -202,3 +202,10 @@ def test_a_set_is_augmented_as_its_kind_unless_told(data_dir):
         "mnist": "crop", "svhn_cropped": "crop", "emnist": "crop", "cifar10": "crop_flip",
         "imagenet2012": "inception",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mnist:99.9.9", "huggingface:foo", "mnist/nothing", "a:b:c", "/"])
+def test_a_name_that_tfds_cannot_read_is_refused_in_one_line(name, tmp_path):
+    with pytest.raises(ValueError, match="data set") as refusal:
+        data.describe(name, str(tmp_path))
+    assert "\n" not in str(refusal.value)

@@ -349,3 +349,13 @@ def test_no_network_regularises_itself():
 def test_what_cannot_be_built_is_refused_with_what_can(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+@pytest.mark.parametrize("option", ["name", "activation", "num_classes", "image_size"])
+def test_a_spec_does_not_set_what_comes_from_elsewhere(option):
+    assert models.parse("resnet18:width=16,zero_gamma=false") == (
+        "resnet18",
+        {"width": 16, "zero_gamma": False},
+    )
+    with pytest.raises(ValueError, match=f"sets {option}, which comes from"):
+        models.parse(f"resnet18:{option}=3")

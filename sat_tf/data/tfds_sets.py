@@ -138,6 +138,12 @@ def _builder_of(name, data_dir):
             "image classification set of TFDS such as cifar10, cifar100, imagenet2012"
             + (f" (close to it: {', '.join(close)})" if close else "")
         ) from None
+    except Exception as error:  # a version, configuration or namespace that TFDS does not have
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"TFDS has no data set {name!r} ({type(error).__name__}: {reason}); give a name "
+            "such as cifar10, with a configuration or version only as in its catalogue"
+        ) from error
     _check_features(name, builder.info.features)
     return builder
 

@@ -121,7 +121,7 @@ def _number(text, example, least=-math.inf):
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value >= least:
+    if not least <= value < math.inf or value == -math.inf:
         raise ValueError(f"{text!r} is not a number that fits here; write such as {example}")
     return value
 

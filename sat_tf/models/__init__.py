@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import keras
 
+from sat_tf import specs
 from sat_tf.models import cifar, efficientnet, resnet
 from sat_tf.models.layers import Activation, activation_sites
 
@@ -58,6 +59,22 @@ def build(
     images = keras.layers.Rescaling(2 / 255, offset=-1.0, dtype="float32", name="normalise")(pixels)
     logits = body(images, activation_sites(activation), num_classes, **options)
     return keras.Model(pixels, logits, name=name)
+
+
+def parse(spec: str) -> tuple[str, dict[str, int | float | bool | str]]:
+    """Splits a spec such as `resnet18:width=16` into a network's name and its own options.
+
+    Raises:
+      ValueError: an option that `build` takes from elsewhere: the data or the activation.
+    """
+    name, options = specs.parse(spec)
+    taken = inspect.signature(build).parameters.keys() & options.keys()
+    if taken:
+        raise ValueError(
+            f"the network {spec!r} sets {', '.join(sorted(taken))}, which comes from the data or "
+            "has a flag of its own; leave it out"
+        )
+    return name, options
 
 
 def _body(name: str) -> Callable[..., keras.KerasTensor]:
