@@ -385,13 +385,18 @@ def test_models_layers_and_sites_keep_their_names_at_every_depth():
     for _ in range(2):
         x = keras.Input((4,), name="x")
         inner = keras.Model(x, layers.ReLU(name="r")(inner(x)), name=f"{inner.name}a")
-    network = keras.Sequential(
-        [keras.Input((4,), name="in"), inner, layers.ReLU(name="r")], name="s"
-    )
+    parts = [inner, layers.ReLU(name="r"), layers.ReLU(name="last")]
+    network = keras.Sequential([keras.Input((4,), name="in"), *parts], name="s")
     for spec in ("swish", "smoothrelu"):
         injected = inject(network, spec)
         assert names(injected) == names(network)
-        assert list(hidden_activations(injected)) == ["aaa/aa/a/r", "aaa/aa/r", "aaa/r", "r"]
+        assert list(hidden_activations(injected)) == [
+            "aaa/aa/a/r",
+            "aaa/aa/r",
+            "aaa/r",
+            "r",
+            "last",
+        ]
         assert set(hidden_activations(injected).values()) == {spec}
     shared = inject(network, "pssilu")
     assert shared.name == network.name

@@ -12,6 +12,7 @@ from sat_tf.evaluation import ball, passes, runner
 from sat_tf.evaluation.packed import Packed, Waiting
 from sat_tf.evaluation.stream import Stream
 from tests import linear_network
+from tests.telling import telling
 
 COUNT = 41
 
@@ -24,7 +25,7 @@ def network():
     x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
     x = keras.layers.Dense(12, activation="swish", kernel_initializer="he_normal")(x)
     x = keras.layers.Dense(24, activation="tanh")(keras.layers.Flatten()(x))
-    return keras.Model(inputs, keras.layers.Dense(4)(x))
+    return telling(keras.Model(inputs, keras.layers.Dense(4)(x)))
 
 
 @pytest.fixture(scope="module")

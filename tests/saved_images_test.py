@@ -14,6 +14,7 @@ from sat_tf.attacks.square import Square
 from sat_tf.evaluate import evaluate
 from sat_tf.evaluation import artefacts, ball, runner
 from tests import linear_network
+from tests.telling import telling
 
 COUNT, EPSILON = 40, 9.0
 ATTACKS = [
@@ -31,7 +32,7 @@ def problem():
     inputs = keras.Input(linear_network.SHAPE)
     x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
     x = keras.layers.Dense(8, activation="swish", kernel_initializer="he_normal")(x)
-    network = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
+    network = telling(keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x))))
     images = np.rint(linear_network.images(COUNT, low=0, high=255))
     labels = np.argmax(network.predict(images, verbose=0), -1).astype(np.int32)
     labels[::9] = (labels[::9] + 1) % 4
