@@ -160,6 +160,14 @@ def outcome(name, standing, unconfirmed=0):
         ("square", [outcome("apgd-t", 500), outcome("square", 497)], False),
         ("pgd gap", [outcome("pgd-50", 500), outcome("apgd-t", 400)], True),
         ("pgd gap", [outcome("pgd-50", 500), outcome("apgd-t", 399)], False),
+        # The smallest figure of PGD counts, which is that of the most steps.
+        (
+            "pgd gap",
+            [outcome("pgd-10", 500), outcome("pgd-50", 490), outcome("apgd-t", 395)],
+            True,
+        ),
+        ("square", [outcome("square", 100), outcome("apgd-t", 50)], None),
+        ("square", [outcome("pgd-10", 500), outcome("apgd-t", 500), outcome("square", 497)], False),
         ("square", [outcome("apgd-t", 500)], None),
         ("square", [outcome("square", 500)], None),
         ("pgd gap", [outcome("pgd-10", 500), outcome("pgd-50", 500)], None),
@@ -168,7 +176,47 @@ def outcome(name, standing, unconfirmed=0):
         ("confirmed", [outcome("pgd-50", 500, unconfirmed=1)], False),
     ],
 )
-def test_thresholds_are_those_that_the_document_names(name, outcomes, passed):
+def test_thresholds_of_what_attacks_found_are_those_of_the_document(name, outcomes, passed):
     found = {check.name: check for check in checks.after(outcomes, np.ones(1000, bool), {})}
     assert found[name].passed == passed
     assert bool(found[name].consequence) != (passed is True)
+
+
+def shaky(spread):
+    calls = []
+
+    def network(images, training=False):
+        del training
+        calls.append(1)
+        sway = spread * (len(calls) % 2)  # of logits whose length is 5
+        return tf.tile([[3.0, 4.0, 0.0, sway * 5]], [len(images), 1]) + 0 * HONEST(images)
+
+    return network
+
+
+@pytest.mark.parametrize("spread, passed", [(0.5e-4, True), (2e-4, False)])
+def test_five_evaluations_may_differ_by_a_ten_thousandth(images, spread, passed):
+    batch = next(iter(Stream((images, HONEST.labels(images)), 16)))
+    network = shaky(spread)
+    found = checks.before(network, lambda x: network(x), batch, np.ones(16, bool))
+    assert {check.name: check.passed for check in found}["deterministic"] == passed
+
+
+@pytest.mark.parametrize("excess, passed", [(0.0, False), (0.5e-5, False), (3e-5, True)])
+def test_rows_that_sum_to_one_up_to_a_hundred_thousandth_are_probabilities(images, excess, passed):
+    def network(images, training=False):
+        return (1 + excess) * tf.nn.softmax(0.1 * HONEST(images))
+
+    assert before(network, images)["logits"].passed == passed
+
+
+@pytest.mark.parametrize("high, passed", [(0.9, False), (1.0, False), (1.5, True)])
+def test_pixels_must_exceed_one(images, high, passed):
+    assert before(honest, images / images.max() * high)["pixels"].passed == passed
+
+
+def test_padding_is_not_counted_among_gradients(images):
+    batch = next(iter(Stream((images[:3], HONEST.labels(images[:3])), 16)))
+    found = checks.before(quantised, tf.function(quantised), batch, np.ones(3, bool))
+    (check,) = [check for check in found if check.name == "gradients"]
+    assert check.found.startswith("of 3 images 3 have")

@@ -54,6 +54,22 @@ def test_a_break_that_was_not_confirmed_leaves_the_image_standing():
     assert long.unconfirmed == 2
 
 
+def test_of_several_restarts_the_largest_distance_and_every_doubt_are_reported():
+    stage = stage_of()
+    first, second = stage.passes
+    first.distance[:], second.distance[:] = [1, 8, 3, 4], [5, 2, 7, 4]
+    note(first, 0, [1], confirmed=False)
+    note(second, 2, [1], confirmed=False)
+    first.seconds, second.seconds = 2.0, 3.0
+    first.slot_steps, second.slot_steps = 20, 30
+    first.steps[:], second.steps[:] = 5, 4
+    for outcome in judging.outcomes(stage, np.ones(4, bool)):
+        assert outcome.distance.tolist() == [5, 8, 7, 4]
+        assert outcome.unconfirmed == 2
+        assert (outcome.seconds, outcome.slot_steps, outcome.image_steps) == (5.0, 50, 36)
+        assert outcome.attacked.all() and outcome.settings["restarts"] == 2
+
+
 def test_an_image_that_did_not_stand_before_falls_to_nobody():
     stage = stage_of()
     note(stage.passes[0], 0, [0])

@@ -223,6 +223,39 @@ def test_a_restart_begins_with_new_stripes():
     assert (np.sign(first) != np.sign(second)).any()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_restart_has_the_windows_and_the_best_point_of_a_run_of_its_own(norm):
+    images = np.full((6, 12, 12, 1), 127.0, np.float32)
+    attack = Square(epsilon=9.0, norm=norm, queries=14, restarts=2)
+    state = attack.start(images, tf.zeros([6], tf.int32), per_image_seeds(6), None)
+    change = attack.linf_change if norm == "linf" else attack.l2_change
+    sides = attack.sides(12, 12).numpy()
+    assert sides[1] > sides[13]
+    for query in (1, 12, 13):
+        for run_of in (0, 1):
+            step = tf.fill([6], query + 14 * run_of)
+            moved = (change({**state, "step": step}) != images).numpy().any((0, 3))
+            at_once = change({**state, "step": step}).numpy()[0, ..., 0] != 127.0
+            assert moved.any() and at_once.any(1).sum() <= sides[query]
+            if norm == "linf":
+                assert at_once.any(1).sum() == at_once.any(0).sum() == sides[query]
+
+    margins = [5.0, 1.0, 4.0, 9.0, 8.0, 8.5, 7.0]  # the second run begins at 9
+
+    def scripted(points, training=False):
+        del training
+        return tf.stack([margins[len(seen)] + 0 * points[:, 0, 0, 0], 0 * points[:, 0, 0, 0]], 1)
+
+    attack, seen = Square(epsilon=9.0, norm=norm, queries=3, restarts=2), []
+    state = attack.start(images, tf.zeros([6], tf.int32), per_image_seeds(6), None)
+    for expected in (5.0, 1.0, 1.0, 9.0, 8.0, 8.0):
+        point = state["iterate"].numpy()
+        state = attack.step(scripted, state)
+        seen.append(point)
+        assert (state["margin"].numpy() == expected).all()
+        np.testing.assert_array_equal(state["best"], seen[margins.index(expected)])
+
+
 def test_wrong_arguments_are_refused_with_a_remedy():
     for arguments, message in (
         ({"norm": "l1"}, "use one of: linf, l2"),

@@ -94,3 +94,34 @@ def test_verdicts_on_a_sure_network_are_those_of_the_exact_distances(norm, last_
             np.testing.assert_array_equal(outcome.last_iterate[certain], expected[certain])
     (check,) = [check for check in report.checks if check["name"] == "gradients"]
     assert check["passed"], "there is a direction, however small the loss"
+
+
+def test_what_a_script_of_verdicts_leaves_behind():
+    # Rows: is the iterate after k steps misclassified? Columns: images.
+    script = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]], bool)
+    images = tf.constant(linear_network.images(4))
+    labels = tf.zeros([4], tf.int32)
+    weights = tf.constant(np.random.default_rng(0).normal(size=(24, 1)), tf.float32)
+    calls = []
+
+    def network(points, training=False):
+        del training
+        sign = np.where(script[len(calls)], -1.0, 1.0).astype(np.float32)
+        slope = tf.reshape(points - tf.stop_gradient(points), [4, -1]) @ weights
+        calls.append(1)
+        return tf.concat([sign[:, None] + slope, 0 * slope], 1)
+
+    trajectory = Trajectory(PGD(epsilon=8, step_size=1, steps=3))
+    seeds = tf.stack([tf.range(4), tf.range(4)], 1)
+    state, iterates = trajectory.start(images, labels, seeds, None), []
+    for k in range(4):
+        iterates.append(state["iterate"].numpy())
+        state = trajectory.step(network, state)
+        assert state["broken"].numpy().tolist() == (
+            [False] * 4 if k < 3 else [True, False, True, True]
+        )
+    np.testing.assert_array_equal(state["wrong"], script.T)
+    expected = [iterates[k][n] for n, k in enumerate([1, 3, 0, 3])]  # first wrong, else the last
+    np.testing.assert_array_equal(state["adversarial"], np.stack(expected))
+    np.testing.assert_array_equal(state["iterate"], iterates[3])
+    assert (np.ptp(np.stack(iterates), axis=0) > 0).any((1, 2, 3)).all()
