@@ -82,6 +82,62 @@ def test_the_loss_is_linear_in_beta_with_the_default_of_the_paper(name, default)
     assert one[0] > none[0]
 
 
+def gradient(objective, network):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(objective(network, IMAGES, 255 - IMAGES, LABELS)[0])
+    return loss.numpy(), tape.gradient(loss, network.trainable_variables)[0].numpy()
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "trades"])
+def test_smoothing_adds_its_share_of_the_other_classes(name):
+    answers = np.float32([[2.0, -1.0, 0.5]] * 8)
+    beta = 2.0 if name == "trades" else None
+
+    def given(images, training):
+        return tf.constant(answers)
+
+    made = trainer(Method(name, beta=beta), label_smoothing=0.2)
+    losses = made.objective(given, None, None, tf.constant(LABELS))[0]
+    log_p = answers - np.log(np.exp(np.float64(answers)).sum(1, keepdims=True))
+    expected = -0.8 * log_p[np.arange(8), LABELS] - 0.2 * log_p.mean(1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "trades", "mart", "free"])
+def test_the_gradient_of_every_method_changes_with_each_of_its_settings(name):
+    settings = [{}, {"awp_gamma": 0.01}, {"awp_gamma": 0.02}]
+    gradients = {"update_gradient": "softplus"}
+    if name == "free":
+        gradients["attack_gradient"] = "softplus"
+    settings += [gradients, gradients | {"awp_gamma": 0.01}]
+    if name in ("trades", "mart"):
+        settings += [{"beta": 1.0}, {"beta": 2.0}]
+    keras.utils.set_random_seed(3)
+    net, found = network(), []
+    for setting in settings:
+        made = Method(name, **setting).trainer(net, pgd(), batch_size=8, validation_attack=pgd())
+        found.append(gradient(made.objective, net)[1])
+        norm = np.linalg.norm(found[0])
+    for i, one in enumerate(found):
+        for other in found[:i]:
+            assert np.linalg.norm(one - other) > 1e-3 * norm
+
+
+def test_a_perturbation_twice_as_large_raises_the_loss_twice_as_much():
+    keras.utils.set_random_seed(3)
+    net = network()
+    none, one, two = (
+        gradient(
+            Method(awp_gamma=gamma)
+            .trainer(net, pgd(), batch_size=8, validation_attack=pgd())
+            .objective,
+            net,
+        )[0]
+        for gamma in (0.0, 1e-3, 2e-3)
+    )
+    assert one > none and (two - none) / (one - none) == pytest.approx(2, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "make, hint",
     [

@@ -97,6 +97,41 @@ def test_replicas_draw_different_noise():
     assert np.abs(first - second).max() > 0.1
 
 
+def test_every_step_replica_and_piece_has_a_seed_of_its_own():
+    seen = []
+
+    def noting(network, images, labels, seed=None):
+        seen.append(tuple(seed.numpy()))
+        return images
+
+    with distribution.strategy("mirrored").scope():
+        trainer = AdversarialTrainer(network(), noting, seed=5)
+        trainer.compile(keras.optimizers.SGD(0.1), gradient_accumulation=4, run_eagerly=True)
+    batches = tf.data.Dataset.from_tensor_slices(examples()).batch(8).take(3)
+    trainer.fit(batches, shuffle=False, verbose=0)
+    assert len(seen) == len(set(seen)) == 3 * 2 * 4
+
+
+def test_validation_attacks_and_measures_the_average():
+    attacked = []
+
+    def noting(network, images, labels, seed=None):
+        attacked.append(network)
+        return images
+
+    trainer = AdversarialTrainer(network(), identity, validation_attack=noting)
+    trainer.compile(keras.optimizers.SGD(0.1), ema_decay=0.5, run_eagerly=True)
+    images, labels = examples()
+    labels = trainer.network(images).numpy().argmax(1).astype(np.int32)
+    # The network is always right; of its negative the largest logit is the smallest.
+    assert trainer.evaluate(images, labels, verbose=0, return_dict=True)["clean_accuracy"] == 1
+    head = trainer.average.get_layer("logits")
+    head.set_weights([-w for w in head.get_weights()])
+    logs = trainer.evaluate(images, labels, verbose=0, return_dict=True)
+    assert logs["clean_accuracy"] == logs["adversarial_accuracy"] == 0
+    assert {id(net) for net in attacked} == {id(trainer.average)}
+
+
 def test_noise_depends_on_the_step_and_on_the_seed():
     trainer, _ = fitted(epochs=1)
     at_two = trainer._step_seed().numpy()
@@ -108,6 +143,8 @@ def test_noise_depends_on_the_step_and_on_the_seed():
 
 def test_weight_decay_reaches_kernels_alone():
     net = network(batch_norm=True)
+    rng = np.random.default_rng(3)  # fresh biases are 0, which any decay leaves as they are
+    net.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in net.get_weights()])
     before = {v.path: v.numpy() for v in net.trainable_variables}
 
     def no_loss(network, images, adversarial, labels):
