@@ -1,4 +1,8 @@
-"""What does smooth cost? `python -m benchmarks.activations`
+"""What does smooth cost?
+
+    python -m benchmarks.activations
+    python -m benchmarks.activations --activation=swish --activation=gelu --rounds=31
+    python -m benchmarks.activations --model=resnet50 --image_size=224 --batch_size=32
 
 Times the PGD-1 training step of one network with every activation, in interleaved rounds of one
 run, over the same step with ReLU; and the memory that a step takes on top of what it found.
@@ -16,6 +20,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import step_cases, timing
+from flags import numbers
 from sat_tf import activation_table, models
 
 BASELINE = "relu"
@@ -29,10 +34,10 @@ def define_flags() -> None:
     """Defines the flags; only the main calls it."""
     flags.DEFINE_string("model", "resnet18:width=16", "Network, with options after a colon.")
     flags.DEFINE_multi_string("activation", list(activation_table.DEFAULT), "What to time.")
-    flags.DEFINE_integer("image_size", 32, "Side of the images in pixels.")
-    flags.DEFINE_integer("batch_size", 128, "Images a step.")
-    flags.DEFINE_integer("rounds", 11, "Times that every activation is timed.", lower_bound=1)
-    flags.DEFINE_integer("threads", 0, "Threads of a CPU operation; 0: one a core.", lower_bound=0)
+    numbers.whole("image_size", 32, "Side of the images in pixels.", 1, 8_192)
+    numbers.whole("batch_size", 128, "Images a step.", 1, 2**20)
+    numbers.whole("rounds", 11, "Times that every activation is timed.", 1, 10_000)
+    numbers.whole("threads", 0, "Threads of a CPU operation; 0: one a core.", 0, 1_024)
     flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
     flags.DEFINE_bool("jit", False, "Compile the step with XLA.")
     flags.DEFINE_bool("memory", True, "Measure memory too, on a CPU in a process for each.")

@@ -1,4 +1,8 @@
-"""What does leaving broken images save? `python -m benchmarks.evaluate --workdir=runs/swish`
+"""What does leaving broken images save?
+
+    python -m benchmarks.evaluate
+    python -m benchmarks.evaluate --workdir=runs/digits --steps=50 --num_images=64
+    python -m benchmarks.evaluate --workdir=runs/cifar10_swish --only=packed,plain,foolbox
 
 PGD with one random start on the same network and images: packed; the same without packing, from
 which the verdicts must not differ; foolbox's and ART's PGD on the same Keras network; a PyTorch
@@ -13,6 +17,7 @@ from absl import flags
 
 from benchmarks import contenders, pytorch_attack, timing
 from benchmarks.contenders import Contender, Problem
+from flags import numbers
 from sat_tf import data, models, networks
 from sat_tf.attacks import losses
 from sat_tf.attacks.pgd_restarts import RestartedPGD
@@ -34,11 +39,11 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "A run; default: a small network, trained here on digits.")
     flags.DEFINE_string("dataset", "digits", "Data set: digits (embedded) or a TFDS set.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
-    flags.DEFINE_integer("num_images", 256, "Images of the test split.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 128, "Images evaluated at once.", lower_bound=1)
-    flags.DEFINE_integer("steps", 200, "Steps of PGD.", lower_bound=1)
-    flags.DEFINE_float("epsilon", 8.0, "Radius in pixels; ignored without a workdir.")
-    flags.DEFINE_integer("threads", 0, "Threads of a CPU operation; 0: one a core.", lower_bound=0)
+    numbers.whole("num_images", 256, "Images of the test split.", 1)
+    numbers.whole("batch_size", 128, "Images evaluated at once.", 1, 2**20)
+    numbers.whole("steps", 200, "Steps of PGD.", 1, 10_000)
+    numbers.pixels("epsilon", 8.0, "Radius in pixels; ignored without a workdir.")
+    numbers.whole("threads", 0, "Threads of a CPU operation; 0: one a core.", 0, 1_024)
     flags.DEFINE_list("only", [], "Contenders by the beginning of their names; default: all.")
 
 

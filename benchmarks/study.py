@@ -1,4 +1,8 @@
-"""Does smooth win? `python -m benchmarks.study --seeds=0,1,2 --results=docs/results/study`
+"""Does smooth win?
+
+    python -m benchmarks.study
+    python -m benchmarks.study --seeds=0,1,2 --results=docs/results/study
+    python -m benchmarks.study --rows=relu,swish --seeds=0 --attack=pgd-50 --num_images=1000
 
 Trains a small network on CIFAR-10 for every row of the paper's activation study and of its
 gradient-quality study, with several seeds; attacks each on the test images; writes the table and a
@@ -15,6 +19,7 @@ import sys
 from absl import flags
 
 from benchmarks import study_table
+from flags import numbers
 from sat_tf import atomic
 
 RECIPE = "flags/recipes/cifar10_study.flags"
@@ -43,9 +48,9 @@ def define_flags() -> None:
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every row.")
     flags.DEFINE_string("runs", "runs/study", "Where the runs go: weights, checkpoints, logs.")
     flags.DEFINE_string("results", "runs/study", "Where ROW_SEED/metrics.json and the table go.")
-    flags.DEFINE_integer("workers", 1, "Runs at a time, one thread each.", lower_bound=1)
+    numbers.whole("workers", 1, "Runs at a time, one thread each.", 1, 64)
     flags.DEFINE_string("attack", "pgd-20", "What attacks the test images; broken images leave.")
-    flags.DEFINE_integer("num_images", 5_000, "Test images from the beginning.", lower_bound=1)
+    numbers.whole("num_images", 5_000, "Test images from the beginning.", 1)
 
 
 def measure(row: str, seed: str, given) -> None:

@@ -1,4 +1,8 @@
-"""How much does adversarial training cost? `python -m benchmarks.train_step`
+"""How much does adversarial training cost?
+
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --dataset=cifar10 --rounds=9
+    python -m benchmarks.train_step --model=resnet50 --image_size=224 --batch_size=16 --nopytorch
 
 Everything is timed in one run, in interleaved rounds; ratios are taken round by round.
 """
@@ -11,6 +15,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import step_cases, timing
+from flags import numbers
 from sat_tf import data, models
 
 
@@ -20,11 +25,11 @@ def define_flags() -> None:
     flags.DEFINE_string("activation", "swish", "The activation that is compared with relu.")
     flags.DEFINE_string("dataset", "digits", "Data set: digits (embedded) or a TFDS set.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
-    flags.DEFINE_integer("image_size", 32, "Side of the images in pixels.")
-    flags.DEFINE_integer("batch_size", 128, "Images a step.")
-    flags.DEFINE_integer("rounds", 7, "Times that everything is measured.", lower_bound=1)
-    flags.DEFINE_integer("fit_steps", 8, "Steps of fit in a round.", lower_bound=2)
-    flags.DEFINE_integer("threads", 0, "Threads of a CPU operation; 0: one a core.", lower_bound=0)
+    numbers.whole("image_size", 32, "Side of the images in pixels.", 1, 8_192)
+    numbers.whole("batch_size", 128, "Images a step.", 1, 2**20)
+    numbers.whole("rounds", 7, "Times that everything is measured.", 1, 10_000)
+    numbers.whole("fit_steps", 8, "Steps of fit in a round.", 2, 10_000)
+    numbers.whole("threads", 0, "Threads of a CPU operation; 0: one a core.", 0, 1_024)
     flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
     flags.DEFINE_bool("pytorch", True, "Compare with PyTorch, where that is installed.")
 

@@ -1,6 +1,8 @@
 """Writes a network as a versioned SavedModel for TensorFlow Serving.
 
     python -m export.saved_model --workdir=runs/digits --directory=serving/digits
+    python -m export.saved_model --network=mine.keras --labels=names.txt --directory=serving/mine
+    python -m export.saved_model --workdir=runs/digits --directory=serving/digits --version=7
 
 A version is written under a hidden name, checked by a fresh process that has neither Keras nor
 this project, and only then renamed to `<name>/<version>/`: a server that watches `<name>` never
@@ -202,7 +204,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import export as _options  # noqa: F401
+    from flags import export as _options
     from sat_tf.main import run
 
+    flags.adopt_module_key_flags(_options)
     run(main)

@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from flags import numbers
+
 flags.DEFINE_string(
     "checkpoint",
     None,
@@ -16,11 +18,12 @@ flags.DEFINE_string(
     None,
     "Activation; default: by the released name, or swish for EfficientNet.",
 )
-flags.DEFINE_integer(
+numbers.whole(
     "image_size",
     None,
     "Side of the images in pixels; default: by the released name, or the model's in the paper.",
-    lower_bound=1,
+    1,
+    8_192,
 )
 flags.DEFINE_enum(
     "channel_order",

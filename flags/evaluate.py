@@ -2,9 +2,16 @@
 
 from absl import flags
 
-from flags import pixels
+from flags import numbers
 
-# The network.
+# Themes of the help by their first flag.
+THEMES = {
+    "workdir": "The network",
+    "dataset": "The images",
+    "attacks": "The attacks",
+    "batch_size": "The run",
+}
+
 flags.DEFINE_string("workdir", None, "A run: its network.keras is evaluated on its data set.")
 flags.DEFINE_string(
     "network",
@@ -18,13 +25,12 @@ flags.DEFINE_string(
     "preprocessing", "none", "Of keras.applications, for its networks: tf, torch or caffe."
 )
 
-# The images.
 flags.DEFINE_string("dataset", None, "Data set; default: the one of training.")
 flags.DEFINE_string("split", "test", "Part of the data set: test, validation or train.")
 flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
-flags.DEFINE_integer("image_size", None, "Side of the images in pixels; default: the network's.")
+numbers.whole("image_size", None, "Side of the images in pixels; default: the network's.", 1, 8_192)
 flags.DEFINE_string("eval_resize", None, "How images get that size; default: the data set's way.")
-flags.DEFINE_integer("num_images", None, "Images from the beginning of the split; default: all.")
+numbers.whole("num_images", None, "Images from the beginning of the split; default: all.", 1)
 flags.DEFINE_string(
     "ids", None, "A file with one image a line: its path in a folder, or its number from 0."
 )
@@ -36,23 +42,24 @@ flags.DEFINE_string(
     "from 0 or by name; default: both have the same classes, or it is refused.",
 )
 
-# The attacks.
 flags.DEFINE_list(
     "attacks",
     ["pgd-10", "pgd-20", "pgd-50", "pgd-200"],
     "With commas: pgd-STEPS, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; or a version of "
     "AutoAttack: autoattack (standard), plus, rand.",
 )
-pixels.define(
+numbers.pixels(
     "epsilon", None, "Radius of the ball in pixels (0-255); default: the one of training."
 )
-pixels.define(
+numbers.pixels(
     "step_size",
     None,
     "Step of PGD in pixels; default: epsilon / 4, which is 1 at epsilon 4 as in the paper.",
 )
 flags.DEFINE_string("norm", None, "linf, l2 or l1; default: the one of training.")
-flags.DEFINE_integer("restarts", 1, "Random starts of PGD; the worst one counts, for each image.")
+numbers.whole(
+    "restarts", 1, "Random starts of PGD; the worst one counts, for each image.", 1, 10_000
+)
 flags.DEFINE_bool(
     "last_iterate",
     True,
@@ -60,12 +67,11 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_list("curve", [], "Radii in pixels for accuracy over epsilon: 0,1,2,4,8.")
 flags.DEFINE_bool("steps_curve", False, "Print what stands after so many steps of each attack.")
-flags.DEFINE_integer("seed", 0, "Seed of all noise.")
+numbers.whole("seed", 0, "Seed of all noise.", 0)
 
-# The run.
-flags.DEFINE_integer("batch_size", 128, "Images evaluated at once, over all replicas.")
+numbers.whole("batch_size", 128, "Images evaluated at once, over all replicas.", 1, 2**20)
 flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
-flags.DEFINE_integer("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.")
+numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
 flags.DEFINE_string(
     "json",
     None,
@@ -81,4 +87,4 @@ flags.DEFINE_string(
     "image_type", "float32", "Of those images: float32, or uint8, rounded inside the ball."
 )
 flags.DEFINE_bool("overwrite", False, "Evaluate from the beginning, whatever is there.")
-flags.DEFINE_float("save_every", 30.0, "Seconds between saves of the verdicts.")
+numbers.real("save_every", 30.0, "Seconds between saves of the verdicts.", 0, 86_400)

@@ -2,12 +2,14 @@
 
 from absl import flags
 
+from flags import numbers
+
 flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
 flags.DEFINE_string(
     "network", None, "Another network: a .keras file, or module:function that returns a model."
 )
 flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
-flags.DEFINE_integer("version", None, "Number of the version; default: the next one.")
+numbers.whole("version", None, "Number of the version; default: the next one.", 1, 10**18)
 flags.DEFINE_string(
     "labels", None, "A text file, one class name a line; default: the run's class names."
 )

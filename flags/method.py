@@ -2,18 +2,22 @@
 
 from absl import flags
 
+from flags import numbers
+
 flags.DEFINE_string(
     "method",
     "pgd_at",
     "Training method: pgd_at (with --attack_steps=1 FGSM with random start), trades, mart or free.",
 )
-flags.DEFINE_float("beta", None, "Weight of the divergence; default: 6 for trades, 5 for mart.")
-flags.DEFINE_integer("replays", None, "Times that free trains on a batch in a row; default: 8.")
-flags.DEFINE_float(
+numbers.real("beta", None, "Weight of the divergence; default: 6 for trades, 5 for mart.", 0, 1_000)
+numbers.whole("replays", None, "Times that free trains on a batch in a row; default: 8.", 1, 1_000)
+numbers.real(
     "awp_gamma",
     0.0,
     "Relative size of the adversarial weight perturbation, such as 0.005; 0: off. With "
     "--gradient_accumulation each piece has a perturbation of its own, found on its images alone.",
+    0,
+    1,
 )
 flags.DEFINE_string(
     "attack_gradient",

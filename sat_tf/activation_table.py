@@ -117,11 +117,20 @@ def draw(specs: tuple[str, ...], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+_EXAMPLES = """examples:
+  python -m sat_tf.activations
+  python -m sat_tf.activations relu swish celu:alpha=1.6
+  python -m sat_tf.activations swish my_package.my_module:mine --picture=curves.png
+"""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prints the table of the given specs, and draws them where `--picture` says."""
     parser = argparse.ArgumentParser(
         prog="python -m sat_tf.activations",
         description="Prints value, slope and curvature of activations.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("specs", nargs="*", default=DEFAULT, help="such as celu:alpha=1.6")
     parser.add_argument("--picture", help="a file to draw the curves into: .png, .svg or .pdf")

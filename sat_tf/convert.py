@@ -1,6 +1,8 @@
 """Turns a released TensorFlow 1 checkpoint of the paper into a network of ours.
 
     python -m sat_tf.convert --checkpoint=Res50-silu --output=runs/released_resnet50
+    python -m sat_tf.convert --checkpoint=Res50-silu --list
+    python -m sat_tf.convert --checkpoint=efficientnet-b0 --noema --output=runs/b0
 
 The output directory holds what the directory of a run holds: `network.keras`, pixels to logits, and
 `metrics.json`; it appears whole or not at all. Only arrays are read, never code.
@@ -168,7 +170,8 @@ def _account(choice):
 
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import convert as _options  # noqa: F401
+    from flags import convert as _options
     from sat_tf.main import run
 
+    flags.adopt_module_key_flags(_options)
     run(main)

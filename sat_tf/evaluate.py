@@ -1,4 +1,11 @@
-"""Measures clean and adversarial accuracy: `python -m sat_tf.evaluate --workdir=runs/swish`."""
+"""Measures clean and adversarial accuracy.
+
+    python -m sat_tf.evaluate --workdir=runs/digits
+    python -m sat_tf.evaluate --workdir=runs/digits --attacks=autoattack
+    python -m sat_tf.evaluate --network=mine.keras --dataset=cifar10 --epsilon=8
+
+An evaluation that was stopped goes on with the same command.
+"""
 
 import contextlib
 import dataclasses
@@ -225,7 +232,8 @@ def _own_flags():
 
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import evaluate as _flags  # noqa: F401
+    from flags import evaluate as _flags
     from sat_tf.main import run
 
+    flags.adopt_module_key_flags(_flags)
     run(main)

@@ -3,6 +3,7 @@
 import difflib
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 from absl import app, flags, logging
+
+from sat_tf import help
 
 # Anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (
@@ -20,6 +23,7 @@ _USER_ERRORS = (
     tf.errors.NotFoundError,
     tf.errors.DataLossError,
 )
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
 
 class Interrupted(Exception):
@@ -84,6 +88,9 @@ def expanded(
 
 
 def _parse(argv):
+    if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
+        print(help.text(sys.modules["__main__"].__doc__))
+        sys.exit(0)
     try:
         rest = flags.FLAGS(expanded(argv))
     except flags.UnrecognizedFlagError as error:
@@ -128,7 +135,7 @@ def _leave(message, status):
 
 
 def _say(message):
-    line = " ".join(str(message).split())
+    line = " ".join(_COLOUR.sub("", str(message)).split())
     print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}", file=sys.stderr)
 
 

@@ -1,4 +1,11 @@
-"""Trains a robust network: `python -m sat_tf.train --activation=swish`."""
+"""Trains a robust network.
+
+    python -m sat_tf.train --activation=swish
+    python -m sat_tf.train --flagfile=flags/recipes/cifar10_cpu.flags --download
+    python -m sat_tf.train --dataset=folder:pictures --image_size=64 --epsilon=4
+
+A run that was stopped goes on with the same command.
+"""
 
 import functools
 import math
@@ -28,7 +35,7 @@ from sat_tf.callbacks.overfitting import CatastrophicOverfitting
 from sat_tf.trainer import AdversarialTrainer
 
 FLAGS = flags.FLAGS
-for _theme in (attack, data, method, model, run, training):
+for _theme in (model, data, attack, method, training, run):  # the order of --help
     flags.adopt_module_key_flags(_theme)
 
 

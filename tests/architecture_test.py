@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("sat_tf", "flags", "export", "benchmarks")
 MAINS = {
     "sat_tf.__main__", "sat_tf.train", "sat_tf.evaluate", "sat_tf.activations", "sat_tf.convert",
-    "export.saved_model",
+    "export.saved_model", "benchmarks.activations", "benchmarks.evaluate", "benchmarks.study",
+    "benchmarks.train_step",
 }  # fmt: skip
 LEAVES = ("sat_tf.attacks", "sat_tf.data", "sat_tf.schedules", "sat_tf.distribution")
 

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from absl import flags
 
 from sat_tf import __main__ as listing
-from sat_tf import main
+from sat_tf import help, main
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -139,7 +140,7 @@ def test_a_program_ends_at_once_whatever_still_runs_and_imports_in_silence(what,
     code = f"""
 import sat_tf
 import signal, threading, time
-from sat_tf import main
+from sat_tf import help, main
 def program():
     threading.Thread(target=time.sleep, args=(3600,)).start()
     {what}
@@ -174,3 +175,46 @@ def test_help_is_no_error(program, flag):
     )
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout and "Traceback" not in done.stderr
+    if flag == "--help":
+        examples = [line for line in done.stdout.splitlines() if f"  python -m {program}" in line]
+        assert len(examples) >= 3
+        assert all(line in examples or len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def test_help_shows_flags_by_theme_with_range_and_default(monkeypatch):
+    values = flags.FlagValues()
+    for name, module in (("depth", "flags.model"), ("epsilon", "flags.attack")):
+        flags.DEFINE_float(name, 0.5, f"{name} in pixels.", 0, 8, values, module_name=module)
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module, f"About {name}.\n"))
+    flags.DEFINE_bool("fast", True, "Hurry.", values, module_name="flags.model")
+    flags.DEFINE_enum(
+        "norm", "l2", ["linf", "l2"], "Of the ball.", values, module_name="flags.attack"
+    )
+    for name in ("epsilon", "norm", "fast", "depth"):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
+    monkeypatch.setattr(main.flags, "FLAGS", values)
+    assert (
+        help.text("What it does.")
+        == """What it does.
+
+About epsilon:
+  --epsilon  a number in the range [0, 8]; default 0.5
+      epsilon in pixels.
+  --norm  linf, l2; default l2
+      Of the ball.
+
+About depth:
+  --[no]fast  yes or no; default true
+      Hurry.
+  --depth  a number in the range [0, 8]; default 0.5
+      depth in pixels.
+
+--flagfile=FILE reads flags from a file, one a line."""
+    )
+
+
+def test_colours_of_a_library_stay_out_of_the_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bin/program"])
+    with pytest.raises(SystemExit):
+        main._leave("a \x1b[1mbold\x1b[0m\nword", 2)
+    assert capsys.readouterr().err == "program: a bold word\n"

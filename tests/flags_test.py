@@ -1,0 +1,63 @@
+"""Every number has a range, which holds for every odd value and stands in the help."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+THEMES = {
+    "train": "attack, data, method, model, run, training",
+    "evaluate": "evaluate",
+    "convert": "convert",
+    "export": "export",
+}
+ODD = ["nan", "inf", "-inf", "1e400", "-1", "-0.5", "1e10", "2147483648", "-2147483649",
+       "99999999999", "9" * 30, "", " ", "x", "1.5", "1/2", "None", "-", "+"]  # fmt: skip
+
+# Programs share names of flags, so each has a process of its own, without TensorFlow.
+_TRY = """
+import json, sys
+from absl import flags
+from flags import {themes}
+found = []
+for module, members in flags.FLAGS.flags_by_module_dict().items():
+    for flag in members if module.startswith("flags.") else ():
+        if not isinstance(flag.default, (int, float)) and flag.parser.syntactic_help == "":
+            continue
+        if flag.boolean or isinstance(flag.parser, (flags.EnumParser, flags.ListParser)):
+            continue
+        for text in {odd!r}:
+            try:
+                value = flag.parser.parse(text)
+            except ValueError:
+                value = None
+            found.append([flag.name, text, value])
+        bounds = flag.parser.lower_bound, flag.parser.upper_bound
+        found.append([flag.name, "bounds", bounds, flag.parser.syntactic_help])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("program", THEMES)
+def test_a_number_outside_the_range_that_the_help_states_is_refused(program):
+    code = _TRY.format(themes=THEMES[program], odd=ODD)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    bounds = {name: (low, high, words) for name, what, *rest in found if what == "bounds"
+              for (low, high), words in [rest]}  # fmt: skip
+    assert len(bounds) >= {"train": 25, "evaluate": 8, "convert": 1, "export": 1}[program]
+    for low, high, words in bounds.values():
+        assert low is not None and high is not None and low < high < float("inf")
+        stated = [float(number) for number in re.findall(r"-?\d[\d.e+]*", words)]
+        assert {float(low), float(high)} <= set(stated)
+    for name, text, *rest in found:
+        if text != "bounds" and rest[0] is not None:
+            low, high, _ = bounds[name]
+            assert low <= rest[0] <= high and float(text) == rest[0], (name, text)
+    refused = {text for name, text, *rest in found if rest[0] is None}
+    assert {"nan", "inf", "-inf", "1e400", "-1", "9" * 30, "x", "1/2"} <= refused
