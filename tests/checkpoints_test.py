@@ -1,6 +1,7 @@
 """Training state survives damage, a full disk and a change of network."""
 
 import errno
+import os
 import pathlib
 
 import keras
@@ -95,3 +96,12 @@ def test_replacing_is_all_or_nothing(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    done, path = [], tmp_path / "file.txt"
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("data"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
+    atomic.write_text(path, "\u00e4")
+    assert done == ["data", "name"] and path.read_bytes() == b"\xc3\xa4"

@@ -1,6 +1,7 @@
 """A workdir belongs to one run."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -53,6 +54,39 @@ def test_overwrite_empties_a_run_and_nothing_else(tmp_path):
         with pytest.raises(ValueError, match="holds"):
             claim(tmp_path / "thesis", overwrite=overwrite)
     assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
+
+
+def test_what_a_killed_process_was_about_to_write_is_swept_and_nothing_else(tmp_path):
+    path = tmp_path / "run"
+    claim(path)
+    (path / "checkpoints").mkdir()
+    kept = (".hidden", ".a.b.npz", "step_1.12.npz", "checkpoints/step_000000001.npz")
+    swept = (".network.4711.keras", ".metrics.12.json", "checkpoints/.step_000000002.12.npz")
+    for name in (*kept, *swept):
+        (path / name).touch()
+    claim(path)
+    assert not [name for name in swept if (path / name).exists()]
+    assert all((path / name).exists() for name in kept)
+
+
+def test_an_overwriting_that_is_killed_can_be_done_again(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    claim(path)
+    for name in ("a", "z", "metrics.json"):
+        (path / name).touch()
+    unlink = pathlib.Path.unlink
+
+    def killed_at_z(self, *options):
+        if self.name == "z":
+            raise KeyboardInterrupt
+        unlink(self, *options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", killed_at_z)
+        with pytest.raises(KeyboardInterrupt):
+            claim(path, overwrite=True)
+    claim(path, overwrite=True)
+    assert {child.name for child in path.iterdir()} == {"lock", "flags.txt"}
 
 
 def test_two_processes_cannot_share_a_workdir(tmp_path):
