@@ -23,6 +23,7 @@ class Scripted:
     def __init__(self, script=SCRIPT, average=True):
         self.script, self.stop_training, self.epochs = script, False, []
         self.network, self.average = network_of(), network_of() if average else None
+        self.moments = keras.Variable([0.0], name="moments")
         self.metrics, self.distribute_strategy = [], tf.distribute.get_strategy()
 
     @property
@@ -31,7 +32,7 @@ class Scripted:
 
     @property
     def state(self):
-        return self.network.variables
+        return [*self.network.variables, self.moments]
 
     def fit(self, batches, *, callbacks, initial_epoch, epochs, steps_per_epoch, **options):
         self.stop_training = False
@@ -188,7 +189,11 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, bad):
         keeper.on_train_batch_end(1, {})
     with pytest.raises(FloatingPointError, match="the state on disk is an earlier one"):
         keeper.on_epoch_end(0, {"val_adversarial_accuracy": 0.5})
-    assert steps_of(tmp_path) == [1]
+    assert steps_of(tmp_path) == [1] and not (tmp_path / "network.keras").exists()
+    trainer.weigh(1)
+    trainer.moments.assign([bad])
+    with pytest.raises(FloatingPointError, match="moments is not finite"):
+        keeper.on_train_batch_end(2, {})
 
 
 def test_only_the_chief_writes(tmp_path, monkeypatch):

@@ -89,14 +89,15 @@ class Checkpoint(keras.callbacks.Callback):
         self.step += 1
         if self.step % self.steps_per_epoch == 0:
             return
+        if self._signal is not None or (self.every and self.step % self.every == 0):
+            self._check()
+            self._save(_sums(self.model, logs or {}))
         if self._signal is not None:
-            self._save(_sums(self.model, logs or {}))
             raise Interrupted(self.step, self._signal)
-        if self.every and self.step % self.every == 0:
-            self._save(_sums(self.model, logs or {}))
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Keeps the logs, the network if it is the best so far, and the state."""
+        self._check()
         entry = {"epoch": epoch + 1, "step": self.step}
         entry |= {name: float(value) for name, value in (logs or {}).items()}
         history = [old for old in self.record["history"] if old["epoch"] <= epoch]
@@ -114,15 +115,18 @@ class Checkpoint(keras.callbacks.Callback):
             raise Interrupted(self.step, self._signal)
 
     def _save(self, sums=None):
-        # A step with a finite loss can leave weights that are not, and no epoch has ended yet.
-        if (broken := first_nonfinite(self.model.network.variables)) is not None:
+        if self._writes():
+            record = self.record if sums is None else self.record | {"sums": sums}
+            checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, record)
+
+    def _check(self):
+        # A step with a finite loss can leave weights that are not, or moments: Adam's infinite
+        # ones leave weights that never move again.
+        if (broken := first_nonfinite(self.model.state)) is not None:
             raise FloatingPointError(
                 f"{broken} is not finite after step {self.step}; the state on disk is an earlier "
                 "one: lower --learning_rate or lengthen --warmup_epochs, and start again"
             )
-        if self._writes():
-            record = self.record if sums is None else self.record | {"sums": sums}
-            checkpoints.save(self.workdir / "checkpoints", self.step, self.model.state, record)
 
     def _writes(self):
         return distribution.is_chief(self.model.distribute_strategy)
