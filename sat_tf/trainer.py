@@ -94,7 +94,8 @@ class AdversarialTrainer(keras.Model):
           activation_weight_decay: the same on the trained scalars of SmoothReLU and PSSiLU.
           ema_decay: d of the average `a <- d a + (1 - d) w` over all weights, batch-norm
             statistics included; what is no real number, such as a count, is taken over as it is.
-            0 keeps none. The average is what is validated and exported.
+            0 keeps none. The average is made here, so layers such as `Normalization` are to be
+            adapted before; it is what is validated and exported.
           gradient_accumulation: number of pieces that a replica's batch is cut into, equal up to
             one image; gradients are averaged over the images and memory falls, batch-norm
             statistics are a piece's.

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from export import expectations, extras, saved_model, signatures, verify
-from sat_tf import activations, workdir
+from sat_tf import activations, networks, workdir
 from sat_tf.data import crops
 from tests.telling import telling
 
@@ -203,7 +203,7 @@ def test_gradients_through_the_saved_network_equal_the_networks(network, loaded)
     np.testing.assert_allclose(signature, expected, rtol=0, atol=1e-5 * scale)
 
 
-def test_labels_and_metadata_travel_along(loaded, version):
+def test_labels_and_metadata_travel_along(network, loaded, version):
     answers = loaded.signatures[signatures.FLOAT](pixels=tf.constant(random_pixels(8), tf.float32))
     labels = [label.decode() for label in answers["labels"].numpy()]
     assert labels == [NAMES[index] for index in answers["classes"].numpy()]
@@ -212,6 +212,7 @@ def test_labels_and_metadata_travel_along(loaded, version):
     assert (extra / "labels.txt").read_text(encoding="utf-8").splitlines() == NAMES
     metadata = json.loads((extra / "metadata.json").read_text(encoding="utf-8"))
     assert metadata["class_names"] == NAMES
+    assert metadata["weights_sha256"] == networks.weights_hash(network)
     assert metadata["training"] == {"epsilon": 4.0, "norm": "linf"}
     assert metadata["image"] == {"height": 12, "width": 10, "channels": 3, "layout": "NHWC"}
     assert (metadata["pixels"]["minimum"], metadata["pixels"]["maximum"]) == (0, 255)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -92,6 +93,16 @@ def test_the_hash_is_that_of_the_weights_and_of_nothing_else(saved):
     changed = network_of()
     changed.trainable_variables[0].assign_add(tf.fill(changed.trainable_variables[0].shape, 1e-6))
     assert networks.weights_hash(changed) not in hashes
+    zeros = [keras.Variable(np.zeros(shape, np.float32)) for shape in ((2, 3), (3, 2), (6,), (2,))]
+    zeros.append(keras.Variable(np.zeros(6, np.int32), dtype="int32"))
+    of_zeros = [
+        networks.weights_hash(types.SimpleNamespace(variables=variables))
+        for variables in (*([one] for one in zeros), [zeros[3]] * 3)
+    ]
+    assert len(set(of_zeros)) == len(of_zeros)  # as many bytes in another shape or type
+    dense, norm = keras.layers.Dense(3), keras.layers.BatchNormalization()
+    normed = keras.Sequential([keras.Input((4,)), dense, norm])
+    assert networks.facts(normed)["num_parameters"] == 4 * 3 + 3 + 2 * 3  # without the statistics
     served = networks.load(str(saved / "served"))
     assert networks.facts(served)["num_parameters"] == network_of().count_params()
 
