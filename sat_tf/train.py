@@ -30,6 +30,7 @@ from sat_tf import (
     workers,
 )
 from sat_tf import data as datasets
+from sat_tf.callbacks import tensorboard
 from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
 from sat_tf.callbacks.overfitting import CatastrophicOverfitting
 from sat_tf.trainer import AdversarialTrainer
@@ -146,6 +147,9 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
     )
     report.facts |= {"network": {"source": str(path / "network.keras")}}
     report.save(report_path)
+    last = report.outcomes[-1].last_iterate.mean()
+    figures = {"clean_accuracy": report.clean_accuracy, "adversarial_accuracy": last}
+    tensorboard.write_test(path / "logs", workdir.read_metrics(path)["best"]["step"], figures)
     print(
         f"{report.table()}\n{info.num_examples['test']} test images, {FLAGS.norm} epsilon "
         f"{FLAGS.epsilon:g} pixels of 255, accuracies in percent:\n{report_path}"
@@ -173,7 +177,12 @@ def _watchers(trainer, info, path, validation, progress, start, record):
     return [
         *([progress] if chief else []),
         callbacks.StopOnNaN(progress.steps_per_epoch, initial_step),
-        callbacks.TensorBoard(path / "logs", batch_size=FLAGS.batch_size, pictures=pictures),
+        callbacks.TensorBoard(
+            path / "logs",
+            batch_size=FLAGS.batch_size,
+            pictures=pictures,
+            settings={flag.name: flag.value for flag in _given_flags()},
+        ),
         CatastrophicOverfitting(FLAGS.on_overfitting, history=record["history"]),
     ]
 
@@ -207,11 +216,13 @@ def _load(split, **options):
 
 
 def _settings():
+    return [_line(flag) for flag in _given_flags()]
+
+
+def _given_flags():
     themes = FLAGS.flags_by_module_dict().items()
     ours = [flag for module, theme in themes if module.startswith("flags.") for flag in theme]
-    return [
-        _line(flag) for flag in sorted(ours, key=lambda flag: flag.name) if flag.value is not None
-    ]
+    return [flag for flag in sorted(ours, key=lambda flag: flag.name) if flag.value is not None]
 
 
 def _line(flag):

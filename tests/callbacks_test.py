@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.hparams import metadata
 
 from sat_tf import distribution
-from sat_tf.callbacks import PictureGrid, Progress, StopOnNaN, TensorBoard, curves, pictures
+from sat_tf.callbacks import (
+    PictureGrid,
+    Progress,
+    StopOnNaN,
+    TensorBoard,
+    curves,
+    pictures,
+    tensorboard,
+)
 
 STEPS, BATCH = 4, 8
 
@@ -392,10 +401,11 @@ def logged(tmp_path_factory):
     images, labels = next(iter(dataset()))
     records = Records()
     grid = PictureGrid(images[:2], labels[:2], lower)
-    fit(
-        trainer,
-        [records, TensorBoard(directory, batch_size=BATCH, every_steps=2, pictures=grid)],
+    settings = {"epsilon": 8.0, "boundary": [1, 2], "nesterov": True}
+    board = TensorBoard(
+        directory, batch_size=BATCH, every_steps=2, pictures=grid, settings=settings
     )
+    fit(trainer, [records, board])
     return directory, records, trainer
 
 
@@ -423,6 +433,27 @@ def test_pictures_and_curves_are_written_every_epoch(logged):
     width, height, png = validation["attack/pictures"][0][1]
     decoded = tf.image.decode_png(png)
     assert decoded.shape == (int(height), int(width), 3)
+
+
+def test_settings_and_the_test_are_there_to_compare_runs(logged):
+    directory, _, _ = logged
+    found = events(directory)
+    ((_, text),) = found["flags"]
+    assert b"| epsilon | `8.0` |" in text.item() and b"| boundary | `[1, 2]` |" in text.item()
+    tensorboard.write_test(directory, 4, {"clean_accuracy": 0.5})
+    assert events(directory / "test") == {"epoch/clean_accuracy": [(4, np.float32(0.5))]}
+    # TensorBoard's own reader of the table.
+    (file,) = directory.glob("*tfevents*")
+    values = [
+        value
+        for record in tf.data.TFRecordDataset(str(file))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+    infos = [metadata.parse_session_start_info_plugin_data(one.metadata.plugin_data.content)
+             for one in values]  # fmt: skip
+    (info,) = infos
+    assert info.hparams["epsilon"].number_value == 8 and info.hparams["nesterov"].bool_value
 
 
 def test_images_per_second_is_batch_over_seconds_a_step(tmp_path):

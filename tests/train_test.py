@@ -279,9 +279,29 @@ def test_an_interrupted_fit_keeps_its_signal(module, noted, tmp_path):
     assert stop.value.signal_number == 15
 
 
+def test_compilation_wins_over_the_default_and_is_refused_beside_what_was_asked_for(
+    module, capsys, monkeypatch
+):
+    give(jit_compile=True)
+    module._settle_compilation()
+    assert not FLAGS.deterministic
+    assert capsys.readouterr().err == "note: --jit_compile is given, so --nodeterministic holds\n"
+    module._settle_compilation()
+    assert capsys.readouterr().err == ""
+    give(deterministic=True)
+    monkeypatch.setattr(FLAGS["deterministic"], "present", 1)
+    with pytest.raises(ValueError, match="exclude each other.*leave one out"):
+        module._settle_compilation()
+    give(jit_compile=False)
+    module._settle_compilation()
+    assert FLAGS.deterministic
+
+
 class Report:
     def __init__(self):
         self.facts = {"kept": 1}
+        self.clean_accuracy = 0.75
+        self.outcomes = [types.SimpleNamespace(last_iterate=np.array([True, False]))]
 
     def save(self, path):
         path.write_text(json.dumps(self.facts))
@@ -295,6 +315,8 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     noted(module.evaluate, "evaluate", lambda *_, **__: Report())
     network = trainer_of().network
     network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text('{"best": {"step": 40}}')
+    written = noted(module.tensorboard, "write_test")
     give(**DATA, epsilon=12.0, norm="l2", test_steps=3)
     module.test(INFO, tmp_path)
     ((tested, options),) = calls["evaluate"]
@@ -308,6 +330,8 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     assert (options["batch_size"], options["seed"]) == (8, 3)
     report = json.loads((tmp_path / "test_pgd_3.json").read_text())
     assert report == {"kept": 1, "network": {"source": str(tmp_path / "network.keras")}}
+    found = {"clean_accuracy": 0.75, "adversarial_accuracy": 0.5}
+    assert written["write_test"] == [((tmp_path / "logs", 40, found), {})]
     assert "the table\n9 test images, l2 epsilon 12 pixels" in capsys.readouterr().out
     module.test(INFO, tmp_path)
     assert len(calls["evaluate"]) == 1

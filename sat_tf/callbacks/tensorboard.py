@@ -2,11 +2,13 @@
 
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from sat_tf.callbacks import curves
 from sat_tf.callbacks.pictures import PictureGrid
@@ -25,6 +27,8 @@ class TensorBoard(keras.callbacks.Callback):
     | validation | attack/pictures | clean image, perturbation, adversarial image |
     | train | activation/curve | f and f'; again every epoch if it is trained |
     | train | trained_activation/<layer>/<weight> | again every epoch |
+    | (log_dir itself) | flags; HParams | the settings as a table, and for TensorBoard's own table |
+    | test | epoch/... | see `write_test` |
 
     Training and validation share tags, so TensorBoard draws them into one chart.
 
@@ -42,6 +46,7 @@ class TensorBoard(keras.callbacks.Callback):
       batch_size: images of a step over all replicas.
       every_steps: optimiser steps between two points of `step/...`.
       pictures: drawn at the end of every epoch, if given.
+      settings: names and values by which runs are compared, if given.
       activations: layers to watch; default all that `curves.activation_layers` finds.
       clock: returns seconds; only differences count.
     """
@@ -53,6 +58,7 @@ class TensorBoard(keras.callbacks.Callback):
         batch_size: int,
         every_steps: int = 50,
         pictures: PictureGrid | None = None,
+        settings: Mapping[str, Any] | None = None,
         activations: Sequence[keras.layers.Layer] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -63,6 +69,7 @@ class TensorBoard(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.every_steps = every_steps
         self.pictures = pictures
+        self.settings = settings
         self.activations = activations
         self._recent, self._epoch_long = Throughput(clock), Throughput(clock)
         self._writers = {}
@@ -78,6 +85,8 @@ class TensorBoard(keras.callbacks.Callback):
         for run in ("train", "validation"):
             self._writers[run] = tf.summary.create_file_writer(str(self.log_dir / run))
         self._next_point = step + self.every_steps - step % self.every_steps
+        if self.settings and not (any(resumed) and step):
+            write_settings(self.log_dir, self.settings)
         if self.activations is None:
             self.activations = curves.activation_layers(self.model.network)
         if self.activations and not (any(resumed) and step):
@@ -153,6 +162,35 @@ class TensorBoard(keras.callbacks.Callback):
 
 def _number(variable):
     return keras.ops.convert_to_numpy(variable)  # int() refuses a mirrored variable
+
+
+def write_settings(log_dir: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Writes settings twice: for the table HParams, where runs are compared, and as a text."""
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in settings.items()
+    }
+    rows = "".join(f"| {name} | `{value}` |\n" for name, value in plain.items())
+    writer = tf.summary.create_file_writer(str(log_dir))
+    with writer.as_default(0):
+        hparams.hparams(plain)
+        tf.summary.text("flags", f"| flag | value |\n|---|---|\n{rows}")
+    writer.close()
+
+
+def write_test(log_dir: pathlib.Path, step: int, figures: Mapping[str, float]) -> None:
+    """Writes what the test found as the run `test`, in the charts of the validation.
+
+    Args:
+      log_dir: as of `TensorBoard`.
+      step: of the network that was tested.
+      figures: by name, such as "clean_accuracy".
+    """
+    writer = tf.summary.create_file_writer(str(log_dir / "test"))
+    with writer.as_default(step):
+        for name, value in figures.items():
+            tf.summary.scalar(f"epoch/{name}", value)
+    writer.close()
 
 
 def start_session(directory: pathlib.Path, step: int) -> bool:
