@@ -1,6 +1,7 @@
 """Which epoch becomes `network.keras`, who writes, and what is never written."""
 
 import json
+import signal
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from sat_tf import distribution, fitting
-from sat_tf.callbacks.checkpoint import Checkpoint
+from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
 from sat_tf.callbacks.overfitting import CatastrophicOverfitting
 
 STEPS = 3
@@ -201,6 +202,34 @@ def test_only_the_chief_writes(tmp_path, monkeypatch):
     record, saved = run(tmp_path, Scripted(), every=1)
     assert not saved and not list(tmp_path.iterdir())
     assert record["best"]["epoch"] == 4  # it knows as much as the chief
+    with monkeypatch.context() as patch:
+        patch.setattr(distribution, "is_chief", lambda strategy: True)
+        run(tmp_path, Scripted(SCRIPT[:2]))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    record, saved = run(tmp_path, Scripted())
+    assert len(record["history"]) == 5 and not saved
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_waits_for_the_step_and_a_second_one_does_not(tmp_path, number):
+    keeper, _ = playing(tmp_path)
+    heard = []
+    before = signal.signal(number, lambda *_: heard.append("at once"))
+    try:
+        with keeper.handling_signals():
+            signal.raise_signal(number)
+            assert heard == []
+            with pytest.raises(
+                Interrupted, match=f"stopped by {number.name} after step 1;"
+            ) as stop:
+                keeper.on_train_batch_end(0, {})
+            assert stop.value.signal_number == number and steps_of(tmp_path) == [1]
+            signal.raise_signal(number)
+        signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    assert heard == ["at once"] * 2
 
 
 def test_the_step_to_go_on_from_is_agreed_by_all_workers(tmp_path, monkeypatch):

@@ -101,13 +101,18 @@ def test_the_process_is_set_up_as_the_flags_say(module, noted):
 @pytest.fixture
 def parts(module, noted):
     """The program without its parts; yields what each was called with, in order."""
+
+    def in_scope(values, info, num_replicas):
+        assert tf.distribute.get_strategy().num_replicas_in_sync == num_replicas
+        return made
+
     made = trainer_of()
     strategies = {name: distribution.strategy(name) for name in ("one_device", "mirrored")}
     noted(module, "set_up_process")
     noted(module.distribution, "strategy", lambda name: strategies[name])
     noted(module.datasets, "download")
     noted(module.datasets, "describe", INFO)
-    noted(module.recipe, "trainer", lambda *_: made)
+    noted(module.recipe, "trainer", in_scope)
     noted(module.datasets, "load", images)
     noted(module.workers, "claim", lambda *_: contextlib.nullcontext(pathlib.Path("the/run")))
     noted(module, "fit")
@@ -124,6 +129,8 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     ]  # fmt: skip
     path, mirrored = pathlib.Path("the/run"), module.distribution.strategy("mirrored")
     assert calls["describe"] == [(("folder:my/cats", "there"), {})]
+    # Both streams are tried before there is a workdir.
+    assert [arguments[1] for arguments, _ in calls["load"]] == ["train", "validation"]
     assert calls["trainer"] == [((FLAGS, INFO, 2), {})]
     ((claimed, _),) = calls["claim"]
     assert claimed == (mirrored, "runs/cats", module._settings(), True)
@@ -273,10 +280,11 @@ def test_an_interrupted_fit_keeps_its_signal(module, noted, tmp_path):
 
     noted(module.datasets, "load", images)
     noted(module.fitting, "fit", interrupted)
+    closed = noted(module.callbacks.Progress, "close")
     give(**DATA, epsilon=9.0)
     with pytest.raises(module.main.Interrupted, match="SIGTERM after step 7") as stop:
         module.fit(trainer_of(), INFO, tmp_path)
-    assert stop.value.signal_number == 15
+    assert stop.value.signal_number == 15 and len(closed["close"]) == 1
 
 
 def test_compilation_wins_over_the_default_and_is_refused_beside_what_was_asked_for(
