@@ -84,7 +84,7 @@ class Watch:
         self._sums = {name: keras.metrics.Sum(name) for name in names}
 
     def look(self, images: tf.Tensor, labels: tf.Tensor, num_classes: int, num_pieces: int) -> None:
-        """Counts what is wrong with a replica's batch."""
+        """Counts what is wrong with a replica's batch; 0 pieces allow it to have no image."""
         allowed = (images >= geometry.PIXEL_MIN) & (images <= geometry.PIXEL_MAX)
         found = {
             "batches": True,

@@ -209,7 +209,7 @@ class AdversarialTrainer(keras.Model):
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures clean and adversarial images and returns the logs."""
         images, labels = batches.unpacked(data)
-        self._watch.look(images, labels, self._num_classes, 1)
+        self._watch.look(images, labels, self._num_classes, num_pieces=0)
         known = batches.are_classes(labels, self._num_classes)
         network = self.best_network
         seed = tf.constant([self.seed, -1], tf.int32)

@@ -139,6 +139,13 @@ def test_fewer_images_than_pieces_are_refused_in_words():
         kernel_after(trainer(gradient_accumulation=2), IMAGES[:5], LABELS[:5])
 
 
+def test_validation_takes_a_last_batch_that_leaves_a_replica_without_images():
+    made = trainer(strategy="mirrored")
+    logs = made.evaluate(IMAGES[:5], LABELS[:5], batch_size=4, verbose=0, return_dict=True)
+    right = (IMAGES[:5].reshape(5, 4) @ KERNEL).argmax(1) == LABELS[:5]
+    assert logs["clean_accuracy"] == pytest.approx(right.mean())
+
+
 def test_free_training_moves_the_first_rows_in_a_smaller_batch():
     made = FreeTrainer(
         network(), batch_size=4, epsilon=4.0, step_size=2.0, validation_attack=attacks.identity
