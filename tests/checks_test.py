@@ -172,6 +172,14 @@ def outcome(name, standing, unconfirmed=0):
         ("square", [outcome("square", 500)], None),
         ("pgd gap", [outcome("pgd-10", 500), outcome("pgd-50", 500)], None),
         ("pgd gap", [outcome("apgd-t", 500)], None),
+        # Of several PGD the best counts, whatever its place; the last attack has the last word.
+        (
+            "pgd gap",
+            [outcome("pgd-10", 700), outcome("pgd-50", 500), outcome("apgd-t", 401)],
+            True,
+        ),
+        ("pgd gap", [outcome("pgd-10", 700), outcome("apgd-t", 599)], False),
+        ("square", [outcome("pgd-50", 700), outcome("apgd-t", 500), outcome("square", 499)], True),
         ("confirmed", [outcome("pgd-50", 500)], True),
         ("confirmed", [outcome("pgd-50", 500, unconfirmed=1)], False),
     ],
@@ -220,3 +228,38 @@ def test_padding_is_not_counted_among_gradients(images):
     found = checks.before(quantised, tf.function(quantised), batch, np.ones(3, bool))
     (check,) = [check for check in found if check.name == "gradients"]
     assert check.found.startswith("of 3 images 3 have")
+
+
+def test_outputs_are_probabilities_only_if_all_lie_in_0_to_1_and_all_rows_sum_to_1(images):
+    share = tf.constant([[0.7, 0.1, 0.1, 0.1]])
+    rows = {
+        "sum to 1 and leave the range": (share * 4 - tf.constant([[3.0, 0, 0, 0]]), True),
+        "lie in the range and sum to more": (share + 0.1, True),
+        "are probabilities": (share, False),
+        "are probabilities up to rounding": (share + 2e-6, False),
+    }
+    for said, (row, passed) in rows.items():
+
+        def network(images, training=False, row=row):
+            return tf.repeat(row, tf.shape(images)[0], 0) + 0 * HONEST(images)
+
+        assert before(network, images)["logits"].passed is passed, said
+
+    def one_row_apart(images, training=False):
+        first = tf.one_hot(0, tf.shape(images)[0])[:, None]
+        return tf.nn.softmax(HONEST(images)) + 0.5 * first
+
+    assert before(one_row_apart, images)["logits"].passed
+
+
+def test_rows_that_pad_the_first_batch_are_no_images(images):
+    batch = next(iter(Stream((images[:5] / 255, HONEST.labels(images[:5])), 16)))
+    flat = np.array(batch.images)
+    flat[batch.count :] = 200.0
+    spoilt = batch._replace(images=flat)
+    forward = tf.function(lambda x: quantised(x, training=False), autograph=False)
+    found = checks.before(quantised, forward, spoilt, np.ones(5, bool))
+    by_name = {check.name: check for check in found}
+    assert by_name["gradients"].found.startswith("of 5 images 5 have")
+    assert not by_name["pixels"].passed
+    assert "of 5 images" in by_name["deterministic"].found

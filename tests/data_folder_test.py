@@ -1,12 +1,14 @@
 """Laws of a folder of class folders, with good images and bad ones."""
 
 import logging
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sat_tf import data
+from sat_tf.data.folder import Folder
 
 
 def fill(directory, classes, num_images, sizes=((20, 30),)):
@@ -180,3 +182,35 @@ def test_pictures_are_augmented_as_photographs_unless_told(tmp_path, sizes, defa
 
     np.testing.assert_array_equal(first(), first(augment=default))
     assert np.abs(first() - first(augment="none")).max() > 1
+
+
+def batches(folder, split, **arguments):
+    stream = data.load(f"folder:{folder}", split, batch_size=2, **arguments)
+    return [images for images, _ in stream.take(1).as_numpy_iterator()]
+
+
+def test_a_folder_is_cropped_as_images_of_its_sizes_are_unless_told(cats_and_dogs, tmp_path):
+    one_size = tmp_path / "more"
+    noise = np.random.default_rng(0).integers(0, 256, [30, 16, 16, 3], np.uint8)
+    for number, image in enumerate(noise):
+        path = one_size / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        Image.fromarray(np.tile(image, (2, 1 + number % 2, 1))).save(
+            cats_and_dogs / ("cat", "dog")[number % 2] / f"{number:03}.png"
+        )
+    for folder, resize in ((one_size, "whole"), (cats_and_dogs, "center_crop")):
+        default = batches(folder, "test", image_size=12)
+        same = batches(folder, "test", image_size=12, eval_resize=resize)
+        np.testing.assert_array_equal(default, same)
+    for resize in ("shorter_side", "whole"):
+        other = batches(cats_and_dogs, "test", image_size=12, eval_resize=resize)
+        assert np.abs(np.stack(other) - np.stack(default)).max() > 1
+
+
+def test_the_files_of_a_part_are_named_in_the_order_in_which_they_are_read(cats_and_dogs):
+    for split in data.SPLITS:
+        images, _ = read(f"folder:{cats_and_dogs}", split)
+        files = [pathlib.Path(file) for file in Folder(str(cats_and_dogs)).files(split)]
+        named = [(("cat", "dog").index(file.parent.name), int(file.stem)) for file in files]
+        assert named == identities(images) == sorted(named)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from sklearn import datasets
 
 from sat_tf import data, distribution
-from sat_tf.data import augment, order
+from sat_tf.data import augment, info, order
 
 
 def stream(num_steps, **arguments):
@@ -186,3 +186,59 @@ def test_two_replicas_count_every_image_of_an_evaluation_part():
         for part in strategy.experimental_local_results(labels)
     ]
     assert sum(len(part) for part in seen) == 359
+
+
+def test_the_parts_of_digits_are_scikit_learns_images_in_its_order_each_with_its_own_label():
+    truth = datasets.load_digits()
+    pixels = np.rint(truth.images * 255 / 16)
+    test = np.arange(1797) % 5 == 4
+    images, labels = everything("test")
+    np.testing.assert_array_equal(images[..., 0], pixels[test])
+    np.testing.assert_array_equal(labels, truth.target[test])
+    # The middles of 143 equal stretches of the rest are validation.
+    rest = np.flatnonzero(~test)
+    middles = np.floor((np.arange(143) + 0.5) * 1438 / 143).astype(int)
+    for split, chosen in (("validation", rest[middles]), ("train", np.delete(rest, middles))):
+        images, labels = everything(split)
+        np.testing.assert_array_equal(images[..., 0], pixels[chosen])
+        np.testing.assert_array_equal(labels, truth.target[chosen])
+    names = data.describe("digits").class_names
+    assert [names[label] for label in truth.target] == [str(label) for label in truth.target]
+
+
+def test_a_training_stream_keeps_each_image_with_its_label_and_its_size():
+    stored, stored_labels = everything("train", image_size=12)
+    known = {image.tobytes(): label for image, label in zip(stored, stored_labels, strict=True)}
+    images, labels = stream(20, image_size=12, augment="none")
+    found = [known[image.tobytes()] for image in images.reshape(-1, 12, 12, 1)]
+    np.testing.assert_array_equal(found, labels.ravel())
+
+
+def test_the_size_asked_for_is_that_of_the_validation_part_and_taken_out_of_training():
+    for arguments, num_train in ((100, 1338), (0, 1438), (1437, 1)):
+        found = data.describe("digits", validation_examples=arguments).num_examples
+        assert found == {"train": num_train, "validation": arguments, "test": 359}
+    assert len(everything("validation", validation_examples=100)[1]) == 100
+    # 2 % of the training split, 1,000 at least, a tenth or 10,000 at most.
+    sizes = {1438: 143, 9_990: 999, 50_000: 1_000, 73_257: 1_465, 1_281_167: 10_000, 5: 0}
+    assert {n: info.default_validation_examples(n) for n in sizes} == sizes
+
+
+def test_an_even_cut_takes_the_same_share_of_every_class_and_nothing_twice():
+    labels = np.repeat(np.arange(10), 50)
+    for size in (10, 20, 50, 100):
+        others, taken = info.cut_evenly(np.arange(500), size)
+        np.testing.assert_array_equal(np.bincount(labels[taken]), size // 10)
+        np.testing.assert_array_equal(np.sort([*others, *taken]), np.arange(500))
+    assert len(info.cut_evenly(np.arange(500), 0)[1]) == 0
+
+
+def test_windows_are_cut_and_mirrored_where_it_is_said():
+    images = np.arange(2 * 16 * 24 * 3, dtype=np.float32).reshape(2, 16, 24, 3) + 1
+    padded = np.pad(images, [(0, 0), (2, 2), (3, 3), (0, 0)])
+    for top, left, flip in ((0, 6, False), (4, 1, True), (2, 3, False)):
+        places = (tf.constant(pair) for pair in ([top, 2], [left, 3], [flip, True]))
+        found = augment.windows(images, *places)
+        window = padded[0, top : top + 16, left : left + 24]
+        np.testing.assert_array_equal(found[0], window[:, ::-1] if flip else window)
+        np.testing.assert_array_equal(found[1], images[1, :, ::-1])

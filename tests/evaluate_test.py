@@ -11,13 +11,16 @@ import pytest
 import tensorflow as tf
 
 from sat_tf.attacks import PGD
+from sat_tf.attacks.apgd import APGD
+from sat_tf.attacks.square import Square
 from sat_tf.evaluate import evaluate
 from sat_tf.evaluation import attack_names
+from tests import linear_network
 
 EPSILON = 8.0
 
 
-def linear_network(weights, bias):
+def dense_network(weights, bias):
     """Pixels -> logits `x . weights + bias`."""
     inputs = keras.Input((4, 4, 1))
     dense = keras.layers.Dense(weights.shape[1])
@@ -48,7 +51,7 @@ def linear():
     rng = np.random.default_rng(1)
     # Small enough that the cross-entropy of a safe image keeps a gradient in float32.
     weights = rng.normal(scale=0.02, size=(16, 3)).astype(np.float32)
-    network = linear_network(weights, np.zeros(3, np.float32))
+    network = dense_network(weights, np.zeros(3, np.float32))
     images, labels = images_of(network, 60)
     labels[::7] = (labels[::7] + 1) % 3  # some are misclassified from the start
     return network, images, labels, weights.astype(np.float64)
@@ -70,7 +73,7 @@ def worst_margins(images, labels, weights, epsilon, norm):
 def test_two_class_linear_network_has_the_accuracy_of_the_closed_form(linear):
     _, images, _, weights = linear
     weights = weights[:, :2]
-    network = linear_network(weights.astype(np.float32), np.zeros(2, np.float32))
+    network = dense_network(weights.astype(np.float32), np.zeros(2, np.float32))
     labels = np.argmax(network.predict(images, verbose=0), -1).astype(np.int32)
     labels[::7] = 1 - labels[::7]
     for norm, epsilon in (("linf", 8.0), ("l2", 30.0)):
@@ -218,6 +221,136 @@ def test_wrong_arguments_are_refused(linear):
         evaluate(network, (np.clip(images * 1.5, 60, None), labels), [attack])
     with pytest.raises(ValueError, match="no image"):
         evaluate(network, [], [attack])
+
+
+@pytest.fixture(scope="module")
+def flat():
+    """A linear network of two classes, images with every fifth label wrong, exact distances."""
+    network = linear_network.LinearNetwork(2, scale=0.02)
+    images = linear_network.images(30)
+    network.bias -= network.logits(images).mean(0)  # as many images of either class, near by
+    labels = network.labels(images)
+    assert 10 < labels.sum() < 20
+    labels[::5] = 1 - labels[::5]
+    clean = network.labels(images) == labels
+    gaps = {norm: linear_network.distances(network, images, labels, norm)
+            for norm in ("linf", "l2")}  # fmt: skip
+    return network, images, labels, {norm: np.where(clean, gap, 0) for norm, gap in gaps.items()}
+
+
+def straight(epsilon, **changes):
+    """One step to the worst point of the ball around an image of a linear network."""
+    options = {"step_size": epsilon, "steps": 1, "random_start": False} | changes
+    return PGD(epsilon=epsilon, **options)
+
+
+def radii_of(gaps, *fractions):
+    """Radii in pixels that so many of the images survive, between the distances of two of them."""
+    ranked = np.sort(gaps[gaps > 0])
+    places = [int(fraction * len(ranked)) for fraction in fractions]
+    return [float(ranked[place - 1 : place + 1].mean()) for place in places]
+
+
+def test_the_curve_of_a_linear_network_is_the_closed_form_and_never_rises(flat):
+    network, images, labels, gaps = flat
+    gaps = gaps["linf"]
+    small, middle, large = radii_of(gaps, 0.2, 0.5, 0.8)
+    # The largest ball is attacked with a step that reaches nothing new.
+    curve = {middle: [straight(middle)], 0.0: [straight(0.0)], small: [straight(small)],
+             large: [straight(large, step_size=1e-3)]}  # fmt: skip
+    report = evaluate(network, (images, labels), [straight(small)], curve=curve, batch_size=8)
+    assert [point.epsilon for point in report.curve] == [0.0, small, middle, large]
+    for point, radius in zip(report.curve, (0.0, small, middle, middle), strict=True):
+        np.testing.assert_array_equal(point.standing, gaps > radius)
+    np.testing.assert_array_equal(report.standing, gaps > small)  # the curve is apart
+    assert [point.seconds > 0 for point in report.curve] == [False, True, True, True]
+    assert report.seconds == pytest.approx(
+        sum(one.seconds for one in (*report.curve, *report.outcomes))
+    )
+    read = report.to_dict()["curve"]
+    assert [one["epsilon"] for one in read] == [0.0, small, middle, large]
+    found = [one["adversarial_accuracy"] for one in read]
+    assert found == [np.mean(gaps > radius) for radius in (0.0, small, middle, middle)]
+    curve = {middle: [straight(middle, step_size=1e-3), straight(middle)]}
+    options = {"curve": curve, "batch_size": 8}
+    several = evaluate(network, (images, labels), [straight(small)], **options)
+    np.testing.assert_array_equal(several.curve[0].standing, gaps > middle)
+
+
+def test_attacks_that_differ_in_more_than_their_steps_are_run_apart(flat):
+    network, images, labels, gaps = flat
+    small, large = radii_of(gaps["linf"], 0.3, 0.7)
+    (round_ball,) = radii_of(gaps["l2"], 0.5)
+    attacks = [
+        straight(small),
+        straight(large),
+        straight(large, step_size=small),
+        straight(large, step_size=large / 2, steps=2),
+        straight(round_ball, norm="l2"),
+        straight(large, random_start=True),
+    ]
+    report = evaluate(network, (images, labels), attacks, batch_size=30)
+    right = [gaps["linf"] > radius for radius in (small, large, small, large)]
+    right.append(gaps["l2"] > round_ball)
+    for outcome, attack, expected in zip(report.outcomes, attacks, right, strict=False):
+        np.testing.assert_array_equal(outcome.last_iterate, expected, outcome.settings)
+        for name in ("epsilon", "step_size", "norm", "random_start"):
+            assert outcome.settings[name] == getattr(attack, name)
+    assert len(report.outcomes) == 6
+    assert report.outcomes[5].settings["random_start"] is True
+
+
+def test_pgd_that_stops_at_the_break_is_the_pgd_that_was_asked_for(flat):
+    network, images, labels, gaps = flat
+    for norm in ("linf", "l2"):
+        (radius,) = radii_of(gaps[norm], 0.5)
+        attack = straight(radius, norm=norm)
+        options = {"last_iterate": False, "restarts": 3, "batch_size": 8}
+        (outcome,) = evaluate(network, (images, labels), [attack], **options).outcomes
+        np.testing.assert_array_equal(outcome.standing, gaps[norm] > radius)
+        asked = {"epsilon": radius, "step_size": radius, "steps": 1, "norm": norm,
+                 "random_start": False, "num_steps": 2}  # fmt: skip
+        assert {name: outcome.settings[name] for name in asked} == asked
+        np.testing.assert_array_equal(outcome.attacked, gaps[norm] > 0)
+        assert outcome.plain_steps == 2 * (gaps[norm] > 0).sum()
+    noisy = straight(radius, norm="l2", random_start=True)
+    (outcome,) = evaluate(network, (images[:9], labels[:9]), [noisy], **options).outcomes
+    assert outcome.settings["num_steps"] == 6 and outcome.settings["random_start"] is True
+
+
+def test_the_last_image_that_stands_is_attacked_too(flat):
+    network, images, labels, gaps = flat
+    radius = float(gaps["linf"].max()) + 1
+    one = np.flatnonzero(gaps["linf"] > 0)[0]
+    chosen = [one, *np.flatnonzero(gaps["linf"] == 0)[:2]]
+    attacks = [straight(radius, step_size=1e-3), Square(epsilon=radius, queries=1),
+               APGD(epsilon=radius, iterations=2)]  # fmt: skip
+    report = evaluate(network, (images[chosen], labels[chosen]), attacks, batch_size=2)
+    assert [outcome.attacked.sum() for outcome in report.outcomes][0] == 3
+    assert report.outcomes[-1].attacked.tolist() in ([True, False, False], [False] * 3)
+    assert not report.standing.any() and report.clean.tolist() == [True, False, False]
+    alone = evaluate(network, (images[[one]], labels[[one]]), [straight(radius)], batch_size=4)
+    assert not alone.standing.any() and alone.clean.all()
+
+
+def test_a_label_that_the_network_has_no_class_for_is_refused(flat):
+    network, images, labels, _ = flat
+    for wrong in (2, -1):
+        spoilt = np.where(np.arange(30) == 29, wrong, labels)
+        with pytest.raises(ValueError, match=rf"labels run from .*{wrong}.*2 classes"):
+            evaluate(network, (images, spoilt), [straight(1.0)], batch_size=8)
+
+
+def test_facts_say_how_it_was_evaluated(flat):
+    network, images, labels, _ = flat
+    options = {"seed": 5, "batch_size": 7, "restarts": 2, "left_out": {"fab-t": "why"}}
+    report = evaluate(network, (images[:8], labels[:8]), [straight(1.0)], **options)
+    facts = report.to_dict()
+    assert [facts[name] for name in ("seed", "batch_size", "restarts")] == [5, 7, 2]
+    assert facts["attacks_left_out"] == {"fab-t": "why"} and facts["classes"] == 2
+    assert facts["images"]["label"] == labels[:8].tolist() and facts["num_images"] == 8
+    (check,) = [one for one in facts["checks"] if one["name"] == "classes"]
+    assert not check["passed"] and "fab-t" in check["found"]
 
 
 def _run(*arguments):

@@ -189,6 +189,18 @@ def test_only_candidates_are_attacked(network, images, labels):
     np.testing.assert_array_equal(work.steps > 0, candidates)
 
 
+def test_a_pass_that_goes_on_adds_to_what_it_has_cost(network, images, labels):
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
+    candidates = np.arange(COUNT) < 9
+    fresh = finish(driver, work_of(attack_of(), COUNT), candidates)
+    resumed = work_of(attack_of(), COUNT)
+    resumed.slot_steps, resumed.seconds = 1000, 500.0
+    finish(driver, resumed, candidates)
+    assert resumed.slot_steps == 1000 + fresh.slot_steps > 1000
+    assert resumed.seconds > 500
+    np.testing.assert_array_equal(resumed.steps, fresh.steps)
+
+
 @pytest.mark.parametrize("images", [1, 2, 31, 128, 129, 256, 257, 1000])
 def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
     slots = runner.balanced_slots(images, 128)

@@ -264,3 +264,125 @@ def test_pictures_of_grey_images_are_drawn_too(report):
         clean=grey.clean[..., :1], adversarial=grey.adversarial[..., :1]
     )
     assert Image.open(io.BytesIO(plots.grid(report))).size[0] > 300
+
+
+def wilson(correct, total):
+    """Lower and upper end of Wilson's 95 % interval, from his formula."""
+    z, share = 1.959963984540054, correct / total
+    middle = share + z * z / (2 * total)
+    half = z * np.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
+    return [(middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)]
+
+
+def test_every_figure_of_the_report_is_what_the_verdicts_count(report):
+    report.outcomes[0].unconfirmed, report.outcomes[1].slot_steps = 3, 150
+    report.outcomes[1].distance[2] = 7.75
+    report.positions = np.arange(NUM) * 3 + 1
+    read = report.to_dict()
+
+    def check(found, name, correct):
+        assert found[name] == correct / NUM
+        assert found[f"{name}_interval_95"] == pytest.approx(wilson(correct, NUM), abs=1e-9)
+
+    check(read, "clean_accuracy", 8)
+    check(read, "adversarial_accuracy", 3)
+    first, second = read["attacks"]
+    check(first, "adversarial_accuracy", 5)
+    check(first, "adversarial_accuracy_last_iterate", 7)
+    check(second, "adversarial_accuracy", 3)
+    for point, correct in zip(read["curve"], (8, 5), strict=True):
+        check(point, "adversarial_accuracy", correct)
+    assert [point["seconds"] for point in read["curve"]] == [0.0, 1.0]
+    names = ("num_attacked", "num_standing", "num_unconfirmed", "seconds", "largest_distance")
+    assert [first[name] for name in names] == [10, 5, 3, 1.5, 8.0]
+    assert [second[name] for name in names] == [5, 3, 0, 2.5, 7.75]
+    costs = [f"evaluations_{kind}" for kind in ("needed", "paid", "plain")]
+    assert [[one[name] for name in costs] for one in (first, second)] == [
+        [40, 48, 40],
+        [100, 150, 250],
+    ]
+    assert first["saved_by_packing"] == pytest.approx(-0.2)
+    assert second["saved_by_packing"] == pytest.approx(0.4)
+    assert (first["name"], second["name"]) == ("pgd-3", "square")
+    assert first["settings"] == report.outcomes[0].settings
+    assert second["steps_curve"] == [(0, 0.5), (7, 0.4), (40, 0.3)]
+    assert read["images"]["label"] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert read["images"]["index"] == [1, 4, 7, 10, 13, 16, 19, 22, 25, 28]
+    assert (read["seed"], read["seconds"], read["checks"]) == (0, 4.0, report.checks)
+
+
+def test_every_cell_of_the_tables_is_a_figure_of_the_report(report):
+    report.outcomes[1].slot_steps = 150
+
+    def span(correct):
+        return "-".join(f"{100 * bound:.1f}" for bound in wilson(correct, NUM))
+
+    rows = [line.split() for line in report.table().splitlines()[3:]]
+    assert rows == [
+        ["clean", "80.00", span(8)],
+        ["pgd-3", "70.00", "50.00", span(5), "10", "1.5", "40", "48", "-20", "%"],
+        ["square", "30.00", span(3), "5", "2.5", "100", "150", "40", "%"],
+    ]
+    low, high = wilson(5, NUM)
+    assert report.curve_table().splitlines()[2].split()[:2] == ["0", "80.00"]
+    last = report.curve_table().splitlines()[3].split()
+    assert last == ["4", "50.00", f"{100 * low:.1f}", "to", f"{100 * high:.1f}"]
+    assert [line.split() for line in report.steps_table().splitlines()[2:]] == [
+        ["pgd-3", "1", "70.00"],
+        ["pgd-3", "3", "50.00"],
+        ["square", "1", "50.00"],
+        ["square", "8", "40.00"],
+        ["square", "41", "30.00"],
+    ]
+    text = page.write(report, "t")
+    figures = text[text.index('class="figures"') : text.index("<h2>Attacks")]
+    for value, name in (("80.00", "clean accuracy"), ("70.00", "pgd-3, last iterate"),
+                        ("30.00", "stands after all attacks")):  # fmt: skip
+        assert f"<b>{value} %</b>{name}<br>" in figures
+    cells = [one.split("</td>")[0] for one in text[: text.index("<h2>Checks")].split("<td>")[1:]]
+    square = cells[cells.index("square") :]
+    spans = " to ".join(span(3).split("-"))
+    assert square[:10] == ["square", "", "30.00", spans, "5", "7.5", "2.5", "100", "150", "40 %"]
+
+
+def test_model_info_is_unreliable_where_a_check_failed_and_names_autoattack_alone(report):
+    assert artefacts.model_info(report, {})["unreliable"] is True
+    report.checks = [check for check in report.checks if check["passed"] is not False]
+    assert artefacts.model_info(report, {})["unreliable"] is False
+    names = ["apgd-ce", "apgd-t", "fab-t", "square"]
+    for order, said in ((names, "30.00"), (names[::-1], None), (names[:3], None)):
+        report.outcomes = [dataclasses.replace(report.outcomes[-1], name=name) for name in order]
+        info = artefacts.model_info(report, {"model": "m", "dataset": "cifar10"})
+        assert info["autoattack_acc"] == said
+        assert (info["reported"], info["clean_acc"], info["dataset"]) == (
+            "30.00",
+            "80.00",
+            "cifar10",
+        )
+    round_ball = {"epsilon": 127.5, "norm": "l2"}
+    report.outcomes = [dataclasses.replace(report.outcomes[-1], settings=round_ball)]
+    assert artefacts.model_info(report, {})["eps"] == "0.5"
+
+
+def test_events_hold_every_accuracy_of_every_attack(report, tmp_path):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    artefacts.summaries(report, tmp_path)
+    events = event_accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {
+        tag: [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+        if not tag.endswith("pictures")
+    }
+    expected = {
+        "clean_accuracy": [0.8],
+        "adversarial_accuracy": [0.3],
+        "standing/pgd-3": [0.5],
+        "standing/square": [0.3],
+        "last_iterate/pgd-3": [0.7],
+        "steps/pgd-3": [0.7, 0.5],
+        "steps/square": [0.5, 0.4, 0.3],
+        "epsilon": [0.8, 0.5],
+    }
+    assert found == {f"evaluation/{k}": pytest.approx(v) for k, v in expected.items()}

@@ -1,5 +1,6 @@
 """A killed evaluation goes on where it stopped, and nothing that is there is lost."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import runner, verdicts
+from sat_tf.evaluation import passes, runner, verdicts
 from tests import linear_network
 
 ATTACKS = [
@@ -142,7 +143,7 @@ def test_a_damaged_file_is_refused_by_name_and_left_alone(tmp_path):
 @pytest.mark.parametrize(
     "options, said",
     [({"seed": 1}, "seed 1 here, 0 there"), ({"restarts": 1}, "runs of attacks here"),
-     ({"num_images": 9}, "other images or labels")],
+     ({"num_images": 9}, "other images or labels"), ({"batch_size": 5}, "batch_size 5 here, 4")],
 )  # fmt: skip
 def test_a_file_of_another_evaluation_is_refused_and_left_alone(tmp_path, options, said):
     path = tmp_path / "report.verdicts.npz"
@@ -171,3 +172,30 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     other = network_of(1)
     with pytest.raises(ValueError, match="another evaluation.*other weights of the network"):
         evaluate(other, data_of(network_of()), ATTACKS, verdict_file=path, batch_size=4, restarts=2)
+
+
+def test_every_entry_of_a_pass_comes_back_as_it_was_saved(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def filled(columns):
+        work = passes.Pass.blank("key", None, 7, columns)
+        for field in dataclasses.fields(work):
+            value = getattr(work, field.name)
+            if isinstance(value, np.ndarray):
+                value[...] = rng.integers(0, 2 if value.dtype == bool else 99, value.shape)
+            elif isinstance(value, int | float):
+                setattr(work, field.name, type(value)(rng.integers(1, 99)))
+        return work
+
+    saved, examples = [filled(0), filled(5)], rng.uniform(0, 255, [2, 4, 4, 1]).astype(np.float32)
+    path = tmp_path / "v.npz"
+    verdicts.VerdictFile(path, {"seed": 0}).save(saved, examples)
+    read = [passes.Pass.blank("key", None, 7, columns) for columns in (0, 5)]
+    examples_read = np.zeros_like(examples)
+    assert not verdicts.VerdictFile(path, {"seed": 1}, overwrite=True).restore(read, examples_read)
+    assert not examples_read.any() and not read[1].done.any()
+    assert verdicts.VerdictFile(path, {"seed": 0}).restore(read, examples_read)
+    np.testing.assert_array_equal(examples_read, examples)
+    for one, other in zip(saved, read, strict=True):
+        for field in dataclasses.fields(one):
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))

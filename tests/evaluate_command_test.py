@@ -1,0 +1,262 @@
+"""Every flag of `python -m sat_tf.evaluate` reaches what it decides; the report says what is so."""
+
+import contextlib
+import functools
+import inspect
+import json
+import pathlib
+import runpy
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from sklearn import datasets
+
+from sat_tf import evaluate
+from sat_tf.attacks import PGD, autoattack
+from sat_tf.evaluation import attack_names, settings, verdicts
+
+# Values unlike the defaults, and unlike what the data set or the network would say.
+ASKED = {
+    "network": "nets/mine.keras",
+    "input_range": "0,1",
+    "preprocessing": "caffe",
+    "dataset": "some_set",
+    "split": "validation",
+    "data_dir": "/sets",
+    "classes": "classes.txt",
+    "image_size": "17",
+    "eval_resize": "shorter_side",
+    "num_images": "1",
+    "ids": "ids.txt",
+    "attacks": "autoattack,pgd-3",
+    "epsilon": "5",
+    "step_size": "1.25",
+    "norm": "l2",
+    "restarts": "3",
+    "last_iterate": "false",
+    "curve": "2.5,1",
+    "steps_curve": "true",
+    "seed": "7",
+    "batch_size": "19",
+    "strategy": "mirrored",
+    "logical_cpus": "2",
+    "json": "there/mine.json",
+    "write": "npz,plots",
+    "image_type": "uint8",
+    "overwrite": "true",
+    "save_every": "4.5",
+}
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses arguments as the program does, against flags of its own."""
+
+    def parsed(*arguments):
+        values = flags.FlagValues()
+        with monkeypatch.context() as patch:  # other tests define flags of these names
+            for name in (name for name in dir(flags) if name.startswith("DEFINE")):
+                define = functools.partial(getattr(flags, name), flag_values=values)
+                patch.setattr(flags, name, define)
+            runpy.run_module("flags.evaluate", alter_sys=True)
+        values(["program", *arguments])
+        monkeypatch.setattr(flags, "FLAGS", values)
+        return values
+
+    return parsed
+
+
+class Report:
+    """Stands for a report: what the program asks of it and tells it."""
+
+    def __init__(self):
+        self.labels, self.facts = np.zeros(1), {"network": {}, "data": {}}
+        self.checks, self.curve, self.saved_images, self.positions = [], [], None, None
+
+    def save(self, path):
+        self.path = path
+
+    def table(self):
+        return "the table"
+
+    def steps_table(self):
+        return "the steps"
+
+
+@pytest.fixture
+def run(parse, monkeypatch):
+    """Runs the program with everything it calls replaced; returns the arguments of each call."""
+    seen = {}
+
+    def replace(module, name, result):
+        signature = inspect.signature(getattr(module, name))
+
+        def called(*arguments, **named):
+            bound = signature.bind(*arguments, **named).arguments
+            seen.update({f"{name}.{key}": value for key, value in bound.items()})
+            return result
+
+        monkeypatch.setattr(module, name, called)
+
+    def ran(*arguments, side=None):
+        report = Report()
+        network = types.SimpleNamespace(input_shape=(None, side, side, 3), output_shape=(None, 3))
+        strategy = types.SimpleNamespace(scope=contextlib.nullcontext)
+        replace(evaluate.networks, "load", network)
+        replace(evaluate.networks, "adapt", network)
+        replace(evaluate.networks, "class_names", list("abc"))
+        replace(evaluate.distribution, "split_cpu", None)
+        replace(evaluate.distribution, "strategy", strategy)
+        info = evaluate.data.Info("set", tuple("abc"), (None, None, 3), {})
+        replace(evaluate.data, "describe", info)
+        replace(evaluate.classes, "labelled", ["batches"])
+        replace(evaluate.selection, "positions", [5, 2])
+        replace(evaluate, "evaluate", report)
+        replace(evaluate.artefacts, "write", [])
+        replace(evaluate.data, "load", ["batches"])
+        seen["adapted"] = network
+        parse(*arguments)
+        evaluate.main()
+        return seen, report
+
+    return ran
+
+
+def test_every_flag_reaches_what_it_decides(run, parse, capsys):
+    seen, report = run(*(f"--{name}={value}" for name, value in ASKED.items()))
+    options = seen["evaluate.options"]
+    attacks, curve = seen["evaluate.attacks"], options["curve"]
+    pgd = attacks[-1]
+    path = pathlib.Path("there/mine.json")
+    printed = capsys.readouterr().out
+    left_out = autoattack.left_out("standard", norm="l2", num_classes=3)
+    assert left_out
+    found = {
+        "network": report.facts["network"]["source"] == seen["load.source"] == "nets/mine.keras",
+        "input_range": seen["adapt.input_range"] == (0.0, 1.0),
+        "preprocessing": seen["adapt.preprocessing"] == "caffe",
+        "dataset": seen["load.name"] == report.facts["data"]["dataset"] == "some_set"
+        and seen["positions.dataset"] == seen["describe.name"] == "some_set",
+        "split": seen["load.split"] == report.facts["data"]["split"] == "validation"
+        and seen["positions.split"] == "validation",
+        "data_dir": seen["load.data_dir"] == seen["describe.data_dir"] == "/sets",
+        "classes": seen["labelled.path"] == "classes.txt"
+        and seen["labelled.num_classes"] == 3
+        and seen["labelled.class_names"] == list("abc"),
+        "image_size": seen["load.image_size"] == 17,
+        "eval_resize": seen["load.eval_resize"] == "shorter_side",
+        "num_images": options["num_images"] == 1,
+        "ids": seen["positions.path"] == "ids.txt" and report.positions.tolist() == [2],
+        "attacks": attack_names.name_of(pgd) == "pgd-3"
+        and len(attacks) > 1
+        and options["left_out"] == left_out,
+        "epsilon": {one.epsilon for one in attacks} == {5.0},
+        "step_size": pgd.step_size == curve[1.0][-1].step_size == 1.25,
+        "norm": {one.norm for one in [*attacks, *curve[1.0]]} == {"l2"},
+        "restarts": options["restarts"] == 3,
+        "last_iterate": options["last_iterate"] is False,
+        "curve": {e: {one.epsilon for one in some} for e, some in curve.items()}
+        == {2.5: {2.5}, 1.0: {1.0}},
+        "steps_curve": "the steps" in printed and "the table" in printed,
+        "seed": options["seed"] == 7,
+        "batch_size": options["batch_size"] == seen["load.batch_size"] == 19,
+        "strategy": seen["strategy.name"] == "mirrored" and options["strategy"] is not None,
+        "logical_cpus": seen["split_cpu.num_devices"] == 2,
+        "json": report.path == seen["write.path"] == path
+        and options["verdict_file"] == verdicts.verdict_path(path),
+        "write": seen["write.names"] == ["npz", "plots"]
+        and options["image_file"] == path.with_suffix(".images.npy"),
+        "image_type": options["image_type"] == "uint8",
+        "overwrite": options["overwrite"] is True,
+        "save_every": options["save_every"] == 4.5,
+    }
+    assert [name for name, right in found.items() if not right] == []
+    assert seen["evaluate.network"] is seen["adapted"]
+    # A new flag needs a line above: the report repeats them all.
+    assert set(found) == set(ASKED) == set(report.facts["flags"]) - {"workdir"}
+    asked, defaults = flags.FLAGS, parse()
+    assert [name for name in ASKED if asked[name].value == defaults[name].value] == []
+
+
+def test_a_run_says_what_no_flag_says_and_a_flag_is_stronger(parse, tmp_path):
+    said = {"dataset": "cifar10", "data_dir": "/a", "image_size": 24, "eval_resize": "whole",
+            "epsilon": 3.0, "norm": "l2"}  # fmt: skip
+    asked = {"dataset": "digits", "data_dir": "/b", "image_size": 28, "eval_resize": "center_crop",
+             "epsilon": 6.0, "norm": "linf"}  # fmt: skip
+    (tmp_path / "metrics.json").write_text(json.dumps(said | {"class_names": ["a"]}))
+    of_run = settings.complete(parse(f"--workdir={tmp_path}"))
+    assert {name: getattr(of_run, name) for name in said} == said
+    assert of_run.source == str(tmp_path) and of_run.about["class_names"] == ["a"]
+    for name, value in asked.items():
+        one = settings.complete(parse(f"--workdir={tmp_path}", f"--{name}={value}"))
+        assert {name: getattr(one, name) for name in said} == said | {name: value}
+    alone = settings.complete(parse("--network=n.keras", "--dataset=digits", "--epsilon=2"))
+    rest = (alone.data_dir, alone.image_size, alone.eval_resize, alone.norm)
+    assert rest == (None, None, None, "linf")
+    for arguments in ((), (f"--workdir={tmp_path}", "--network=n.keras")):
+        with pytest.raises(ValueError, match="either --workdir=RUN or --network"):
+            settings.complete(parse(*arguments))
+    for missing in ("--dataset=digits", "--epsilon=2"):
+        with pytest.raises(ValueError, match="is not given and no run says it"):
+            settings.complete(parse("--network=n.keras", missing))
+    for wrong in ("--curve=-1", "--curve=x", "--curve=nan", "--input_range=a,b"):
+        with pytest.raises(ValueError, match="is not a number that fits here"):
+            settings.complete(parse(f"--workdir={tmp_path}", wrong))
+
+
+def test_without_a_size_the_images_have_the_networks(run):
+    asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2")
+    seen, _ = run(*asked, side=12)
+    assert seen["load.image_size"] == 12 and seen["load.split"] == "test"
+    assert seen["evaluate.options"]["strategy"] is None and "strategy.name" not in seen
+    assert seen["evaluate.options"]["image_file"] is None  # html alone needs no images
+
+
+def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(
+    parse, tmp_path, monkeypatch, capsys
+):
+    digits = datasets.load_digits()
+    test = np.arange(len(digits.target)) % 5 == 4
+    images = np.rint(digits.images * 255 / 16)
+    # Least squares on one-hot classes, in a scale where the loss has a gradient in float32.
+    centred = images[~test].reshape(-1, 64) - 127.5
+    weights = np.linalg.lstsq(centred, np.eye(10)[digits.target[~test]] - 0.1, rcond=None)[0]
+    inputs = keras.Input((8, 8, 1))
+    dense = keras.layers.Dense(10)
+    network = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    dense.set_weights([weights, -127.5 * weights.sum(0)])
+    network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text(json.dumps({"dataset": "digits", "epsilon": 10.0}))
+    wanted = [250, 3, 77, *range(100, 130)]
+    (tmp_path / "ids").write_text("\n".join(map(str, wanted)))
+    parse(f"--workdir={tmp_path}", "--attacks=pgd-3", "--restarts=2", f"--ids={tmp_path}/ids",
+          f"--json={tmp_path}/report.json", "--write=model_info", "--curve=10,4")  # fmt: skip
+    evaluate.main()
+    report = json.loads((tmp_path / "report.json").read_text())
+    labels = digits.target[test][sorted(wanted)]
+    assert report["images"]["index"] == sorted(wanted)
+    assert report["images"]["label"] == labels.tolist()
+    pixels = images[test][sorted(wanted)]
+    right = (pixels.reshape(-1, 64) - 127.5) @ weights
+    right = right.argmax(1) == labels
+    assert report["images"]["clean_correct"] == right.astype(int).tolist()
+    assert report["clean_accuracy"] == right.mean() > report["adversarial_accuracy"] > 0
+    library = evaluate.evaluate(
+        network,
+        (pixels[..., None], labels),
+        [PGD(epsilon=10, step_size=10 / 3, steps=3)],
+        restarts=2,
+    )
+    assert report["images"]["standing"] == library.standing.astype(int).tolist()
+    assert report["restarts"] == report["attacks"][0]["settings"]["restarts"] == 2
+    assert report["attacks"][0]["settings"]["epsilon"] == 10.0
+    assert [point["epsilon"] for point in report["curve"]] == [4.0, 10.0]
+    radii = [point["adversarial_accuracy"] for point in report["curve"]]
+    assert right.mean() >= radii[0] > radii[1] > 0
+    printed = capsys.readouterr().out
+    assert f"{100 * right.mean():.2f}" in printed and f"{100 * radii[0]:.2f}" in printed
+    assert len(tf.config.list_logical_devices("CPU")) == 2, "the program left the devices alone"
