@@ -118,6 +118,17 @@ class AdversarialTrainer(keras.Model):
         if ema_decay:
             self.average = injection.copy(self.network)
 
+    def save(self, *arguments, **options):
+        """Refuses: what was trained is the network, and only that can be evaluated and exported.
+
+        Raises:
+          ValueError: always, with what to save.
+        """
+        raise ValueError(
+            "the trainer is no network; save what it has trained: trainer.best_network.save("
+            '"mine.keras")'
+        )
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The running means that Keras resets at every epoch."""

@@ -71,13 +71,13 @@ def test_every_source_gives_the_same_logits_and_gradients(saved, images, source)
 def test_a_users_function_may_load_a_file_with_our_layers(tmp_path):
     path = tmp_path / "network.keras"
     models.build("resnet8", activation="mish", num_classes=2, image_size=8).save(path)
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "users_own_network.py").write_text(
         f"import keras\ndef make():\n    return keras.models.load_model({str(path)!r})\n"
     )
     # In a process of its own: here, our layers have long been registered.
     code = (
-        f"import sys; sys.path.append({str(tmp_path)!r}); from sat_tf import networks; "
-        "print(networks.load('mine:make').output_shape)"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sat_tf import networks; "
+        "print(networks.load('users_own_network:make').output_shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "(None, 2)\n", done.stderr
