@@ -45,7 +45,8 @@ def _held(layer: keras.layers.Layer) -> str | None:
 _SCALING = frozenset(
     "Multiply Mul Divide TrueDivide RealDiv Negative Neg Cast Identity IdentityN".split()
 )
-_GATES = frozenset(
+_COMPARISONS = frozenset("Greater GreaterEqual Less LessEqual".split())
+_GATES = _COMPARISONS | frozenset(
     "Sigmoid HardSigmoid Tanh Erf Erfc Relu Relu6 ReLU Activation Softplus Exp".split()
 )
 _ELEMENTWISE = _SCALING | frozenset(
@@ -72,6 +73,14 @@ def _gates(gate, x, origin: Callable) -> bool:
     return any(s is t for s in sources for t in scaled if origin(t)[0] not in _CONSTANTS)
 
 
+def _chosen_by_itself(tensors: Sequence, origin: Callable) -> bool:
+    """Tells if a tensor is chosen where it compares with something, as in where(x > 0, x, 0)."""
+    conditions = [origin(t)[1] for t in tensors if origin(t)[0] in _COMPARISONS]
+    compared = [s for inputs in conditions for s in inputs if origin(s)[0] not in _CONSTANTS]
+    sources = [s for t in tensors for s in _sources(t, _SCALING, origin)[0]]
+    return any(s is c for s in sources for c in compared)
+
+
 def _sources(tensor, through: frozenset, origin: Callable) -> tuple[list, set]:
     """Lists a tensor and all it is computed from by operations of the given kinds."""
     found, kinds, index = [tensor], set(), 0
@@ -85,11 +94,15 @@ def _sources(tensor, through: frozenset, origin: Callable) -> tuple[list, set]:
 
 
 def _written_out(operation) -> str | None:
-    """Recognises max(x, 0), min(x, 0) and x * gate(x) spelled as graph operations."""
+    """Recognises max(x, 0), min(x, 0), where(x > 0, …) and x * gate(x) as graph operations."""
     kind = type(operation).__name__
-    if kind not in ("Multiply", "Maximum", "Minimum"):
+    if kind not in ("Multiply", "Maximum", "Minimum", "Where"):
         return None
     for node in operation._inbound_nodes:
+        if kind == "Where":
+            if _chosen_by_itself(node.input_tensors, _keras_origin):
+                return "where(x > 0, …)"
+            continue
         if kind != "Multiply":
             given = [*node.arguments.args, *node.arguments.kwargs.values()]
             if any(_is_zero(a) for a in given):
@@ -145,6 +158,8 @@ def _among_nodes(nodes: Iterable) -> str | None:
             constants = [n for n in origin(node)[1] if n.op == "Const"]
             if any(_is_zero(tf.make_ndarray(n.attr["value"].tensor)) for n in constants):
                 return f"{node.op.lower()[:3]}(x, 0)"
+        if node.op == "SelectV2" and _chosen_by_itself(origin(node)[1], origin):
+            return "where(x > 0, …)"
         factors = origin(node)[1] if node.op == "Mul" else ()
         if _any_gates_another(factors, origin):
             return "x * gate(x)"

@@ -480,6 +480,8 @@ class _Subclassed(keras.Model):
         _Hidden(lambda x: tf.maximum(x, 0.0), name="culprit"),
         _Hidden(lambda x: x - tf.minimum(x, 0.0), name="culprit"),
         _Hidden(lambda x: 2.0 * x * tf.sigmoid(x), name="culprit"),
+        _Hidden(lambda x: tf.where(x > 0, x, tf.exp(x) - 1), name="culprit"),
+        _Hidden(lambda x: x * tf.cast(x > 0, x.dtype), name="culprit"),
         _Hidden(lambda x: x * (0.5 + 0.5 * tf.math.erf(x)), name="culprit"),
         _Holder(name="culprit"),
         layers.Lambda(lambda x: tf.nn.relu(x), name="culprit"),
@@ -515,6 +517,9 @@ def test_what_cannot_be_reached_is_refused_by_name(culprit):
         lambda x: ops.maximum(x1=x, x2=0.0),
         lambda x: x - ops.minimum(x, 0.0),
         lambda x: x * 0.5 * (1.0 + ops.erf(x * 0.7)),
+        lambda x: ops.where(x > 0, x, 0.0),
+        lambda x: ops.where(x <= 0.0, 0.1 * x, x),
+        lambda x: x * ops.cast(x > 0, "float32"),
         lambda x: x * ops.sigmoid(x),
         lambda x: ops.sigmoid(1.7 * x) * x,
         lambda x: layers.multiply([x, layers.Activation("sigmoid")(x)]),
@@ -524,15 +529,18 @@ def test_what_cannot_be_reached_is_refused_by_name(culprit):
 def test_activation_written_out_in_the_graph_is_refused_by_name(written):
     inputs = keras.Input((4,))
     network = keras.Model(inputs, written(inputs))
-    with pytest.raises(ValueError, match="multiply|maximum|minimum"):
+    with pytest.raises(ValueError, match="multiply|maximum|minimum|where"):
         inject(network, "swish")
 
 
 def test_layer_of_one_s_own_without_an_activation_is_kept(images):
     scaled = _Hidden(lambda x: tf.pad(x * 2.0, [[0, 0]] * 4), name="harmless")
     gate = _Hidden(lambda x: x * tf.sigmoid(tf.reduce_mean(x, [1, 2], True)), name="gate")
+    mask = _Hidden(lambda x: tf.where(tf.reduce_mean(x) > 0.0, x, 0.0), name="mask")
     inputs = keras.Input((8, 8, 3))
-    network = keras.Model(inputs, layers.ReLU(name="site")(gate(scaled(inputs))))
+    x = mask(gate(scaled(inputs)))
+    x = ops.where(layers.GlobalMaxPooling2D(keepdims=True)(x) > 0, x, 0.0)
+    network = keras.Model(inputs, layers.ReLU(name="site")(x))
     assert hidden_activations(network) == {"site": "relu"}
 
 
