@@ -10,7 +10,6 @@ picture. A run whose result is there is not repeated, so a study that was stoppe
 """
 
 import concurrent.futures
-import json
 import os
 import pathlib
 import subprocess
@@ -20,7 +19,7 @@ from absl import flags
 
 from benchmarks import study_table
 from flags import numbers
-from sat_tf import atomic
+from sat_tf import atomic, sealed
 
 RECIPE = "flags/recipes/cifar10_study.flags"
 # The derivative of the gradient-quality rows, as in the paper.
@@ -79,12 +78,12 @@ def measure(row: str, seed: str, given) -> None:
     )
     kept.mkdir(parents=True, exist_ok=True)
     # Without the verdicts of single images: they fill hundreds of kilobytes.
-    found = json.loads(report.read_text())
+    found = sealed.read_json(report)
     del found["images"]
     # A run that was continued has paid more than this session knows of.
     found["training_cpu_seconds"] = round(seconds) if fresh else None
     atomic.write_text(kept / "metrics.json", (workdir / "metrics.json").read_text())
-    atomic.write_text(kept / "test.json", json.dumps(found, indent=1) + "\n")
+    sealed.write_json(kept / "test.json", found)
     print(f"{name}: {study_table.result(kept)}", flush=True)
 
 

@@ -1,11 +1,12 @@
 """What a study found: results read from files, a table with the spread over seeds, a picture."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sat_tf import sealed
 
 BASELINE = "relu"
 
@@ -42,7 +43,7 @@ def result(folder: str | pathlib.Path) -> Result:
     """
     folder = pathlib.Path(folder)
     try:
-        test = json.loads((folder / "test.json").read_text())
+        test = sealed.read_json(folder / "test.json")
         return Result(*(test[field] for field in _KEYS))
     except (OSError, KeyError) as error:
         raise ValueError(f"{folder} holds no finished run of the study: {error!r}") from error

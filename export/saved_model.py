@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import flags, logging
 
 from export import expectations, extras, signatures, verify
-from sat_tf import networks, workdir
+from sat_tf import networks, sealed, workdir
 
 
 def export(
@@ -73,6 +73,7 @@ def export(
         facts = {"resize": resize, "training": training or {}}
         extras.write(partial / "assets.extra", network, class_names, facts)
         expectations.write(partial, network, image_shape, resize)
+        sealed.write_sums(partial)
         if verified:
             verify.verify(partial)
         try:

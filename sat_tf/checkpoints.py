@@ -3,14 +3,12 @@
 import json
 import pathlib
 import sys
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from sat_tf import atomic
+from sat_tf import sealed
 
 _RECORD = "record.json"
 
@@ -20,8 +18,8 @@ def save(
 ) -> pathlib.Path:
     """Writes `step_<step>.npz`, then removes all but the newest `keep` files.
 
-    An array a variable, named by position and path, and a JSON record. The zip format carries a
-    CRC-32 of each, so damage is noticed when the file is read. Nothing is pickled.
+    An array a variable, named by position and path, and a JSON record. The file carries its
+    SHA-256 (see `sealed`), so damage is noticed when it is read. Nothing is pickled.
 
     Args:
       directory: made if it is missing.
@@ -36,7 +34,7 @@ def save(
     arrays = {_key(i, variable): _value(variable) for i, variable in enumerate(state)}
     arrays[_RECORD] = np.frombuffer(json.dumps(record).encode(), np.uint8)
     path = directory / f"step_{step:09d}.npz"
-    with atomic.replacing(path) as temporary:
+    with sealed.replacing(path) as temporary:
         np.savez(temporary, **arrays)
     older = [other for other in _newest_first(directory) if other < path]
     for old in older[keep - 1 :]:
@@ -56,12 +54,11 @@ def restore(directory: pathlib.Path, state: Sequence[keras.Variable]) -> tuple[i
     paths = _newest_first(directory)
     for path in paths:
         try:
-            arrays = _read(path)
-        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
+            arrays, record = _read(path)
+        except Exception as error:  # an unsealed file's damage may be anything to a parser
             warning = f"checkpoint {path} is damaged ({error}); trying the one before it"
             print(f"warning: {warning}", file=sys.stderr)
             continue
-        record = json.loads(arrays.pop(_RECORD).tobytes().decode())
         _assign(path, arrays, state)
         return int(path.stem.split("_")[1]), record
     if paths:
@@ -77,12 +74,11 @@ def _newest_first(directory):
 
 
 def _read(path):
-    with zipfile.ZipFile(path) as archive:
-        bad = archive.testzip()
-        if bad is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {bad}")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    sealed.check_archive(path)
+    # Opened here, as NumPy leaves open what it finds damaged.
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays, json.loads(arrays.pop(_RECORD).tobytes().decode())
 
 
 def _assign(path, arrays, state):

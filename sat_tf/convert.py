@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from absl import flags
 
-from sat_tf import atomic, models, workdir
+from sat_tf import models, sealed, workdir
 from sat_tf.released.choice import Choice, choose
 from sat_tf.released.plan import Plan, Tensor, plan
 from sat_tf.released.reader import Checkpoint
@@ -103,7 +103,7 @@ def write(directory: pathlib.Path, network: keras.Model, metrics: Mapping[str, A
     hidden = f".{directory.name}.partial-"
     with tempfile.TemporaryDirectory(prefix=hidden, dir=directory.parent) as partial:
         files = pathlib.Path(partial) / "files"
-        with atomic.replacing(files / "network.keras") as temporary:
+        with sealed.replacing(files / "network.keras") as temporary:
             network.save(temporary)
         workdir.write_metrics(files, metrics)
         files.replace(directory)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from sat_tf import checkpoints, distribution
+from sat_tf import checkpoints, distribution, sealed
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.layer_state import renew
 from sat_tf.trainer import AdversarialTrainer
@@ -67,7 +67,12 @@ def fit(
 
 
 def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) -> int:
-    """Restores the newest state of a workdir, if any, and returns its step."""
+    """Restores the newest state of a workdir, if any, and returns its step.
+
+    Raises:
+      ValueError: as `checkpoints.restore`; or the best network so far is damaged or gone, which the
+        end of the run would refuse.
+    """
     found = checkpoints.restore(workdir / "checkpoints", trainer.state)
     if found is None:
         return 0
@@ -75,7 +80,19 @@ def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) ->
         renew(network)
     step, kept = found
     record |= kept
+    if record.get("best") is not None:
+        _require_intact(workdir / "network.keras")
     return step
+
+
+def _require_intact(best: pathlib.Path) -> None:
+    try:
+        sealed.check_archive(best)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{best}, the best network of this run so far, is damaged or gone ({error}); bring it "
+            "back, or start again with --overwrite or in another --workdir"
+        ) from error
 
 
 def _shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:

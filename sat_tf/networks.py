@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import pathlib
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from sat_tf import workdir
+from sat_tf import sealed, workdir
 
 PREPROCESSINGS = ("none", "tf", "torch", "caffe")
 
@@ -144,6 +143,7 @@ class Served:
     """
 
     def __init__(self, directory: pathlib.Path):
+        sealed.check_sums(directory)
         # The object owns the variables; the signature alone would lose them.
         self._loaded = tf.saved_model.load(str(directory))
         signature = self._loaded.signatures.get("serving_default")
@@ -273,15 +273,16 @@ def _saved_model(path):
 
 def _load_file(path):
     if not path.is_file():
-        raise ValueError(f"{path} is not there; give a run that has finished, or a .keras file")
-    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not there; give a finished run, or a .keras file")
+    try:
+        sealed.check_archive(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} cannot be loaded as a Keras model: it is damaged or no .keras file "
-            f"({path.stat().st_size:,} bytes); copy it again or train again"
-        )
+            f"{path} cannot be loaded: damaged or no .keras file ({error}); copy or train it again"
+        ) from error
     try:
         return keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+    except Exception as error:  # an unsealed file's damage may be anything to a parser
         raise ValueError(f"{path} cannot be loaded as a Keras model: {error}") from error
 
 

@@ -135,7 +135,7 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
         return
     num_images = info.num_examples["test"]
     print(f"testing with PGD-{FLAGS.test_steps} on {num_images:,} images", flush=True)
-    network = keras.models.load_model(path / "network.keras")
+    network = networks.load(str(path / "network.keras"))
     info.check_classes(network.output_shape[-1])
     report = evaluate.evaluate(
         network,

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import platform
@@ -12,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
-from sat_tf import atomic
+from sat_tf import atomic, sealed
 
 # What a run may be continued with a different value of: none of these changes a weight.
 FREE_FLAGS = frozenset(
@@ -62,32 +61,26 @@ def claim(
         elif others and not flags_file.exists():
             raise ValueError(f"{path} holds files but no run; use another --workdir")
         elif others:
-            _compare(path, flags_file.read_text(encoding="utf-8"), settings)
-        atomic.write_text(flags_file, "".join(settings))
+            _compare(path, sealed.read_text(flags_file), settings)
+        atomic.write_text(flags_file, sealed.signed_text("".join(settings)))
         yield path
 
 
 def write_metrics(path: pathlib.Path, metrics: Mapping) -> None:
-    """Writes `metrics.json` in a run's directory."""
-    atomic.write_text(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    """Writes `metrics.json`, signed, in a run's directory."""
+    sealed.write_json(path / "metrics.json", metrics)
 
 
 def read_metrics(path: pathlib.Path) -> dict:
     """Reads `metrics.json` from a run's directory; empty where there is none.
 
     Raises:
-      ValueError: it is not a JSON object.
+      ValueError: it is damaged, or not a JSON object.
     """
     file = path / "metrics.json"
     if not file.is_file():
         return {}
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); mend or remove it") from error
-    if not isinstance(metrics, dict):
-        raise ValueError(f"{file} holds a {type(metrics).__name__}; a JSON object was expected")
-    return metrics
+    return sealed.read_json(file)
 
 
 def provenance() -> dict:

@@ -1,5 +1,6 @@
 """A workdir belongs to one run."""
 
+import hashlib
 import json
 import pathlib
 
@@ -20,7 +21,9 @@ def test_the_same_flags_continue_and_are_a_flagfile(tmp_path):
     (tmp_path / "run" / "network.keras").write_text("kept")
     claim(tmp_path / "run")
     assert (tmp_path / "run" / "network.keras").read_text() == "kept"
-    assert (tmp_path / "run" / "flags.txt").read_text() == "".join(SETTINGS)
+    *lines, digest = (tmp_path / "run" / "flags.txt").read_text().splitlines(keepends=True)
+    assert "".join(lines) == "".join(SETTINGS)
+    assert digest == f"# sha256 {hashlib.sha256(''.join(SETTINGS).encode()).hexdigest()}\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from sat_tf import atomic, checkpoints, distribution
+from sat_tf import checkpoints, distribution, sealed
 from sat_tf.callbacks.nan import first_nonfinite
 
 
@@ -105,7 +105,7 @@ class Checkpoint(keras.callbacks.Callback):
         if _score(entry) >= _score(self.record["best"]):
             self.record["best"] = entry
             if self._writes():
-                with atomic.replacing(self.workdir / "network.keras") as temporary:
+                with sealed.replacing(self.workdir / "network.keras") as temporary:
                     self.model.best_network.save(temporary)
         self.record["stopped"] = self.model.stop_training
         self._save()

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable
 from typing import BinaryIO
 
@@ -17,37 +18,50 @@ IMAGE_TYPES = ("float32", "uint8")
 class KeptImages:
     """Images in an `.npy` file on the disk, written one by one and read back a few at a time.
 
-    Memory does not depend on how many there are. What `flush` has seen outlives a crash.
+    Memory does not depend on how large they are: only four bytes an image are held, its checksum.
+    What `flush` has seen outlives a crash.
 
     Args:
       path: of the file.
       shape: [N, H, W, C].
       image_type: one of `IMAGE_TYPES`.
+
+    Attributes:
+      checksums: uint32 [N], CRC-32 of each row as it was written last.
     """
 
     path: pathlib.Path
     shape: tuple[int, ...]
     image_type: str
+    checksums: np.ndarray = dataclasses.field(init=False)
     _file: BinaryIO | None = dataclasses.field(default=None, init=False)
     _offset: int = dataclasses.field(default=0, init=False)
 
     def create(self, batches: Iterable[np.ndarray]) -> None:
         """Writes all rows, so that a disk that is too small is noticed before any attack."""
+        self.checksums, start = np.zeros(self.shape[0], np.uint32), 0
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": self.shape}
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for batch in batches:
-                file.write(np.ascontiguousarray(batch, self._dtype).tobytes())
+                rows = np.ascontiguousarray(batch, self._dtype)
+                file.write(rows.tobytes())
+                self.checksums[start : start + len(rows)] = [_checksum(row) for row in rows]
+                start += len(rows)
 
-    def check(self) -> None:
-        """Sees whether the file is there and can hold these images.
+    def check(self, checksums: np.ndarray | None, settled: np.ndarray) -> None:
+        """Sees whether the file is there and holds these images.
+
+        Args:
+          checksums: uint32 [N], as they were saved; None to take the rows as they are.
+          settled: bool [N], which rows nothing was written to since then.
 
         Raises:
           ValueError: it is missing, damaged or of another run; it was left alone.
         """
         try:
             found = self.rows
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # damage of its header may be anything to a parser
             reason = "is not there" if not self.path.exists() else f"is damaged ({error})"
             raise ValueError(
                 f"{self.path} {reason}, and it belongs to verdicts that are; bring it back, or "
@@ -58,6 +72,20 @@ class KeptImages:
                 f"{self.path} holds {found.dtype} {list(found.shape)}, and this evaluation needs "
                 f"{self._dtype} {list(self.shape)}; it was left alone: give another --json, or "
                 "--overwrite to replace it"
+            )
+        if checksums is None:
+            self.checksums = np.array([_checksum(row) for row in found], np.uint32)
+            return
+        self.checksums = checksums
+        for index in np.flatnonzero(settled):
+            self.require_intact(index, found[index])
+
+    def require_intact(self, index: int, row: np.ndarray) -> None:
+        """Raises ValueError where an image is not what was written."""
+        if _checksum(row) != self.checksums[index]:
+            raise ValueError(
+                f"{self.path} is damaged: image {index} is not as it was written; bring it back, "
+                "or give --overwrite to evaluate from the beginning"
             )
 
     def put(self, index: int, image: np.ndarray) -> None:
@@ -73,6 +101,7 @@ class KeptImages:
             raise OSError(f"cannot write {self.path}: {error.strerror or error}") from error
         if written != len(data):
             raise OSError(f"cannot write {self.path}: {written} of {len(data)} bytes fitted")
+        self.checksums[index] = zlib.crc32(data)
 
     def flush(self) -> None:
         """Returns once everything is on the disk."""
@@ -93,3 +122,7 @@ class KeptImages:
     @property
     def _dtype(self):
         return np.dtype(self.image_type).newbyteorder("<")
+
+
+def _checksum(row):
+    return zlib.crc32(np.ascontiguousarray(row).tobytes())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sat_tf import atomic
+from sat_tf import atomic, sealed
 from sat_tf.evaluation import tables
 from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by, steps_curve
 from sat_tf.evaluation.saved_images import SavedImages
@@ -99,7 +99,7 @@ class Report:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `report.json`: the old file or the new one, never a part."""
-        content = self.to_dict()
+        content = sealed.signed(self.to_dict())
         images = content.pop("images")
         # An image's verdicts fill a line a kind, not a line a number.
         text = json.dumps(content, indent=1)[:-2] + ',\n "images": {'

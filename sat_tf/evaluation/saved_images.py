@@ -58,13 +58,17 @@ def judge(
       balls: epsilon and norm of several attacks, and int [N], the one each image came from.
 
     Raises:
-      ValueError: an image outside its ball or the pixel range, so the file is damaged.
+      ValueError: an image that is not as it was written, or is outside its ball or the pixel range:
+        the file is damaged.
     """
     rows, correct, distance = kept.rows, [], []
     kinds, of_image = balls
     for clean in stream:
         shown = clean.images.copy()
-        shown[: clean.count] = rows[clean.indices[: clean.count]]
+        taken = rows[clean.indices[: clean.count]]
+        for index, row in zip(clean.indices, taken, strict=False):
+            kept.require_intact(index, row)
+        shown[: clean.count] = taken
         wrong = losses.misclassified(forward(shown), tf.constant(clean.labels)).numpy()
         correct.append(~wrong[: clean.count])
         for row, index in enumerate(clean.indices[: clean.count]):

@@ -183,12 +183,28 @@ class Session:
 
     def _prepare_images(self, resumed):
         if resumed:
-            self.kept.check()
-            return
-        attack = self.passes[0].attack
-        self.kept.create(
-            self._typed(batch.images, batch.images, attack)[: batch.count] for batch in self.stream
-        )
+            self.kept.check(self.file.images, self._settled())
+        else:
+            attack = self.passes[0].attack
+            self.kept.create(
+                self._typed(batch.images, batch.images, attack)[: batch.count]
+                for batch in self.stream
+            )
+        if self.file:
+            self.file.images = self.kept.checksums
+
+    def _settled(self):
+        """Returns which images no attack reported is left for, bool [N].
+
+        The others may have been written to between the last save and a kill.
+        """
+        settled, standing = np.ones_like(self.clean.correct), self.clean.correct
+        for stage in self.main:
+            candidates = np.ones_like(standing) if stage.last_iterate else standing
+            for work in stage.passes:
+                settled &= work.done | ~candidates
+            standing = judging.outcomes(stage, standing)[-1].standing
+        return settled
 
     def _save(self):
         if self.kept:

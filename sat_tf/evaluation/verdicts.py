@@ -4,12 +4,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
 
-from sat_tf import atomic
+from sat_tf import sealed
 from sat_tf.evaluation.passes import Pass
 
 # 2: verdicts of format 1 may have been found by a PGD without a gradient on sure images.
@@ -31,6 +30,10 @@ class VerdictFile:
       overwrite: whether to ignore what is there and replace it at the first save.
       image_type: how the images of the verdicts are kept beside, or None.
       asked: the attacks as a person names them, for the message to another evaluation.
+
+    Attributes:
+      images: uint32 [N], CRC-32 of each image that is kept beside; None where none are, or where
+        an older version kept them.
     """
 
     path: pathlib.Path
@@ -38,6 +41,7 @@ class VerdictFile:
     overwrite: bool = False
     image_type: str | None = None
     asked: str = ""
+    images: np.ndarray | None = dataclasses.field(default=None, init=False)
     _restored: tuple[int, str | None] = dataclasses.field(default=(0, None), init=False)
 
     def restore(self, passes: list[Pass], examples: np.ndarray) -> bool:
@@ -65,12 +69,16 @@ class VerdictFile:
                 "replace it"
             )
         self._require_images(header.get("image_type"))
-        examples[...] = stored["examples"]
-        for number, work in enumerate(passes):
-            for name in _ARRAYS:
-                getattr(work, name)[...] = stored[f"{number}/{name}"]
-            for name in _NUMBERS:
-                setattr(work, name, stored[f"{number}/{name}"].item())
+        try:
+            examples[...] = stored["examples"]
+            for number, work in enumerate(passes):
+                for name in _ARRAYS:
+                    getattr(work, name)[...] = stored[f"{number}/{name}"]
+                for name in _NUMBERS:
+                    setattr(work, name, stored[f"{number}/{name}"].item())
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+        self.images = stored.get("images")
         # Whoever only wants the report again, without images, does not lose what was kept.
         self._restored = (_num_done(passes), header.get("image_type"))
         return True
@@ -83,14 +91,17 @@ class VerdictFile:
         header = {"format": FORMAT, "identity": self.identity, "image_type": kept}
         header["asked"] = self.asked
         arrays = {"header": np.array(json.dumps(header)), "examples": examples}
+        if kept is not None and self.images is not None:
+            arrays["images"] = self.images
         for number, work in enumerate(passes):
             for name in (*_ARRAYS, *_NUMBERS):
                 arrays[f"{number}/{name}"] = np.asarray(getattr(work, name))
-        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
+        with sealed.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
     def _read(self):
         try:
+            sealed.check_archive(self.path)
             # Opened here, as NumPy leaves open what it finds damaged.
             with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 stored = {name: file[name] for name in file.files}
@@ -99,12 +110,15 @@ class VerdictFile:
                 raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
             if not isinstance(header["identity"], dict):
                 raise ValueError("it does not say whose it is")
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error}) and was left alone; move it away, or give "
-                "--overwrite to evaluate from the beginning"
-            ) from error
+        except Exception as error:  # an unsealed file's damage may be anything to a parser
+            raise self._damaged(error) from error
         return stored, header
+
+    def _damaged(self, error):
+        return ValueError(
+            f"{self.path} is damaged ({error}) and was left alone; move it away, or give "
+            "--overwrite to evaluate from the beginning"
+        )
 
     def _require_images(self, found):
         if self.image_type in (None, found):
