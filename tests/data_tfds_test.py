@@ -22,6 +22,8 @@ class SatPlainPhotos(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="train_only"),
         tfds.core.BuilderConfig(name="three"),
         tfds.core.BuilderConfig(name="unlabelled"),
+        tfds.core.BuilderConfig(name="unpublished_test"),
+        tfds.core.BuilderConfig(name="unpublished_train"),
     ]
 
     def _info(self):
@@ -32,21 +34,26 @@ class SatPlainPhotos(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-        splits = list(NUM_IMAGES) if self.builder_config.name == "three" else ["train"]
+        splits = (
+            list(NUM_IMAGES)
+            if self.builder_config.name in ("three", "unpublished_test")
+            else ["train"]
+        )
         return {split: self._generate_examples(split) for split in splits}
 
     def _generate_examples(self, split):
         for number in range(NUM_IMAGES[split]):
             image = np.empty([10 + number % 7, 12 + number % 5, 3], np.uint8)
             image[:] = (number, list(NUM_IMAGES).index(split), 255)
-            yield number, {"image": image, "label": number % 2}
+            unpublished = self.builder_config.name == f"unpublished_{split}"
+            yield number, {"image": image, "label": -1 if unpublished else number % 2}
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
     config = tfds.download.DownloadConfig(num_shards=3)
-    for name in ("train_only", "three", "unlabelled"):
+    for name in ("train_only", "three", "unlabelled", "unpublished_test", "unpublished_train"):
         tfds.builder(f"sat_plain_photos/{name}", data_dir=directory).download_and_prepare(
             download_config=config
         )
@@ -209,3 +216,14 @@ def test_a_name_that_tfds_cannot_read_is_refused_in_one_line(name, tmp_path):
     with pytest.raises(ValueError, match="data set") as refusal:
         data.describe(name, str(tmp_path))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_split_whose_labels_were_never_published_is_not_tested_on(data_dir):
+    name = "sat_plain_photos/unpublished_test"
+    assert data.describe(name, data_dir).num_examples == {
+        "train": 220 - 22, "validation": 22, "test": NUM_IMAGES["validation"],
+    }  # fmt: skip
+    _, labels = read(data_dir, "test", name)
+    assert sorted(set(labels.tolist())) == [0, 1] and len(labels) == NUM_IMAGES["validation"]
+    with pytest.raises(ValueError, match="split 'train' have no labels"):
+        data.describe("sat_plain_photos/unpublished_train", data_dir)

@@ -32,7 +32,7 @@ class Tfds:
         self._builder = _prepared(name, data_dir)
         info = self._builder.info
         sizes = {split: info.splits[split].num_examples for split in info.splits}
-        self._parts = _parts(name, sizes, validation_examples)
+        self._parts = _parts(name, _labelled(name, self._builder, sizes), validation_examples)
         shape = tuple(info.features["image"].shape)
         self.info = Info(
             name,
@@ -89,6 +89,26 @@ def _parts(
         parts["validation"] = ("train", border, stop)
         stop = border
     return {"train": ("train", 0, stop)} | parts
+
+
+def _labelled(name: str, builder, sizes: dict[str, int]) -> dict[str, int]:
+    """Leaves out splits whose labels were never published, which TFDS gives as -1.
+
+    The first examples tell: such a split has no label at all.
+
+    Raises:
+      ValueError: the training split is one.
+    """
+    labelled = dict(sizes)
+    for split in ("train", "validation", "test"):
+        if not sizes.get(split) or (split == "test" and name.startswith("imagenet2012")):
+            continue  # ImageNet's test split need not even be on the disk
+        first = Records(builder, split, 0, min(8, sizes[split])).evaluation()
+        if all(int(label) < 0 for _, label in first):
+            if split == "train":
+                raise ValueError(f"the images of {name}'s split 'train' have no labels (all -1)")
+            del labelled[split]
+    return labelled
 
 
 def download(name: str, data_dir: str | None) -> None:
