@@ -10,6 +10,9 @@ flags.DEFINE_string(
 flags.DEFINE_bool("overwrite", False, "Delete what the workdir holds and start again.")
 numbers.whole("seed", 0, "Seed of weights, order, augmentation and attacks.", 0)
 flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
+numbers.real(
+    "worker_timeout", 600.0, "Seconds that workers wait for each other to start.", 0.0, 86_400.0
+)
 numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
 numbers.whole("threads", 0, "Threads of a CPU operation; 0: as many as there are cores.", 0, 1_024)
 flags.DEFINE_enum(

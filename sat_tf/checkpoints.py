@@ -60,13 +60,22 @@ def restore(directory: pathlib.Path, state: Sequence[keras.Variable]) -> tuple[i
             print(f"warning: {warning}", file=sys.stderr)
             continue
         _assign(path, arrays, state)
-        return int(path.stem.split("_")[1]), record
+        return _step(path), record
     if paths:
         raise ValueError(
             f"none of the {len(paths)} checkpoints in {directory} is readable; start again with "
             "--overwrite or in another --workdir"
         )
     return None
+
+
+def newest_step(directory: pathlib.Path) -> int | None:
+    """Returns the step of the newest file; None where there is none."""
+    return next((_step(path) for path in _newest_first(directory)), None)
+
+
+def _step(path):
+    return int(path.stem.split("_")[1])
 
 
 def _newest_first(directory):

@@ -120,7 +120,12 @@ def _connect_to_tpu():
     return resolver
 
 
-def _join_workers():
+def cluster() -> tuple[list[str], int]:
+    """Reads the workers' addresses, "host:port", and this one's index from TF_CONFIG.
+
+    Raises:
+      ValueError: it is not there or of another form.
+    """
     try:
         config = json.loads(os.environ["TF_CONFIG"])
         addresses, task = config["cluster"]["worker"], config["task"]
@@ -129,6 +134,11 @@ def _join_workers():
         raise ValueError(_TF_CONFIG_NEEDED.format(f"{type(error).__name__}: {error}")) from error
     if not known:
         raise ValueError(_TF_CONFIG_NEEDED.format(f"no worker {task}"))
+    return [str(address) for address in addresses], int(task["index"])
+
+
+def _join_workers():
+    addresses, _ = cluster()
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:

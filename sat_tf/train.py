@@ -44,7 +44,7 @@ def train() -> AdversarialTrainer:
     """Reads the flags, builds the parts, fits them and tests the result."""
     _settle_compilation()
     set_up_process()
-    strategy = distribution.strategy(FLAGS.strategy)
+    strategy = workers.strategy(FLAGS.strategy, _settings(), FLAGS.worker_timeout)
     if FLAGS.download:
         datasets.download(FLAGS.dataset, FLAGS.data_dir)
     with quiet.waiting(f"reading {FLAGS.dataset} and building {FLAGS.model}"):

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -120,7 +122,54 @@ def test_workers_with_other_flags_are_told_so(tmp_path):
     both = ends(*start_workers(tmp_path / "run", [], ["--seed=1"]))
     for status, _, error in both:
         assert status == 2
-        assert "the workers differ in their flags" in error.splitlines()[-1]
+        (line,) = error.splitlines()
+        assert "worker 1 has --seed=1 where worker 0 has --seed=0" in line
+
+
+@pytest.mark.slow
+def test_a_worker_whose_partner_never_comes_says_so_and_ends(tmp_path):
+    chief, other = start_workers(tmp_path / "run", ["--worker_timeout=2"], [])
+    other.kill()
+    ((status, _, error),) = ends(chief)
+    assert status == 2 and "worker 1 (localhost:" in error and "within 2 seconds" in error
+    assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
+    ends(other)
+
+
+def wait_for_steps(workdir, *processes):
+    deadline = time.monotonic() + 400
+    while not list(workdir.glob("checkpoints/step_*.npz")):
+        assert all(one.poll() is None for one in processes) and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+LONG = ["--epochs=2000", "--checkpoint_every=5", "--gradient_accumulation=1"]
+
+
+@pytest.mark.slow
+def test_both_workers_end_with_the_signal_that_both_were_sent(tmp_path):
+    both = start_workers(tmp_path / "run", LONG, LONG)
+    wait_for_steps(tmp_path / "run", *both)
+    for one in both:
+        one.send_signal(signal.SIGTERM)
+    for status, _, error in ends(*both):
+        assert status == 143, error
+        assert "stopped by SIGTERM" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_worker_whose_partner_hangs_ends_within_half_a_minute_of_a_signal(tmp_path):
+    chief, other = start_workers(tmp_path / "run", LONG, LONG)
+    wait_for_steps(tmp_path / "run", chief, other)
+    chief.send_signal(signal.SIGSTOP)
+    time.sleep(2)  # the step begun waits for the chief now
+    other.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    ((status, _, error),) = ends(other)
+    assert status == 143 and time.monotonic() - start < 60, error
+    assert "this worker still waits for another; the newest checkpoint is that of step" in error
+    chief.kill()
+    ends(chief)
 
 
 @pytest.mark.slow

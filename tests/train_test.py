@@ -196,7 +196,7 @@ def test_what_a_run_may_be_continued_with_changes_no_weight(module):
     # A run with another seed, epsilon, ... is another run; these are of where and what is shown.
     assert workdir.FREE_FLAGS == {
         "workdir", "overwrite", "data_dir", "checkpoint_every", "picture_grid", "test_steps",
-        "on_overfitting",
+        "on_overfitting", "worker_timeout",
     }  # fmt: skip
     assert set(programs.names()) >= workdir.FREE_FLAGS
 
@@ -276,7 +276,7 @@ def test_only_the_chief_shows_progress(module, noted, tmp_path, monkeypatch):
 
 def test_an_interrupted_fit_keeps_its_signal(module, noted, tmp_path):
     def interrupted(*_, **__):
-        raise Interrupted(7, 15)
+        raise Interrupted(7, 7, 15)
 
     noted(module.datasets, "load", images)
     noted(module.fitting, "fit", interrupted)

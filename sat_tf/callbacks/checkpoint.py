@@ -12,18 +12,22 @@ from sat_tf.callbacks.nan import first_nonfinite
 
 
 class Interrupted(Exception):
-    """The run was told to stop and has saved its state.
+    """The run was told to stop, and its state is saved.
 
     Args:
-      step: optimiser steps done and saved.
+      step: optimiser steps done.
+      saved: the step of the newest checkpoint: an earlier one on a worker that is not the chief,
+        which alone saves; None where there is none.
       signal_number: of the signal that stopped it.
     """
 
-    def __init__(self, step: int, signal_number: int):
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; the state is "
-            "saved, and the same command continues from there"
-        )
+    def __init__(self, step: int, saved: int | None, signal_number: int):
+        state = "the state is saved, and the same command continues from there"
+        if saved != step:
+            newest = "there is none yet" if saved is None else f"its newest is of step {saved}"
+            state = f"worker 0 alone saves checkpoints, and {newest}"
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name} after step {step}; {state}")
         self.signal_number = signal_number
 
 
@@ -93,7 +97,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._check()
             self._save(_sums(self.model, logs or {}))
         if self._signal is not None:
-            raise Interrupted(self.step, self._signal)
+            raise self._interrupted()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Keeps the logs, the network if it is the best so far, and the state."""
@@ -112,7 +116,11 @@ class Checkpoint(keras.callbacks.Callback):
         if self._writes():
             self.on_save(self.record)
         if self._signal is not None:
-            raise Interrupted(self.step, self._signal)
+            raise self._interrupted()
+
+    def _interrupted(self):
+        saved = checkpoints.newest_step(self.workdir / "checkpoints")
+        return Interrupted(self.step, saved, self._signal)
 
     def _save(self, sums=None):
         if self._writes():

@@ -1,0 +1,136 @@
+"""A worker that is told to stop ends, whatever another one does."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf import checkpoints, distribution, main, meeting, workers
+from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
+
+
+@contextlib.contextmanager
+def remembering(*numbers):
+    """Takes signals as the callback does: a Python handler that only notes them."""
+    seen = []
+    before = {one: signal.signal(one, lambda number, _: seen.append(number)) for one in numbers}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_hangs_ends_a_while_after_the_signal(number, capsys):
+    left, gone = [], threading.Event()
+
+    def leave(status):
+        left.append(status)
+        gone.set()
+
+    with remembering(number), workers.ending_within(0.1, lambda: "80 is saved", leave) as heard:
+        os.kill(os.getpid(), number)
+        assert gone.wait(20)
+        assert heard == [number]
+    assert left == [128 + number]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{signal.Signals(number).name} came 0.1 seconds ago")
+    assert line.endswith("80 is saved")
+
+
+def test_a_worker_that_ends_in_time_is_left_alone(capsys):
+    left = []
+    with remembering(signal.SIGTERM), workers.ending_within(60, str, left.append) as heard:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not heard:
+            pass
+    with workers.ending_within(60, str, left.append) as heard:
+        pass  # no signal at all
+    assert heard == [] and left == [] and capsys.readouterr().err == ""
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+class OtherWorkers:
+    """A strategy whose process is one of two, and not the chief."""
+
+    extended = types.SimpleNamespace(should_checkpoint=False)
+
+
+@pytest.mark.parametrize("stop", [None, signal.SIGTERM])
+def test_another_worker_that_is_gone_is_the_answer_to_a_signal_or_an_error(
+    stop, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(distribution, "agree", lambda *_: None)
+    monkeypatch.setattr(distribution, "has_workers", lambda _: True)
+    variable = keras.Variable(np.zeros(1, np.float32), name="weight")
+    checkpoints.save(tmp_path / "checkpoints", 80, [variable], {})
+    kind, said = ConnectionError, "another worker is gone"
+    if stop is not None:
+        kind, said = main.Interrupted, "by SIGTERM; the newest checkpoint is that of step 80"
+    with remembering(signal.SIGTERM) as seen, pytest.raises(kind, match=said) as error:
+        with workers.claim(OtherWorkers, tmp_path, [], False):
+            if stop is not None:
+                os.kill(os.getpid(), stop)
+                while not seen:
+                    pass
+                time.sleep(0.3)  # the thread hears of it, too
+            raise tf.errors.UnavailableError(None, None, "connection closed")
+    if stop is not None:
+        assert error.value.signal_number == stop
+
+
+def test_who_saves_nothing_says_what_is_saved(tmp_path, monkeypatch):
+    variable = keras.Variable(np.zeros(1, np.float32), name="weight")
+    model = types.SimpleNamespace(
+        network=types.SimpleNamespace(variables=[variable]), state=[variable],
+        distribute_strategy=None, stop_training=False, best_network=None,
+    )  # fmt: skip
+    keeper = Checkpoint(tmp_path, {"history": [], "best": None}, steps_per_epoch=100)
+    monkeypatch.setattr("sat_tf.callbacks.checkpoint._sums", lambda *_: None)
+    keeper.set_model(model)
+    keeper._signal = signal.SIGTERM
+    for chief, step, said in (
+        (False, 3, "after step 3; worker 0 alone saves checkpoints, and there is none yet"),
+        (True, 80, "after step 80; the state is saved, and the same command continues"),
+        (False, 83, "step 83; worker 0 alone saves checkpoints, and its newest is of step 80"),
+    ):
+        monkeypatch.setattr(distribution, "is_chief", lambda _, chief=chief: chief)
+        keeper.step = step - 1
+        with pytest.raises(Interrupted, match=said):
+            keeper.on_train_batch_end(0)
+
+
+def test_workers_meet_before_tensorflow_connects_them_and_die_of_signals_meanwhile(monkeypatch):
+    noted = []
+    monkeypatch.setattr(distribution, "cluster", lambda: (["a:1", "b:2"], 1))
+    monkeypatch.setattr(meeting, "meet", lambda *arguments: noted.append(arguments))
+
+    def connect(name):
+        noted.append([signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as TensorFlow does
+        return name
+
+    monkeypatch.setattr(distribution, "strategy", connect)
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    settings = ["--seed=0\n", "--workdir=here\n", "--worker_timeout=9.0\n"]
+    assert workers.strategy("multi_worker", settings, 9.0) == "multi_worker"
+    assert noted == [(["a:1", "b:2"], 1, ["--seed=0"], 9.0), [signal.SIG_DFL] * 2]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    monkeypatch.setattr(distribution, "strategy", str)
+    assert workers.strategy("one_device", settings, 9.0) == "one_device" and len(noted) == 2
+
+
+def test_a_cluster_is_read_from_the_environment(monkeypatch):
+    workers_of_two = '{"worker": ["localhost:1", "localhost:2"]}'
+    monkeypatch.setenv(
+        "TF_CONFIG", f'{{"cluster": {workers_of_two}, "task": {{"type": "worker", "index": 1}}}}'
+    )
+    assert distribution.cluster() == (["localhost:1", "localhost:2"], 1)
