@@ -9,6 +9,7 @@ this project, and only then renamed to `<name>/<version>/`: a server that watche
 sees half a version, nor one that answers wrongly.
 """
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import tensorflow as tf
 from absl import flags, logging
 
 from export import expectations, extras, signatures, verify
-from sat_tf import networks, sealed, workdir
+from sat_tf import atomic, networks, sealed, workdir
 
 
 def export(
@@ -62,14 +63,17 @@ def export(
     version = next_version(directory) if version is None else version
     target = directory / str(version)
     refuse_existing(target)
-    directory.mkdir(parents=True, exist_ok=True)
+    # Once as variables and once on their way there.
+    size = 2 * sum(keras.ops.convert_to_numpy(weight).nbytes for weight in network.weights)
+    atomic.require_space(directory, size, "the network's weights")
+    _make(directory)
     # TensorFlow Serving looks only at directories that are named by a number.
     with tempfile.TemporaryDirectory(prefix=f".{version}.partial-", dir=directory) as hidden:
         partial = Path(hidden) / str(version)
         servable = signatures.Servable(network, image_shape, class_names, resize)
         # Without its custom gradients no gradient would flow through swish after loading.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
-        tf.saved_model.save(servable, str(partial), servable.answers, options)
+        _save(servable, partial, options)
         facts = {"resize": resize, "training": training or {}}
         extras.write(partial / "assets.extra", network, class_names, facts)
         expectations.write(partial, network, image_shape, resize)
@@ -82,6 +86,27 @@ def export(
             refuse_existing(target)  # another export was faster
             raise
     return target
+
+
+def _make(directory):
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the directory {directory}: {error.strerror}; give another --directory"
+        ) from error
+
+
+def _save(servable, partial, options):
+    try:
+        tf.saved_model.save(servable, str(partial), servable.answers, options)
+    except tf.errors.OpError as error:  # its words name neither the place nor what is missing
+        free = shutil.disk_usage(partial.parent).free
+        reason = error.message.rpartition("; ")[2]
+        target = partial.parents[1] / partial.name
+        raise OSError(
+            f"cannot write {target}: {reason} ({free:,} bytes are free); nothing is left of it"
+        ) from error
 
 
 def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:

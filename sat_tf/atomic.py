@@ -1,8 +1,10 @@
-"""Files that are either the old version or the new one, never a part."""
+"""Files that are either the old version or the new one, never a part; of one process, with room."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 
@@ -39,3 +41,50 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole text file, in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
+    """Holds a file locked, which is there only meanwhile.
+
+    Raises:
+      ValueError: another process holds it; the message is `refusal`.
+      OSError: it cannot be made, so nothing beside it can be written.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(refusal) from None
+            if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                continue  # whoever held it has removed it since it was opened
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def require_space(directory: str | os.PathLike, num_bytes: int, what: str) -> None:
+    """Looks whether what is to be written fits on the disk, by estimate.
+
+    Args:
+      directory: where it goes; it need not be there yet.
+      num_bytes: how large it will be.
+      what: its name in the message, in the plural.
+
+    Raises:
+      OSError: it does not fit; with the bytes that are missing.
+    """
+    place = pathlib.Path(directory).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if num_bytes > free:
+        raise OSError(
+            f"cannot write {directory}: {what} take about {num_bytes:,} bytes and {free:,} are "
+            f"free, {num_bytes - free:,} too few; make room, or name another directory"
+        )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from sat_tf import sealed
+from sat_tf import atomic, sealed
 
 _RECORD = "record.json"
 
@@ -67,6 +67,21 @@ def restore(directory: pathlib.Path, state: Sequence[keras.Variable]) -> tuple[i
             "--overwrite or in another --workdir"
         )
     return None
+
+
+def require_space(workdir: pathlib.Path, state: Sequence[keras.Variable], keep: int = 2) -> None:
+    """Looks whether the files of a whole run fit on the disk, by estimate.
+
+    That are `keep` + 1 states, while the oldest is replaced, and the best network twice, which is
+    at most as large as a state. What an earlier process of the run wrote counts as written.
+
+    Raises:
+      OSError: they do not, with the bytes that are missing.
+    """
+    size = sum(_value(variable).nbytes for variable in state)
+    there = [*_newest_first(workdir / "checkpoints"), *workdir.glob("network.keras")]
+    written = sum(file.stat().st_size for file in there)
+    atomic.require_space(workdir, (keep + 1) * size - written + 2 * size, "the run's checkpoints")
 
 
 def newest_step(directory: pathlib.Path) -> int | None:

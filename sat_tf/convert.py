@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from absl import flags
 
-from sat_tf import models, sealed, workdir
+from sat_tf import atomic, models, sealed, workdir
 from sat_tf.released.choice import Choice, choose
 from sat_tf.released.plan import Plan, Tensor, plan
 from sat_tf.released.reader import Checkpoint
@@ -129,6 +129,8 @@ def main() -> None:
         print(_summary(matched))
         return
     directory = pathlib.Path(given.output)
+    size = sum(weight.value.numpy().nbytes for weight in network.weights)
+    atomic.require_space(directory, size, "the network's weights")
     fill(network, checkpoint, matched, choice.channel_order)
     write(directory, network, metadata(network, checkpoint, matched, choice))
     print(_summary(matched))

@@ -112,18 +112,17 @@ def main() -> None:
     )
     print(_headline(given, chosen, attacks), flush=True)
     dataset = _dataset(given, chosen, network)
-    options = _options(given, chosen)
-    with _stoppable():
-        report = evaluate(
-            network,
-            dataset,
-            attacks,
-            curve=curve,
-            left_out=left_out,
-            strategy=strategy,
-            show_progress=True,
-            **options,
-        )
+    options = _options(given, chosen) | {"curve": curve, "left_out": left_out}
+    with artefacts.claim(given.write, chosen.report):
+        with _stoppable():
+            report = evaluate(
+                network, dataset, attacks, strategy=strategy, show_progress=True, **options
+            )
+        _tell(report, dataset, given, chosen)
+
+
+def _tell(report, dataset, given, chosen):
+    """Writes and prints what was found."""
     if isinstance(dataset, selection.Selected):
         report.positions = dataset.wanted[: len(report.labels)]
     report.facts["network"]["source"] = chosen.source

@@ -19,6 +19,7 @@ from absl import flags
 from flags import attack, data, method, model, run, training
 from sat_tf import (
     callbacks,
+    checkpoints,
     distribution,
     evaluate,
     fitting,
@@ -60,6 +61,7 @@ def train() -> AdversarialTrainer:
         # The data may be others since the run began.
         info.check_classes(info.num_classes, networks.class_names(str(path)))
         if distribution.is_chief(strategy):
+            checkpoints.require_space(path, trainer.state)
             print(_headline(trainer, info, path), flush=True)
         fit(trainer, info, path)
         if FLAGS.test_steps and distribution.is_chief(strategy):

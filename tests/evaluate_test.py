@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from sat_tf import atomic
+from sat_tf import evaluate as program
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
@@ -383,16 +386,38 @@ def test_the_command_writes_the_table_and_the_report(tmp_path):
     assert (tmp_path / f"{name}.html").stat().st_size > 10_000
     for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
         assert text in done.stdout
-    # What cannot be written does not cost the figures, nor does an artefact cost the report.
-    table = done.stdout[done.stdout.index("iterate  standing") : done.stdout.rindex("50 images")]
-    for file in (tmp_path / f"{name}.html", tmp_path / f"{name}.json"):
-        file.unlink()
-        file.mkdir()
-        again = _run(f"--workdir={tmp_path}", *asked)
-        assert again.returncode == 2 and f"cannot write {file}" in again.stderr
-        assert len(again.stderr.strip().splitlines()) == 1, again.stderr
-        assert table in again.stdout
-        assert (tmp_path / f"{name}.json").exists()
+    # What cannot be written is refused before any image is read.
+    (tmp_path / f"{name}.html").unlink()
+    (tmp_path / f"{name}.html").mkdir()
+    again = _run(f"--workdir={tmp_path}", *asked)
+    assert again.returncode == 2 and f"cannot write {tmp_path / name}.html" in again.stderr
+    assert len(again.stderr.strip().splitlines()) == 1, again.stderr
+    assert "iterate  standing" not in again.stdout
+
+
+@pytest.mark.parametrize("suffix", [".json", ".html"])
+def test_a_disk_that_fills_at_the_end_costs_no_figure(suffix, tmp_path, monkeypatch, capsys):
+    network = small_network()
+    images, labels = images_of(network, 8)
+    report = evaluate(network, (images, labels), [PGD(epsilon=8, step_size=8, steps=1)])
+    replacing = atomic.replacing
+
+    def full(path):
+        if path.suffix == suffix:
+            raise OSError("cannot write it")
+        return replacing(path)
+
+    monkeypatch.setattr(atomic, "replacing", full)
+    monkeypatch.setattr(program, "_own_flags", list)
+    given = types.SimpleNamespace(write=["html"], steps_curve=False)
+    chosen = types.SimpleNamespace(
+        source="it", dataset="digits", split="test", norm="linf", epsilon=8.0, about={},
+        report=tmp_path / "report.json",
+    )  # fmt: skip
+    with pytest.raises(OSError, match="cannot write it"):
+        program._tell(report, (images, labels), given, chosen)
+    assert report.table() in capsys.readouterr().out
+    assert chosen.report.exists() == (suffix == ".html")  # an artefact does not cost the report
 
 
 @pytest.mark.parametrize(

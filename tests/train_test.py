@@ -72,6 +72,7 @@ def trainer_of(strategy="one_device"):
         network=network,
         distribute_strategy=distribution.strategy(strategy),
         validation_attack=attacks.identity,
+        state=network.variables,
     )
 
 
@@ -115,6 +116,7 @@ def parts(module, noted):
     noted(module.recipe, "trainer", in_scope)
     noted(module.datasets, "load", images)
     noted(module.workers, "claim", lambda *_: contextlib.nullcontext(pathlib.Path("the/run")))
+    noted(module.checkpoints, "require_space")
     noted(module, "fit")
     noted(module, "test")
     return noted(module.workers, "part"), made
@@ -125,7 +127,8 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     give(**DATA, epsilon=6.0, strategy="mirrored", overwrite=True)
     module.train()
     assert list(calls) == [
-        "set_up_process", "strategy", "describe", "trainer", "load", "claim", "fit", "test", "part"
+        "set_up_process", "strategy", "describe", "trainer", "load", "claim", "require_space",
+        "fit", "test", "part",
     ]  # fmt: skip
     path, mirrored = pathlib.Path("the/run"), module.distribution.strategy("mirrored")
     assert calls["describe"] == [(("folder:my/cats", "there"), {})]
@@ -134,6 +137,7 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     assert calls["trainer"] == [((FLAGS, INFO, 2), {})]
     ((claimed, _),) = calls["claim"]
     assert claimed == (mirrored, "runs/cats", module._settings(), True)
+    assert calls["require_space"] == [((path, made.state), {})]
     assert calls["fit"] == [((made, INFO, path), {})] and calls["test"] == [((INFO, path), {})]
     assert calls["part"] == [((mirrored, made.network), {})]
     assert "net (34 weights, swish) on 50 images of sat, 1 x CPU\nlinf epsilon 6 pixels of 255" in (

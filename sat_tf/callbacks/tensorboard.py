@@ -1,6 +1,8 @@
 """What TensorBoard shows of a run."""
 
+import contextlib
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -128,8 +130,9 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Closes the event files."""
-        for writer in self._writers.values():
-            writer.close()
+        with _named(self.log_dir):
+            for writer in self._writers.values():
+                writer.close()
         self._writers = {}
 
     def _step(self):
@@ -141,23 +144,37 @@ class TensorBoard(keras.callbacks.Callback):
         return pace if speed is None else pace | {"images_per_second": speed}
 
     def _write(self, run, group, step, figures):
-        with self._writers[run].as_default(step):
+        with _named(self.log_dir), self._writers[run].as_default(step):
             for name, value in figures.items():
                 tf.summary.scalar(f"{group}/{name}", value)
 
     def _write_picture(self, run, tag, step, picture):
-        with self._writers[run].as_default(step):
+        with _named(self.log_dir), self._writers[run].as_default(step):
             tf.summary.image(tag, picture[None])
 
     def _write_activations(self, step):
         self._write_picture("train", "activation/curve", step, curves.draw(self.activations))
-        with self._writers["train"].as_default(step):
+        with _named(self.log_dir), self._writers["train"].as_default(step):
             for layer in self.activations:
                 for weight in layer.trainable_weights:
                     value = keras.ops.convert_to_numpy(weight)
                     write = tf.summary.scalar if value.size == 1 else tf.summary.histogram
                     tag = f"trained_activation/{layer.name}/{weight.name}"
                     write(tag, np.squeeze(value) if value.size == 1 else value)
+
+
+@contextlib.contextmanager
+def _named(directory):
+    """Says in our words what TensorFlow meets on the disk, as it names neither place nor room."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        reason = getattr(error, "message", None) or error.strerror or str(error)
+        free = shutil.disk_usage(directory.parent).free
+        raise OSError(
+            f"cannot write {directory}: {reason.rpartition('; ')[2]} ({free:,} bytes are free); "
+            "with that mended the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _number(variable):
@@ -213,7 +230,7 @@ def start_session(directory: pathlib.Path, step: int) -> bool:
         event(wall_time=now, step=step + 1 if step else 0, session_log=start),
     ]
     path = files[-1] if files else directory / "events.out.tfevents.0"
-    with tf.io.TFRecordWriter(f"{path}.start") as writer:
+    with _named(directory), tf.io.TFRecordWriter(f"{path}.start") as writer:
         for record in events:
             writer.write(record.SerializeToString())
     return bool(files)

@@ -1,8 +1,9 @@
 """What an evaluation writes beside `report.json`."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +15,12 @@ from sat_tf.evaluation.report import Report
 
 NAMES = ("html", "plots", "tensorboard", "model_info", "npz", "tfrecord")
 _IMAGES = {"npz": saved_images.write_npz, "tfrecord": saved_images.write_tfrecord}
+_SUFFIXES = {
+    "html": ".html",
+    "model_info": ".model_info.json",
+    "npz": ".images.npz",
+    "tfrecord": ".images.tfrecord",
+}
 _LAST_SUMMARY = "evaluation/pictures"
 _STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
@@ -23,6 +30,29 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in NAMES:
             raise ValueError(f"--write holds {name!r}; use some of: {', '.join(NAMES)}")
+
+
+@contextlib.contextmanager
+def claim(names: Sequence[str], path: pathlib.Path) -> Iterator[None]:
+    """Keeps a report to one process, and sees before any attack that it can be written.
+
+    Raises:
+      ValueError: another evaluation is writing it.
+      OSError: its directory cannot be written to, or a directory has its name or that of a file
+        beside it.
+    """
+    suffixes = [path.suffix, *(_SUFFIXES[name] for name in names if name in _SUFFIXES)]
+    for one in {path.with_suffix(suffix) for suffix in suffixes}:
+        if one.is_dir():
+            raise OSError(f"cannot write {one}: it is a directory; give another --json")
+    refusal = f"another process is evaluating into {path}; wait for it or give another --json"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(atomic.locked(path.with_suffix(".lock"), refusal))
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"cannot write {path}: {reason}; give another --json") from error
+        yield
 
 
 def image_file(names: Sequence[str], path: pathlib.Path) -> pathlib.Path | None:

@@ -1,0 +1,108 @@
+"""What the end of a program would refuse is refused at its beginning."""
+
+import errno
+import os
+import shutil
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export import saved_model
+from sat_tf import atomic, checkpoints
+from sat_tf.callbacks import tensorboard
+from sat_tf.evaluation import artefacts
+
+
+def with_free(monkeypatch, num_bytes):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=num_bytes))
+
+
+def test_two_evaluations_cannot_write_one_report(tmp_path):
+    report = tmp_path / "new" / "report.json"
+    with artefacts.claim(["html"], report):
+        with pytest.raises(ValueError, match="another process is evaluating into .*report.json"):
+            with artefacts.claim([], report):
+                pass
+        with artefacts.claim([], report.with_name("other.json")):
+            pass
+    with artefacts.claim([], report):
+        pass
+    assert list(report.parent.iterdir()) == []
+
+
+def test_a_lock_that_a_killed_process_left_is_taken(tmp_path):
+    (tmp_path / "report.lock").touch()
+    with artefacts.claim([], tmp_path / "report.json"):
+        assert (tmp_path / "report.lock").exists()
+    assert not (tmp_path / "report.lock").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write .*file/report.json: .*give another --json"):
+        with artefacts.claim([], tmp_path / "file" / "report.json"):
+            pass
+    for name in ("report.json", "report.html", "report.images.npz"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(OSError, match=f"{name}: it is a directory; give another --json"):
+            with artefacts.claim(["html", "npz"], tmp_path / "report.json"):
+                pass
+        (tmp_path / name).rmdir()
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_with_the_bytes_that_are_missing(
+    tmp_path, monkeypatch
+):
+    with_free(monkeypatch, 1000)
+    atomic.require_space(tmp_path / "not" / "there", 1000, "files")
+    with pytest.raises(OSError, match="files take about 1,234 bytes and 1,000 are free, 234 too"):
+        atomic.require_space(tmp_path / "not" / "there", 1234, "files")
+
+
+def test_a_run_needs_three_states_and_two_networks_less_what_is_there(tmp_path, monkeypatch):
+    state = [keras.Variable(np.zeros(100, np.float32)), keras.Variable(np.zeros(50, np.float32))]
+    with_free(monkeypatch, 5 * 600)
+    checkpoints.require_space(tmp_path, state)
+    with_free(monkeypatch, 5 * 600 - 1)
+    with pytest.raises(OSError, match="3,000 bytes and 2,999 are free, 1 too few"):
+        checkpoints.require_space(tmp_path, state)
+    (tmp_path / "network.keras").write_bytes(b"1")
+    checkpoints.require_space(tmp_path, state)
+
+
+def test_an_export_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
+    inputs = keras.Input((4, 4, 3))
+    network = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    with_free(monkeypatch, 2 * 4 * (48 * 3 + 3) - 1)
+    with pytest.raises(OSError, match="1,176 bytes and 1,175 are free, 1 too few"):
+        saved_model.export(network, tmp_path / "served")
+    assert not (tmp_path / "served").exists()
+    (tmp_path / "file").touch()
+    with_free(monkeypatch, 10**9)
+    with pytest.raises(OSError, match="cannot make the directory .*; give another --directory"):
+        saved_model.export(network, tmp_path / "file" / "served")
+
+
+def full_disk(*_, **__):
+    raise tf.errors.ResourceExhaustedError(None, None, "/some/where/.tmp; No space left on device")
+
+
+def test_tensorflows_words_at_a_full_disk_become_ours(tmp_path, monkeypatch):
+    said = "No space left on device \\(7 bytes are free\\)"
+    with_free(monkeypatch, 7)
+    monkeypatch.setattr(tf.saved_model, "save", full_disk)
+    with pytest.raises(OSError, match=f"cannot write .*served/1: {said}; nothing is left"):
+        saved_model._save(types.SimpleNamespace(answers={}), tmp_path / "served" / ".1" / "1", None)
+    monkeypatch.setattr(tf.io, "TFRecordWriter", full_disk)
+    with pytest.raises(OSError, match=f"cannot write .*logs/train: {said}; with that mended"):
+        tensorboard.start_session(tmp_path / "logs" / "train", 3)
+
+    def python_full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tf.io, "TFRecordWriter", python_full)
+    with pytest.raises(OSError, match=f"cannot write .*logs/train: {said}"):
+        tensorboard.start_session(tmp_path / "logs" / "train", 3)
