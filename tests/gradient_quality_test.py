@@ -106,6 +106,26 @@ def test_update_only_changes_the_gradient_of_the_update_and_not_the_images():
     assert np.abs(changed - usual).max() > 0.1 * np.abs(usual).max()
 
 
+def test_two_different_gradients_each_reach_their_own_side():
+    plain = network()
+    attacking, updating = (
+        {"attack_gradient": "softplus"},
+        {"update_gradient": "parametric_softplus"},
+    )
+    both, attacker, update = (
+        Method(**options).trainer(plain, pgd(), batch_size=4)
+        for options in (attacking | updating, attacking, updating)
+    )
+    arguments = plain, IMAGES, LABELS, None
+    np.testing.assert_array_equal(both.attack(*arguments), attacker.attack(*arguments))
+    for ours, alone in zip(
+        weight_gradients(plain, both.objective),
+        weight_gradients(plain, update.objective),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, alone)
+
+
 def test_the_derivative_of_the_function_itself_changes_nothing():
     plain = network()
     view = backward_view(plain, "relu")
