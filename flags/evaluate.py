@@ -28,6 +28,12 @@ flags.DEFINE_string(
 flags.DEFINE_string("dataset", None, "Data set; default: the one of training.")
 flags.DEFINE_string("split", "test", "Part of the data set: test, validation or train.")
 flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
+numbers.whole(
+    "max_pixels",
+    4096 * 4096,
+    "Most pixels that the header of an encoded image may claim; one with more is refused.",
+    1,
+)
 numbers.whole("image_size", None, "Side of the images in pixels; default: the network's.", 1, 8_192)
 flags.DEFINE_string("eval_resize", None, "How images get that size; default: the data set's way.")
 numbers.whole("num_images", None, "Images from the beginning of the split; default: all.", 1)

@@ -150,7 +150,7 @@ def _options(given, chosen):
 
 
 def _dataset(given, chosen, network):
-    info = data.describe(chosen.dataset, chosen.data_dir)
+    info = data.describe(chosen.dataset, chosen.data_dir, max_pixels=given.max_pixels)
     networks.check_images(network, chosen.image_size, info.num_channels)
     dataset = data.load(
         chosen.dataset,
@@ -159,13 +159,17 @@ def _dataset(given, chosen, network):
         image_size=chosen.image_size or network.input_shape[1],
         eval_resize=chosen.eval_resize,
         data_dir=chosen.data_dir,
+        max_pixels=given.max_pixels,
     )
     names = networks.class_names(chosen.source)
     num_classes = network.output_shape[-1]
     dataset = classes.labelled(dataset, info, num_classes, names, given.classes)
     if given.ids is None:
         return dataset
-    return selection.Selected(dataset, selection.positions(given.ids, chosen.dataset, chosen.split))
+    return selection.Selected(
+        dataset,
+        selection.positions(given.ids, chosen.dataset, chosen.split, given.max_pixels),
+    )
 
 
 def _attacks(given, chosen, network, epsilon):

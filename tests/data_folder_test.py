@@ -1,14 +1,18 @@
 """Laws of a folder of class folders, with good images and bad ones."""
 
+import io
 import logging
+import os
 import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from sat_tf import data
-from sat_tf.data.folder import Folder
+from sat_tf.data import crops
+from sat_tf.data.folder import Folder, _size, scan
 
 
 def fill(directory, classes, num_images, sizes=((20, 30),)):
@@ -214,3 +218,101 @@ def test_the_files_of_a_part_are_named_in_the_order_in_which_they_are_read(cats_
         files = [pathlib.Path(file) for file in Folder(str(cats_and_dogs)).files(split)]
         named = [(("cat", "dog").index(file.parent.name), int(file.stem)) for file in files]
         assert named == identities(images) == sorted(named)
+
+
+def saved(picture, kind, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def odd_pictures():
+    """Maps names to (bytes, whether they are decoded)."""
+    colours = np.random.default_rng(0).integers(0, 256, [9, 13, 3], np.uint8)
+    plain = Image.fromarray(colours)
+    deep = Image.fromarray(np.arange(117, dtype=np.uint16).reshape(9, 13) * 500)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    frames = [Image.new("RGB", (5, 5), (shade, 0, 0)) for shade in (0, 90, 200)]
+    jpeg = saved(plain, "JPEG")
+    return {
+        "dot.png": (saved(Image.new("RGB", (1, 1)), "PNG"), True),
+        "row.png": (saved(Image.new("RGB", (500, 1)), "PNG"), True),
+        "column.png": (saved(Image.new("RGB", (1, 500)), "PNG"), True),
+        "turned.jpg": (saved(plain, "JPEG", exif=turned), True),
+        "cmyk.jpg": (saved(plain.convert("CMYK"), "JPEG"), True),
+        "deep.png": (saved(deep, "PNG"), True),
+        "palette.png": (saved(plain.convert("P"), "PNG"), True),
+        "clear.png": (saved(plain.convert("RGBA"), "PNG"), True),
+        "png.jpg": (saved(plain, "PNG"), True),
+        os.fsdecode(b"caf\xe9.jpg"): (jpeg, True),
+        "webp.jpg": (saved(plain, "WEBP"), False),
+        "moving.jpg": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), False),
+        "bitmap.png": (saved(plain, "BMP"), False),
+        "cut.jpg": (jpeg[: len(jpeg) // 2], False),
+        "empty.png": (b"", False),
+    }
+
+
+def test_odd_pictures_are_decoded_or_left_out_as_the_table_says(tmp_path, caplog):
+    (tmp_path / "b").mkdir()
+    fill(tmp_path, ("a",), 600)
+    (tmp_path / "b" / "one.png").write_bytes(odd_pictures()["dot.png"][0])
+    for name, (content, _) in odd_pictures().items():
+        (tmp_path / "a" / name).write_bytes(content)
+    os.mkfifo(tmp_path / "a" / "z.jpg")
+    (tmp_path / "a" / "moving.gif").write_bytes(odd_pictures()["moving.jpg"][0])
+    with caplog.at_level(logging.WARNING, "absl"):
+        found = scan(tmp_path)
+    taken = {os.path.basename(file) for file in found.files}
+    assert {n for n in odd_pictures() if n in taken} == {
+        n for n, (_, decoded) in odd_pictures().items() if decoded
+    }
+    assert "6 of the 617 images" in caplog.text and "z.jpg" in caplog.text
+    assert "1 .gif" in caplog.text
+    images, labels = read(f"folder:{tmp_path}", "train", eval_resize="shorter_side")
+    assert len(images) + 114 > len(labels) > 400 and np.isfinite(images).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_scan_takes_the_decoder_takes(tmp_path, seed):
+    generator, taken = np.random.default_rng(seed), 0
+    contents = [content for content, _ in odd_pictures().values() if content]
+    for _ in range(100):
+        octets = bytearray(contents[generator.integers(len(contents))])
+        for place in generator.integers(0, len(octets), generator.integers(1, 4)):
+            octets[place] = generator.integers(256)
+        path = tmp_path / "one.jpg"
+        path.write_bytes(bytes(octets))
+        try:
+            size = _size(str(path), 10_000)
+        except ValueError as error:
+            assert "max_pixels" in str(error)
+            continue
+        if size is not None:
+            taken += 1
+            image = crops.evaluation_image(tf.constant(bytes(octets)), 8, "shorter_side", 3, 10_000)
+            assert image.shape == (8, 8, 3)
+            assert crops.decode(tf.constant(bytes(octets))).shape[:2] == size
+    assert taken > 5
+
+
+def test_links_that_put_an_image_in_two_classes_are_refused(tmp_path):
+    fill(tmp_path / "up", ("a", "b"), 3)
+    (tmp_path / "up" / "loop").symlink_to("..")
+    with pytest.raises(ValueError, match="loop holds itself; remove the link"):
+        data.describe(f"folder:{tmp_path / 'up'}")
+    fill(tmp_path / "twice", ("a", "b"), 3)
+    (tmp_path / "twice" / "c").symlink_to("a")
+    with pytest.raises(ValueError, match="are one, or one lies in the other"):
+        data.describe(f"folder:{tmp_path / 'twice'}")
+    fill(tmp_path / "apart", ("a",), 20)
+    (tmp_path / "apart" / "d").symlink_to(tmp_path / "up" / "b")
+    assert data.describe(f"folder:{tmp_path / 'apart'}").class_names == ("a", "d")
+
+
+def test_a_picture_that_claims_too_much_stops_the_run_by_name(tmp_path):
+    fill(tmp_path, ("a", "b"), 3)
+    with pytest.raises(ValueError, match="png claims to be 30 x 20 pixels, more than"):
+        data.describe(f"folder:{tmp_path}", max_pixels=599)
+    assert data.describe(f"folder:{tmp_path}", max_pixels=600).num_classes == 2

@@ -11,6 +11,7 @@ import keras
 
 from sat_tf.callbacks.throughput import Throughput
 
+_DAY = 24 * 60 * 60
 _TERMINAL_SECONDS, _FILE_SECONDS = 0.5, 30.0
 _MIN_BAR, _MAX_BAR = 8, 30
 _ERASE_LINE = "\r\x1b[K"
@@ -213,6 +214,8 @@ def _figures(logs, prefix):
 
 
 def _duration(seconds):
+    if seconds >= _DAY:
+        return f"{int(seconds // _DAY):,} days {_duration(seconds % _DAY)}"
     seconds = round(seconds)
     hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

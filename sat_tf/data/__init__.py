@@ -6,13 +6,17 @@ run that stops and starts again sees exactly the batches of one that never stopp
 
 import tensorflow as tf
 
+from sat_tf.data import crops
 from sat_tf.data.info import SPLITS, Info, Request
 
 __all__ = ["SPLITS", "Info", "describe", "download", "load"]
 
 
 def describe(
-    name: str, data_dir: str | None = None, validation_examples: int | None = None
+    name: str,
+    data_dir: str | None = None,
+    validation_examples: int | None = None,
+    max_pixels: int = crops.MAX_PIXELS,
 ) -> Info:
     """Tells the classes, image shape and number of examples of a set without decoding it.
 
@@ -20,8 +24,9 @@ def describe(
       name: as in `load`.
       data_dir: as in `load`.
       validation_examples: as in `load`.
+      max_pixels: as in `load`.
     """
-    return _source(name, data_dir, validation_examples).info
+    return _source(name, data_dir, validation_examples, max_pixels).info
 
 
 def download(name: str, data_dir: str | None = None) -> None:
@@ -53,6 +58,7 @@ def load(
     eval_resize: str | None = None,
     data_dir: str | None = None,
     validation_examples: int | None = None,
+    max_pixels: int = crops.MAX_PIXELS,
 ) -> tf.data.Dataset:
     """Reads a part of a set in batches (images float32 [N, H, W, C] in pixels, labels int32 [N]).
 
@@ -76,6 +82,7 @@ def load(
         "center_crop".
       data_dir: where TFDS looks; None is TFDS's own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
       validation_examples: size of the validation part; None takes `default_validation_examples`.
+      max_pixels: an encoded image whose header claims more is refused before it is decoded.
 
     Raises:
       ValueError: an unknown name, split or augmentation; a batch that cannot be filled; a set that
@@ -85,12 +92,14 @@ def load(
         raise ValueError(f"split {split!r} is not one of: {', '.join(SPLITS)}")
     if training and split != "train":
         raise ValueError(f"training=True reads the split 'train', not {split!r}")
-    source = _source(name, data_dir, validation_examples)
+    source = _source(name, data_dir, validation_examples, max_pixels)
     if training:
         source.info.steps_per_epoch(batch_size)
     elif batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
-    request = Request(batch_size, image_size, training, seed, start_step, augment, eval_resize)
+    request = Request(
+        batch_size, image_size, training, seed, start_step, augment, eval_resize, max_pixels
+    )
     options = tf.data.Options()
     options.deterministic = True
     # Every worker of several reads the same stream and keeps its own part of each batch.
@@ -98,7 +107,7 @@ def load(
     return source.load(split, request).prefetch(2).with_options(options)
 
 
-def _source(name: str, data_dir: str | None, validation_examples: int | None):
+def _source(name: str, data_dir: str | None, validation_examples: int | None, max_pixels: int):
     if name == "digits":
         from sat_tf.data.digits import Digits
 
@@ -106,7 +115,7 @@ def _source(name: str, data_dir: str | None, validation_examples: int | None):
     if name.startswith("folder:"):
         from sat_tf.data.folder import Folder
 
-        return Folder(name.removeprefix("folder:"), validation_examples)
+        return Folder(name.removeprefix("folder:"), validation_examples, max_pixels)
     from sat_tf.data.tfds_sets import Tfds
 
     return Tfds(name, data_dir, validation_examples)

@@ -41,7 +41,8 @@ def claimed_size(encoded: tf.Tensor) -> tf.Tensor:
         with tf.control_dependencies([check] if check is not None else []):
             octets = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.uint8)
         places = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
-        return tf.reduce_sum(tf.reshape(tf.cast(octets, tf.int64), [2, 4]) * places, 1)
+        width_height = tf.reduce_sum(tf.reshape(tf.cast(octets, tf.int64), [2, 4]) * places, 1)
+        return width_height[::-1]
 
     return tf.cond(
         tf.io.is_jpeg(encoded),

@@ -22,9 +22,11 @@ def training(examples: tf.data.Dataset, info: Info, name: str, request: Request)
     def image_of(place: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor):
         if name == "inception":
             seed = augment.seed_of(request.seed, place)
-            image = crops.training_image(encoded, size, seed, info.num_channels)
+            image = crops.training_image(encoded, size, seed, info.num_channels, request.max_pixels)
         else:
-            image = crops.evaluation_image(encoded, size, resize, info.num_channels)
+            image = crops.evaluation_image(
+                encoded, size, resize, info.num_channels, request.max_pixels
+            )
         return image, tf.cast(label, tf.int32)
 
     batches = examples.map(image_of, tf.data.AUTOTUNE).batch(request.batch_size, True)
@@ -43,7 +45,7 @@ def evaluation(examples: tf.data.Dataset, info: Info, request: Request) -> tf.da
     size, resize = _size_and_resize(info, request)
 
     def image_of(encoded: tf.Tensor, label: tf.Tensor):
-        image = crops.evaluation_image(encoded, size, resize, info.num_channels)
+        image = crops.evaluation_image(encoded, size, resize, info.num_channels, request.max_pixels)
         return image, tf.cast(label, tf.int32)
 
     return examples.map(image_of, tf.data.AUTOTUNE).batch(request.batch_size)

@@ -1,5 +1,6 @@
 """A folder of class folders: folder/<class>/<image>.jpg, or the same below train/ and test/."""
 
+import collections
 import dataclasses
 import functools
 import multiprocessing.pool
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from sat_tf.data import encoded, order
+from sat_tf.data import crops, encoded, order
 from sat_tf.data.info import Info, Request, check_validation_examples, cut_evenly
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -33,22 +34,27 @@ class Folder:
     number of steps is right.
     """
 
-    def __init__(self, directory: str, validation_examples: int | None = None):
+    def __init__(
+        self,
+        directory: str,
+        validation_examples: int | None = None,
+        max_pixels: int = crops.MAX_PIXELS,
+    ):
         root = pathlib.Path(directory).expanduser().resolve()
         if not root.is_dir():
             raise ValueError(f"no directory {root}; give folder:<directory of class folders>")
         own = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
         has_parts = (root / "train").is_dir()
-        train = scan(root / "train" if has_parts else root)
+        train = scan(root / "train" if has_parts else root, max_pixels)
         parts = {}
         indices = np.arange(len(train.files))
         if has_parts and own:
-            parts["test"] = _of(scan(own[0]), train.class_names, own[0])
+            parts["test"] = _of(scan(own[0], max_pixels), train.class_names, own[0])
         else:
             indices, test = cut_evenly(indices, len(indices) // 10)
             parts["test"] = (train.files[test], train.labels[test])
         if has_parts and len(own) > 1 and own[0].name == "test" and validation_examples is None:
-            parts["validation"] = _of(scan(own[1]), train.class_names, own[1])
+            parts["validation"] = _of(scan(own[1], max_pixels), train.class_names, own[1])
         else:
             size = check_validation_examples(validation_examples, len(indices))
             indices, validation = cut_evenly(indices, size)
@@ -72,7 +78,9 @@ class Folder:
 
     def load(self, split: str, request: Request) -> tf.data.Dataset:
         """Reads a part, "train", "validation" or "test"."""
-        files, labels = (tf.constant(column) for column in self._parts[split])
+        names, labels = self._parts[split]
+        # As the file system has them: a name need not be UTF-8.
+        files, labels = tf.constant([os.fsencode(name) for name in names]), tf.constant(labels)
 
         if not request.training:
             examples = tf.data.Dataset.from_tensor_slices((files, labels)).map(
@@ -104,21 +112,29 @@ class Scan:
 
 
 @functools.cache
-def scan(directory: pathlib.Path) -> Scan:
+def scan(directory: pathlib.Path, max_pixels: int = crops.MAX_PIXELS) -> Scan:
     """Lists the images of a folder of class folders, leaving out those that do not decode.
 
     Raises:
-      ValueError: no class folder, a class without an image, or more than 1 % corrupt images.
+      ValueError: no class folder, a class without an image, classes that share a folder, more than
+        1 % corrupt images, or one that claims more than `max_pixels` pixels.
     """
     class_names = sorted(d.name for d in directory.iterdir() if d.is_dir() and d.name[0] != ".")
-    listed = [
-        (str(file), label)
-        for label, name in enumerate(class_names)
-        for file in sorted((directory / name).rglob("*"))
-        if file.suffix.lower() in _SUFFIXES and file.name[0] != "."
-    ]
+    _check_class_folders(directory, class_names)
+    listed, others = [], collections.Counter()
+    for label, name in enumerate(class_names):
+        for file in sorted((directory / name).rglob("*")):
+            if file.name[0] == "." or file.is_dir():
+                continue
+            if file.suffix.lower() in _SUFFIXES:
+                listed.append((str(file), label))
+            else:
+                others[file.suffix or "no ending"] += 1
+    if others:
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in sorted(others.items()))
+        logging.warning("%s: left out, as no %s: %s", directory, " or ".join(_SUFFIXES), kinds)
     with multiprocessing.pool.ThreadPool(os.cpu_count()) as pool:
-        sizes = pool.map(_size, [file for file, _ in listed])
+        sizes = pool.map(lambda listing: _size(listing[0], max_pixels), listed)
     corrupt = [file for (file, _), size in zip(listed, sizes, strict=True) if size is None]
     _report(directory, corrupt, len(listed))
     good = [example for example, size in zip(listed, sizes, strict=True) if size is not None]
@@ -138,17 +154,48 @@ def scan(directory: pathlib.Path) -> Scan:
     )
 
 
-def _size(file: str) -> tuple[int, int] | None:
-    """Returns (height, width) of an image, or None where it does not decode."""
+def _check_class_folders(directory: pathlib.Path, class_names: list[str]) -> None:
+    """Refuses names that are no text, and links by which an image would be in two classes."""
+    root, places = directory.resolve(), {}
+    for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the class folder {name!r} in {directory} is not UTF-8") from None
+        place = (directory / name).resolve()
+        if place == root or place in root.parents:
+            raise ValueError(f"the class folder {directory / name} holds itself; remove the link")
+        places.setdefault(place, []).append(name)
+    for place, names in places.items():
+        names = names + [name for parent in place.parents for name in places.get(parent, ())]
+        if len(names) > 1:
+            raise ValueError(
+                f"the class folders {' and '.join(names[:2])} in {directory} are one, or one lies "
+                "in the other: images would be in two classes; remove the link"
+            )
+
+
+def _size(file: str, max_pixels: int) -> tuple[int, int] | None:
+    """Returns (height, width) of an image, or None where it does not decode.
+
+    Raises:
+      ValueError: its header claims more than `max_pixels` pixels.
+    """
+    if not os.path.isfile(file):  # to open a FIFO would wait for a writer
+        return None
     try:
-        encoded_image = tf.io.read_file(file)
-        # An eighth: every byte of a JPEG is still read, most of the arithmetic is not done.
-        image = tf.io.decode_jpeg(encoded_image, channels=3, ratio=8)
-        if tf.io.is_jpeg(encoded_image):
-            return tuple(tf.io.extract_jpeg_shape(encoded_image).numpy().tolist()[:2])
-        return tuple(image.shape[:2])
+        image = tf.io.read_file(os.fsencode(file))
+        height, width = crops.claimed_size(image).numpy().tolist()
+        if height * width <= max_pixels:
+            # An eighth: every byte of a JPEG is still read, most of the arithmetic is not done.
+            tf.io.decode_jpeg(image, channels=3, ratio=8)
+            return height, width
     except tf.errors.OpError:
         return None
+    raise ValueError(
+        f"{file} claims to be {height:,} x {width:,} pixels, more than max_pixels={max_pixels}; "
+        "make it smaller, delete it, or raise --max_pixels"
+    )
 
 
 def _report(directory: pathlib.Path, corrupt: list[str], num_images: int) -> None:
@@ -158,7 +205,10 @@ def _report(directory: pathlib.Path, corrupt: list[str], num_images: int) -> Non
     named = ", ".join(corrupt[:_MOST_NAMED])
     if len(corrupt) > _MOST_NAMED:
         named += f" and {len(corrupt) - _MOST_NAMED} more"
-    found = f"{len(corrupt)} of the {num_images} images in {directory} are corrupt: {named}"
+    found = (
+        f"{len(corrupt)} of the {num_images} images in {directory} are corrupt, or neither JPEG "
+        f"nor PNG: {named}"
+    )
     if len(corrupt) > _MOST_CORRUPT * num_images:
         raise ValueError(f"{found}; at most 1 % may be: replace or delete them")
     logging.warning("%s; left out", found)

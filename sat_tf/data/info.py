@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sat_tf.data import crops
+
 SPLITS = ("train", "validation", "test")
 
 # More than this adds hours of attacks and hardly any precision to the choice of a checkpoint.
@@ -99,6 +101,7 @@ class Request:
     start_step: int = 0
     augment: str | None = None
     eval_resize: str | None = None
+    max_pixels: int = crops.MAX_PIXELS
 
 
 def _some(names):

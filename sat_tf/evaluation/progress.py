@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+_DAY = 24 * 60 * 60
 _TERMINAL_SECONDS, _FILE_SECONDS = 0.5, 30.0
 _ERASE_LINE = "\r\x1b[K"
 
@@ -77,7 +78,9 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Writes a time as `1:02:03` or `2:03`."""
+    """Writes a time as `2:03` or `1:02:03`, from a day on as `3 days 1:02:03`."""
+    if seconds >= _DAY:
+        return f"{int(seconds // _DAY):,} days {clock(seconds % _DAY)}"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

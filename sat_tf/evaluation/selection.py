@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sat_tf.data import crops
 from sat_tf.data.folder import Folder
 
 
@@ -32,7 +33,7 @@ class Selected:
             raise ValueError(f"image {self.wanted[-1]} is asked for; the data set has {start}")
 
 
-def positions(path: str, dataset: str, split: str) -> list[int]:
+def positions(path: str, dataset: str, split: str, max_pixels: int = crops.MAX_PIXELS) -> list[int]:
     """Reads which images are wanted from a text file, one a line.
 
     Args:
@@ -40,6 +41,7 @@ def positions(path: str, dataset: str, split: str) -> list[int]:
         path, such as `n01440764/ILSVRC2012_val_00000293.JPEG`.
       dataset: name of the data set.
       split: part of it.
+      max_pixels: as in `data.load`.
 
     Raises:
       ValueError: no such file, an image that is not there, one that is given twice, or names for
@@ -54,7 +56,9 @@ def positions(path: str, dataset: str, split: str) -> list[int]:
     if all(line.isdigit() for line in lines):
         found = [int(line) for line in lines]
     elif dataset.startswith("folder:"):
-        found = _by_name(lines, Folder(dataset.removeprefix("folder:")).files(split))
+        found = _by_name(
+            lines, Folder(dataset.removeprefix("folder:"), None, max_pixels).files(split)
+        )
     else:
         raise ValueError(
             f"{path} names images, and {dataset!r} has no names; give numbers from 0, or the same "
