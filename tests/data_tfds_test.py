@@ -1,5 +1,6 @@
 """Laws of TFDS sets: a prepared set of ours in several files, and CIFAR-10 where it is at hand."""
 
+import logging
 import os
 import pathlib
 import types
@@ -142,6 +143,22 @@ def test_a_set_that_cannot_be_downloaded_says_why(tmp_path):
     with pytest.raises(ValueError, match="cannot download imagenet2012.*Manual directory") as error:
         data.download("imagenet2012", str(tmp_path))  # TFDS wants the archives put there by hand
     assert "\n" not in str(error.value)
+
+
+def test_a_download_without_a_network_ends_in_one_line_and_in_no_pages_of_retries(
+    tmp_path, monkeypatch, caplog
+):
+    def away(builder):
+        for left in range(40):
+            logging.getLogger("urllib3.connectionpool").warning("Retrying, %d left", left)
+        raise ConnectionError("HTTPSConnectionPool:\n name not known")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", away)
+    with pytest.raises(ValueError, match="cannot download mnist .*name not known") as error:
+        data.download("mnist", str(tmp_path))
+    assert "\n" not in str(error.value) and "Retrying" not in caplog.text
+    logging.getLogger("urllib3.connectionpool").warning("heard again")
+    assert "heard again" in caplog.text
 
 
 def test_there_is_nothing_to_download_for_digits_and_folders(tmp_path):

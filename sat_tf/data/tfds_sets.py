@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import math
 
 import numpy as np
@@ -120,6 +121,9 @@ def download(name: str, data_dir: str | None) -> None:
     builder = _builder_of(name, data_dir)
     if builder.info.splits:
         return
+    retries = logging.getLogger("urllib3")
+    level = retries.level
+    retries.setLevel(logging.ERROR)  # it warns of each of its dozens of tries
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever TFDS meets: no network, no disk, a manual download
@@ -127,6 +131,8 @@ def download(name: str, data_dir: str | None) -> None:
         raise ValueError(
             f"TFDS cannot download {name} to {builder.data_dir} ({type(error).__name__}: {reason})"
         ) from error
+    finally:
+        retries.setLevel(level)
 
 
 def _prepared(name: str, data_dir: str | None):
