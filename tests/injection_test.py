@@ -353,9 +353,11 @@ def test_frozen_layers_and_precision_stay_as_they_were():
 
 @pytest.mark.parametrize("spec", ["smoothrelu", "pssilu"])
 def test_trained_scalars_are_frozen_where_the_network_was(spec):
-    network = _network()
-    network.trainable = False
-    assert inject(network, spec).trainable_weights == []
+    inputs = keras.Input((4,))  # an operation is frozen with its model alone
+    operation = keras.Model(inputs, layers.Dense(2)(ops.relu(inputs)))
+    for network in (_network(), operation):
+        network.trainable = False
+        assert inject(network, spec).trainable_weights == []
     network = _network()
     for layer in network.layers:
         layer.trainable = False
