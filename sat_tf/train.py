@@ -49,7 +49,7 @@ def train() -> AdversarialTrainer:
     if FLAGS.download:
         datasets.download(FLAGS.dataset, FLAGS.data_dir)
     with quiet.waiting(f"reading {FLAGS.dataset} and building {FLAGS.model}"):
-        info = datasets.describe(FLAGS.dataset, FLAGS.data_dir, max_pixels=FLAGS.max_pixels)
+        info = datasets.describe(FLAGS.dataset, FLAGS.data_dir, None, FLAGS.max_pixels)
         if FLAGS.epsilon is None:
             FLAGS.epsilon = recipe.default_epsilon(FLAGS.dataset, FLAGS.norm)
         if FLAGS.workdir is None:

@@ -11,7 +11,7 @@ import pytest
 from sat_tf import data, evaluate, networks, train
 
 DIGITS = tuple(map(str, range(10)))
-INFO = data.Info("pets", ("cat", "dog", "hare"), (8, 8, 1), {"train": 1})
+INFO = data.Info("pets", ("cat", "dog", "hare"), (8, 8, 1), {"train": 1, "test": 1})
 
 
 @pytest.mark.parametrize("names", [None, INFO.class_names, list(INFO.class_names)])
@@ -63,7 +63,7 @@ def test_a_run_and_an_exported_version_know_the_names_of_their_classes(tmp_path)
 
 def evaluated(run, classes=None):
     """Labels as the command `evaluate` reads them for the network of a run."""
-    given = types.SimpleNamespace(batch_size=100, ids=None, classes=classes)
+    given = types.SimpleNamespace(batch_size=100, ids=None, classes=classes, max_pixels=4096**2)
     chosen = types.SimpleNamespace(source=str(run), dataset="digits", split="test", data_dir=None,
                                    image_size=None, eval_resize=None)  # fmt: skip
     batches = evaluate._dataset(given, chosen, networks.load(str(run)))
@@ -108,6 +108,7 @@ def test_a_run_is_neither_continued_nor_tested_on_other_classes(tmp_path, monkey
     flags = types.SimpleNamespace(
         strategy="one_device", download=False, dataset="pets", data_dir=None, epsilon=8.0,
         norm="linf", workdir=str(run), overwrite=False, test_steps=2, batch_size=8,
+        max_pixels=4096**2, model="mine", jit_compile=False, deterministic=True, worker_timeout=600,
     )  # fmt: skip
     monkeypatch.setattr(train, "FLAGS", flags)
     monkeypatch.setattr(train.datasets, "describe", lambda *_: INFO)

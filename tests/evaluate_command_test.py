@@ -28,6 +28,7 @@ ASKED = {
     "split": "validation",
     "data_dir": "/sets",
     "classes": "classes.txt",
+    "max_pixels": 9_000,
     "image_size": "17",
     "eval_resize": "shorter_side",
     "num_images": "1",
@@ -148,6 +149,8 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         and seen["labelled.num_classes"] == 3
         and seen["labelled.class_names"] == list("abc"),
         "image_size": seen["load.image_size"] == 17,
+        "max_pixels": seen["load.max_pixels"] == seen["describe.max_pixels"] == 9_000
+        and seen["positions.max_pixels"] == 9_000,
         "eval_resize": seen["load.eval_resize"] == "shorter_side",
         "num_images": options["num_images"] == 1,
         "ids": seen["positions.path"] == "ids.txt" and report.positions.tolist() == [2],

@@ -22,7 +22,7 @@ SIZES = {"train": 50, "validation": 6, "test": 9}
 INFO = Info("sat", ("cat", "dog"), (4, 4, 1), SIZES)
 DATA = {
     "dataset": "folder:my/cats", "data_dir": "there", "image_size": 4, "eval_resize": "fit",
-    "augment": "crop", "seed": 3, "batch_size": 8,
+    "max_pixels": 9_000, "augment": "crop", "seed": 3, "batch_size": 8,
 }  # fmt: skip
 LOADED = {name: value for name, value in DATA.items() if name not in ("dataset", "augment")}
 
@@ -131,7 +131,7 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
         "fit", "test", "part",
     ]  # fmt: skip
     path, mirrored = pathlib.Path("the/run"), module.distribution.strategy("mirrored")
-    assert calls["describe"] == [(("folder:my/cats", "there"), {})]
+    assert calls["describe"] == [(("folder:my/cats", "there", None, 9_000), {})]
     # Both streams are tried before there is a workdir.
     assert [arguments[1] for arguments, _ in calls["load"]] == ["train", "validation"]
     assert calls["trainer"] == [((FLAGS, INFO, 2), {})]
@@ -199,8 +199,8 @@ def test_flags_txt_holds_every_flag_and_makes_the_same_run(module, tmp_path):
 def test_what_a_run_may_be_continued_with_changes_no_weight(module):
     # A run with another seed, epsilon, ... is another run; these are of where and what is shown.
     assert workdir.FREE_FLAGS == {
-        "workdir", "overwrite", "data_dir", "checkpoint_every", "picture_grid", "test_steps",
-        "on_overfitting", "worker_timeout",
+        "workdir", "overwrite", "data_dir", "max_pixels", "checkpoint_every", "picture_grid",
+        "test_steps", "on_overfitting", "worker_timeout",
     }  # fmt: skip
     assert set(programs.names()) >= workdir.FREE_FLAGS
 
