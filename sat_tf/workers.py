@@ -15,6 +15,8 @@ import tensorflow as tf
 from sat_tf import checkpoints, distribution, main, meeting, workdir
 
 GRACE = 30.0  # seconds from a signal to the end, whatever a collective operation waits for
+# What a step ends with once another process has ended, or has stopped answering.
+_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -57,7 +59,7 @@ def claim(
 
     Raises:
       ValueError: as `workdir.claim`; a worker with other settings.
-      ConnectionError: while the directory is claimed, another worker ends.
+      ConnectionError: while the directory is claimed, another worker ends or answers no more.
       main.Interrupted: the same after a signal.
     """
     path = pathlib.Path(path)
@@ -71,13 +73,13 @@ def claim(
         try:
             distribution.agree(strategy, checksum, "their flags (checksums)")
             yield path
-        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        except _GONE as error:
             if heard:
                 name = signal.Signals(heard[0]).name
                 raise main.Interrupted(f"stopped by {name}; {_saved(path)}", heard[0]) from error
             raise ConnectionError(
-                "another worker is gone, and its messages say why; start all of them again, to "
-                "continue from the last checkpoint"
+                "another worker is gone or answers no more, and its messages say why; start all of "
+                "them again, to continue from the last checkpoint"
             ) from error
 
 

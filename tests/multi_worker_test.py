@@ -167,7 +167,8 @@ def test_a_worker_whose_partner_hangs_ends_within_half_a_minute_of_a_signal(tmp_
     start = time.monotonic()
     ((status, _, error),) = ends(other)
     assert status == 143 and time.monotonic() - start < 60, error
-    assert "this worker still waits for another; the newest checkpoint is that of step" in error
+    # Whether TensorFlow's heartbeat notices first, or the thread that watches the signal.
+    assert "; the newest checkpoint is that of step" in error and "Traceback" not in error
     chief.kill()
     ends(chief)
 

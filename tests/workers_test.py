@@ -64,9 +64,10 @@ class OtherWorkers:
     extended = types.SimpleNamespace(should_checkpoint=False)
 
 
+@pytest.mark.parametrize("how", ["Unavailable", "Aborted", "DeadlineExceeded"])
 @pytest.mark.parametrize("stop", [None, signal.SIGTERM])
 def test_another_worker_that_is_gone_is_the_answer_to_a_signal_or_an_error(
-    stop, tmp_path, monkeypatch
+    stop, how, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(distribution, "agree", lambda *_: None)
     monkeypatch.setattr(distribution, "has_workers", lambda _: True)
@@ -82,7 +83,7 @@ def test_another_worker_that_is_gone_is_the_answer_to_a_signal_or_an_error(
                 while not seen:
                     pass
                 time.sleep(0.3)  # the thread hears of it, too
-            raise tf.errors.UnavailableError(None, None, "connection closed")
+            raise getattr(tf.errors, f"{how}Error")(None, None, "connection closed")
     if stop is not None:
         assert error.value.signal_number == stop
 
