@@ -6,7 +6,7 @@ import tensorflow as tf
 from sklearn import datasets
 
 from sat_tf import data, distribution
-from sat_tf.data import augment, info, order
+from sat_tf.data import augment, encoded, info, memory, order
 
 
 def stream(num_steps, **arguments):
@@ -242,3 +242,24 @@ def test_windows_are_cut_and_mirrored_where_it_is_said():
         window = padded[0, top : top + 16, left : left + 24]
         np.testing.assert_array_equal(found[0], window[:, ::-1] if flip else window)
         np.testing.assert_array_equal(found[1], images[1, :, ::-1])
+
+
+def test_another_seed_augments_otherwise_whatever_the_order():
+    # All images are one, so that the order changes nothing.
+    pixels = np.random.default_rng(0).integers(1, 256, [1, 16, 16, 3], np.uint8)
+    one = memory.Arrays.of(np.repeat(pixels, 40, 0), np.zeros(40))
+    facts = data.Info("one", ("a",), (16, 16, 3), {"train": 40})
+    png = tf.io.encode_png(pixels[0])
+
+    def first(seed, name, held):
+        request = info.Request(40, training=True, seed=seed)
+        if held:
+            batches = memory.training(one, np.arange(40), name, request)
+        else:
+            examples = tf.data.Dataset.range(40).map(lambda place: (place, png, 0))
+            batches = encoded.training(examples, facts, name, request)
+        return next(iter(batches))[0].numpy()
+
+    for name, held in (("crop_flip", True), ("crop_flip", False), ("inception", False)):
+        np.testing.assert_array_equal(first(3, name, held), first(3, name, held))
+        assert (first(3, name, held) != first(4, name, held)).any()
