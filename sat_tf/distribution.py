@@ -129,7 +129,7 @@ def cluster() -> tuple[list[str], int]:
     try:
         config = json.loads(os.environ["TF_CONFIG"])
         addresses, task = config["cluster"]["worker"], config["task"]
-        known = task["type"] == "worker" and int(task["index"]) < len(addresses)
+        known = task["type"] == "worker" and 0 <= int(task["index"]) < len(addresses)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(_TF_CONFIG_NEEDED.format(f"{type(error).__name__}: {error}")) from error
     if not known:

@@ -135,3 +135,19 @@ def test_a_cluster_is_read_from_the_environment(monkeypatch):
         "TF_CONFIG", f'{{"cluster": {workers_of_two}, "task": {{"type": "worker", "index": 1}}}}'
     )
     assert distribution.cluster() == (["localhost:1", "localhost:2"], 1)
+    for index in (2, -1):
+        task = f'{{"type": "worker", "index": {index}}}'
+        monkeypatch.setenv("TF_CONFIG", f'{{"cluster": {workers_of_two}, "task": {task}}}')
+        with pytest.raises(ValueError, match="no worker"):
+            distribution.cluster()
+
+
+def test_workers_part_over_every_weight_they_learnt(monkeypatch):
+    numbers = []
+    monkeypatch.setattr(distribution, "has_workers", lambda _: True)
+    monkeypatch.setattr(distribution, "agree", lambda _, number, what: numbers.append(number))
+    weights = [np.zeros(2, np.float32), np.ones(3, np.float32), np.full(1, 5, np.float32)]
+    for changed in (None, None, 0, 1, 2):
+        mine = [weight + (index == changed) for index, weight in enumerate(weights)]
+        workers.part(None, types.SimpleNamespace(get_weights=lambda mine=mine: mine))
+    assert numbers[0] == numbers[1] and len(set(numbers)) == 4
