@@ -44,6 +44,7 @@ def test_the_action_decides_whether_training_goes_on(action, stops, capsys):
         (0.50, 0.42),  # goes on well
         (0.60, 0.30),  # ordinary robust overfitting, a slow fall
         (0.10, 0.10),  # divergence: both fall
+        (0.30, 0.15),  # both fall, the training attack's less
     ],
 )
 def test_nothing_else_is_called_so(last, capsys):
@@ -101,6 +102,8 @@ def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
 
     trainer = types.SimpleNamespace(
         fit=stopping,
+        network=None,
+        average=None,
         state=[keras.Variable(1.0, name="w")],
         distribute_strategy=tf.distribute.get_strategy(),
     )
