@@ -216,10 +216,20 @@ def test_smoothrelu_starts_at_the_paper_s_400_and_tends_to_relu():
     np.testing.assert_allclose(layer(x), tf.nn.relu(x), atol=1e-6)
 
 
-def test_relu_with_another_backward_keeps_its_value_and_takes_the_other_s_derivative():
-    x, y, dy = _value_and_derivative("relu:backward=parametric_softplus", GRID, "float32")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_relu_with_another_backward_keeps_its_value_and_takes_the_other_s_derivative(dtype):
+    x, y, dy = _value_and_derivative("relu:backward=parametric_softplus", GRID, dtype)
     np.testing.assert_array_equal(y, np.maximum(x, 0))
-    np.testing.assert_allclose(dy, _sigmoid(10 * _float64(x)), rtol=1e-5, atol=1e-30)
+    eps, tiny = _eps(dtype)
+    rtol = max(eps, 1e-5)  # half precision is computed in float32 and rounded once
+    np.testing.assert_allclose(_float64(dy), _sigmoid(10 * _float64(x)), rtol=rtol, atol=4 * tiny)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_relu_passes_nothing_at_zero_in_its_own_right_and_as_another_s_backward(dtype):
+    for spec in ("relu", "swish:backward=relu"):
+        _, _, dy = _value_and_derivative(spec, [-1.0, -0.0, 0.0, 1e-3], dtype)
+        np.testing.assert_array_equal(_float64(dy), [0, 0, 0, 1])
 
 
 def test_parameters_of_forward_and_backward_are_told_apart():
@@ -293,6 +303,19 @@ def test_mixed_precision_layer_keeps_its_scalar_in_float32():
     assert layer.weights[0].dtype == "float32"
 
 
+@pytest.mark.parametrize("spec", ["smoothrelu:beta=20.3", "pssilu:a=0.703,b=0.203"])
+def test_mixed_precision_computes_with_the_float32_value_of_trained_scalars(spec):
+    # What comes in and goes back is exact in bfloat16; the scalars are not.
+    x, slopes = tf.constant([0.5, 1.0, 2.0]), []
+    for policy in ("float32", "mixed_bfloat16"):
+        layer = _layer(spec, policy)
+        with tf.GradientTape() as tape:
+            y = tf.reduce_sum(tf.cast(layer(x), tf.float32))
+        slopes.append(tape.gradient(y, layer.trainable_variables))
+    for exact, mixed in zip(*slopes, strict=True):
+        np.testing.assert_allclose(mixed, exact, rtol=1e-5)
+
+
 def test_foreign_layer_computes_in_the_precision_of_its_site():
     layer = activations.make("keras.layers:PReLU")
     layer.dtype_policy = keras.DTypePolicy("float64")
@@ -306,6 +329,8 @@ def test_factory_gives_each_site_its_own_layer_and_pssilu_one_for_all():
     assert own("first").name == "first"
     shared = activations.factory("pssilu")
     assert shared("first") is shared("second")
+    given = activations.factory("pssilu:a=0.7,b=0.2")("first")
+    assert given.initial == {"a": 0.7, "b": 0.2} and given.name == "pssilu"
 
 
 @pytest.mark.parametrize(

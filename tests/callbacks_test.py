@@ -366,6 +366,17 @@ def test_weights_that_are_not_finite_are_named_at_the_end_of_the_epoch():
         stop.on_epoch_end(0, {"loss": 1.0, "val_loss": float("nan")})
 
 
+def test_after_a_resume_only_the_first_epoch_is_begun():
+    stop = StopOnNaN(STEPS, initial_step=2)
+    stop.set_model(compiled())
+    stop.on_epoch_begin(4)
+    stop.on_train_batch_end(0, {"loss": 1.0})
+    stop.on_epoch_end(4, {"loss": 1.0})
+    stop.on_epoch_begin(5)
+    with pytest.raises(FloatingPointError, match=f"in epoch 6, step 1 of {STEPS},"):
+        stop.on_train_batch_end(0, {"loss": np.nan})
+
+
 class Records(keras.callbacks.Callback):
     """Remembers the logs, independently of what is written."""
 
@@ -433,6 +444,21 @@ def test_pictures_and_curves_are_written_every_epoch(logged):
     width, height, png = validation["attack/pictures"][0][1]
     decoded = tf.image.decode_png(png)
     assert decoded.shape == (int(height), int(width), 3)
+
+
+def test_pictures_are_those_of_the_average_where_there_is_one(tmp_path, monkeypatch):
+    drawn = []
+
+    def pictures(network):
+        drawn.append(network)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    trainer = compiled()
+    options = {"batch_size": BATCH, "pictures": pictures, "activations": []}
+    fit(trainer, [TensorBoard(tmp_path / "plain", **options)], epochs=1)
+    monkeypatch.setattr(Trainer, "best_network", "the average", raising=False)
+    fit(trainer, [TensorBoard(tmp_path / "averaged", **options)], epochs=1)
+    assert drawn == [trainer.network, "the average"]
 
 
 def test_settings_and_the_test_are_there_to_compare_runs(logged):

@@ -348,7 +348,9 @@ def test_frozen_layers_and_precision_stay_as_they_were():
     assert injected.get_layer("site").compute_dtype == "bfloat16"
     assert len(injected.trainable_weights) == len(network.trainable_weights) == 2
     network.trainable = False
-    assert inject(network, "swish").trainable_weights == []
+    network.layers[-1].trainable = True  # which a frozen network does not look at
+    for made in (inject(network, "swish"), copy(network)):
+        assert made.trainable_weights == [] and not made.trainable
 
 
 @pytest.mark.parametrize("spec", ["smoothrelu", "pssilu"])

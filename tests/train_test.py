@@ -254,12 +254,16 @@ def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path):
 
 def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
     values = {"epochs": 5, "picture_grid": 5, "on_overfitting": "stop", "epsilon": 9.0}
+    values |= {"test_steps": 7, "validation_steps": 2}
     made, _, _, options = fitted(module, noted, tmp_path, **values)
     history = [{"epoch": 1, "val_adversarial_accuracy": 0.5}]
     progress, nan, board, overfitting = options["callbacks"](6 + 4, {"history": history})
     assert (progress.epochs, progress.steps_per_epoch, progress.batch_size) == (5, 6, 8)
     assert (progress.initial_step, nan.initial_step, nan.steps_per_epoch) == (4, 4, 6)
+    # 9 images in 7 + 3 passes against 6 images in 2 + 2.
+    assert progress.test_work == 9 * 10 / (6 * 4)
     assert (board.log_dir, board.batch_size) == (tmp_path / "logs", 8)
+    assert board.settings.items() >= {"epsilon": 9.0, "validation_steps": 2, "seed": 3}.items()
     assert (overfitting.action, overfitting.best, overfitting.best_epoch) == ("stop", 0.5, 1)
     pictures = board.pictures
     assert pictures.images[:, 0, 0, 0].tolist() == [0, 16, 32, 48, 64]
@@ -268,6 +272,8 @@ def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
     give(picture_grid=0)
     progress, nan, board, _ = options["callbacks"](12, {"history": []})
     assert (progress.initial_step, nan.initial_step, board.pictures) == (0, 0, None)
+    give(test_steps=0)
+    assert module._test_work(INFO) == 0
 
 
 def test_only_the_chief_shows_progress(module, noted, tmp_path, monkeypatch):

@@ -141,6 +141,22 @@ def test_noise_depends_on_the_step_and_on_the_seed():
     assert len({tuple(s) for s in (at_two, at_seven, trainer._step_seed().numpy())}) == 3
 
 
+def test_validation_noise_depends_on_the_seed_and_on_nothing_that_training_changes():
+    seen = []
+
+    def noting(network, images, labels, seed=None):
+        seen.append(tuple(seed.numpy()))
+        return images
+
+    trainer = AdversarialTrainer(network(), noting, seed=5)
+    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    for seed, step in ((5, 0), (5, 7), (6, 7)):
+        trainer.seed = seed
+        trainer.optimizer.iterations.assign(step)
+        trainer.evaluate(dataset().take(1), verbose=0)
+    assert seen[0] == seen[1] != seen[2]
+
+
 def test_weight_decay_reaches_kernels_alone():
     net = network(batch_norm=True)
     rng = np.random.default_rng(3)  # fresh biases are 0, which any decay leaves as they are
@@ -161,9 +177,10 @@ def test_weight_decay_reaches_kernels_alone():
         np.testing.assert_allclose(variable.numpy(), shrink * before[variable.path], atol=1e-7)
 
 
-def test_activation_weight_decay_reaches_the_scalars_alone():
+@pytest.mark.parametrize("spec", ["smoothrelu", "pssilu"])
+def test_activation_weight_decay_reaches_the_scalars_alone(spec):
     pixels = keras.Input((6, 6, 1))
-    x = activations.make("smoothrelu", name="act")(keras.layers.Flatten()(pixels))
+    x = activations.make(spec, name="act")(keras.layers.Flatten()(pixels))
     net = keras.Model(pixels, keras.layers.Dense(3)(x))
     before = {v.path: v.numpy() for v in net.trainable_variables}
 
@@ -175,7 +192,7 @@ def test_activation_weight_decay_reaches_the_scalars_alone():
     trainer.compile(keras.optimizers.SGD(LEARNING_RATE), activation_weight_decay=0.5)
     trainer.fit(dataset().take(1), verbose=0, shuffle=False)
     for variable in net.trainable_variables:
-        shrink = 1 - LEARNING_RATE * 0.5 if variable.name == "smoothrelu_beta" else 1.0
+        shrink = 1 - LEARNING_RATE * 0.5 if spec in variable.name else 1.0
         np.testing.assert_allclose(variable.numpy(), shrink * before[variable.path], rtol=1e-6)
     with pytest.raises(ValueError, match="no trained activation"):
         AdversarialTrainer(network(), identity).compile("sgd", activation_weight_decay=0.5)
