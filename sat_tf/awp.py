@@ -39,12 +39,12 @@ def perturbed(objective: Objective, gamma: float) -> Objective:
         kernels = [v for v in network.trainable_variables if v.name.endswith("kernel")]
         with tf.GradientTape() as tape, keras.StatelessScope():
             losses, _ = objective(network, images, adversarial, labels)
-            loss = tf.reduce_mean(losses)
+            loss = tf.reduce_sum(losses)  # a replica may have fewer images; `v` has no scale
         gradients = tape.gradient(
             loss, [k.value for k in kernels], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         replicas = tf.distribute.get_replica_context()
-        gradients = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         moved = [
             (kernel, kernel.value + _perturbation(kernel.value, gradient, gamma))
             for kernel, gradient in zip(kernels, gradients, strict=True)
