@@ -41,9 +41,8 @@ def unpacked(data) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def count(images: tf.Tensor) -> int | tf.Tensor:
-    """Returns the number of images, a float32 tensor where it is not known before the run."""
-    known = images.shape[0]
-    return tf.cast(tf.shape(images)[0], tf.float32) if known is None else known
+    """Returns the number of images, a float32 tensor where it is not known before the run, or 0."""
+    return images.shape[0] or tf.cast(tf.shape(images)[0], tf.float32)  # to be divided by
 
 
 def global_count(images: tf.Tensor) -> int | tf.Tensor:

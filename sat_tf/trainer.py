@@ -185,12 +185,12 @@ class AdversarialTrainer(keras.Model):
         for index, (images, labels) in enumerate(batches.pieces(*batch, num_pieces)):
             if gradients is not None:
                 # One piece after the other: only so does memory fall.
-                with tf.control_dependencies(gradients):
+                with tf.control_dependencies([g for g in gradients if g is not None]):
                     images = tf.identity(images)
             parts = total / batches.count(images)
             seed = noise.fold_in(self._step_seed(), index)
             more = self._gradients(images, labels, seed, parts)
-            gradients = more if gradients is None else list(map(tf.add, gradients, more))
+            gradients = more if gradients is None else list(map(_sum, gradients, more))
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             gradients = distribution.overflow_everywhere(gradients)
         self.optimizer.apply_gradients(
@@ -291,10 +291,21 @@ class AdversarialTrainer(keras.Model):
         tf.distribute.get_replica_context().merge_call(move, args=(averages, weights))
 
     def _logs(self, *names):
-        # Keras averages the logs of several workers over an axis, which a scalar does not have.
+        # Keras averages the logs of replicas, however many images each of them has seen.
+        means = [self._means[name] for name in names]
+        sums = tf.stack([[mean.total.value, mean.count.value] for mean in means])
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        # Those of several workers over an axis, which a scalar does not have.
         shape = [1] if distribution.has_workers(tf.distribute.get_strategy()) else []
-        return {name: tf.reshape(self._means[name].result(), shape) for name in names}
+        results = tf.unstack(tf.math.divide_no_nan(sums[:, 0], sums[:, 1]))
+        return {name: tf.reshape(one, shape) for name, one in zip(names, results, strict=True)}
 
 
 def _correct(logits, labels):
     return 1.0 - tf.cast(misclassified(logits, labels), tf.float32)
+
+
+def _sum(gradient, more):
+    return None if more is None else gradient + more  # of a weight that plays no part

@@ -130,13 +130,38 @@ def test_a_smaller_last_batch_counts_every_image_alike(strategy, pieces):
 def test_replicas_that_no_batch_divides_count_every_image_alike():
     made = trainer(strategy="mirrored")
     data = tf.data.Dataset.from_tensor_slices((IMAGES[:6], LABELS[:6]))
-    made.fit(data.batch(3, drop_remainder=True), shuffle=False, verbose=0)
+    logs = made.fit(data.batch(3, drop_remainder=True), shuffle=False, verbose=0).history
     np.testing.assert_allclose(made.network.get_weights()[0], by_hand(6, 3), atol=1e-6)
+    x = IMAGES[:6].reshape(2, 3, 4)
+    logits = np.concatenate([x[0] @ KERNEL, x[1] @ by_hand(3)])
+    losses = np.log(np.exp(logits).sum(1)) - logits[range(6), LABELS[:6]]
+    np.testing.assert_allclose(logs["loss"], [losses.mean()], rtol=1e-5)
 
 
-def test_fewer_images_than_pieces_are_refused_in_words():
+@pytest.mark.parametrize("drop_remainder, eager", [(False, False), (True, False), (True, True)])
+def test_fewer_images_than_pieces_are_refused_in_words(drop_remainder, eager):
+    made = trainer(gradient_accumulation=2, run_eagerly=eager)
+    one = tf.data.Dataset.from_tensor_slices((IMAGES[:1], LABELS[:1]))
     with pytest.raises(ValueError, match="fewer images than replicas times"):
-        kernel_after(trainer(gradient_accumulation=2), IMAGES[:5], LABELS[:5])
+        made.fit(one.batch(1, drop_remainder=drop_remainder), shuffle=False, verbose=0)
+
+
+class Idle(keras.layers.Layer):
+    def build(self, shape):
+        self.weight = self.add_weight(shape=(2,), initializer="ones")
+
+    def call(self, x):
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # Keras says so, once
+def test_accumulation_passes_over_a_weight_that_plays_no_part():
+    head = keras.layers.Dense(3, use_bias=False)
+    made = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), head, Idle()])
+    head.set_weights([KERNEL])
+    made = AdversarialTrainer(made, attacks.identity)
+    made.compile(keras.optimizers.SGD(RATE), gradient_accumulation=2)
+    np.testing.assert_allclose(kernel_after(made, IMAGES, LABELS), by_hand(8), atol=1e-6)
 
 
 def test_validation_takes_a_last_batch_that_leaves_a_replica_without_images():
