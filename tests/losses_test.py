@@ -40,6 +40,15 @@ def gradient(model, loss, points):
     return found[2].numpy().reshape(len(points), -1)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e8, 1e10, 1e30])
+def test_the_way_up_is_towards_the_other_classes_however_large_the_logits_are(factor):
+    logits = factor * np.array([[9.0, 3.0, 1.0], [-1.0, -9.0, -1.0]])
+    third = np.exp(-2 * factor) / (1 + np.exp(-2 * factor))
+    expected = [[-1.0, 1 - third, third], [0.5, -1.0, 0.5]]
+    found = losses.ascent(tf.constant(logits, tf.float32), tf.constant([0, 1]))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-30)
+
+
 @pytest.mark.parametrize("margin", [0.0, 8.0, 15.0, 17.0, 40.0, 80.0])
 def test_cross_entropy_of_a_sure_image_has_its_value_and_gradient(margin):
     # In float32 the softmax of a margin of 17 rounds to 1, and 1 - p, the gradient, to 0.

@@ -46,8 +46,9 @@ def ascent(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     other classes' logits and `S` their share of the probability; this is `q - onehot(y)`, float32
     [N, classes], exact however small S is.
     """
-    truth = tf.one_hot(labels, logits.shape[-1])
-    return tf.nn.softmax(logits - 1e9 * truth) - truth
+    own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)
+    others = tf.nn.softmax(tf.where(own, logits.dtype.min, logits))
+    return others - tf.cast(own, others.dtype)
 
 
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
