@@ -126,6 +126,12 @@ def _guarded(main):
         _end("stopped by SIGINT", 128 + signal.SIGINT)
     except _USER_ERRORS as error:
         _end(error, 2)
+    except tf.errors.InvalidArgumentError as error:
+        # What the graph of the input pipeline refuses (see `data.crops`), it says in an assertion.
+        refused = re.search(r"assertion failed: (\[.*\])", str(error))
+        if not refused:
+            raise
+        _end(re.sub(r"[\[\]]", "", refused[1]), 2)
     _end(None, 0)
 
 

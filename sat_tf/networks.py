@@ -290,8 +290,10 @@ def _call(source):
     module_name, _, function_name = source.partition(":")
     try:
         network = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"network {source!r} cannot be made: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code meets
+        brief = " ".join(str(error).split())[:300]
+        kind = type(error).__name__
+        raise ValueError(f"network {source!r} cannot be made ({kind}: {brief})") from error
     if not isinstance(network, keras.Model):
         raise ValueError(
             f"network {source!r} returned {type(network).__name__}; expected a keras.Model"

@@ -207,10 +207,15 @@ def test_the_default_step_is_that_of_the_paper_and_the_users_is_kept():
     assert given.step_size == 0.25
 
 
-@pytest.mark.parametrize("name", ["pdg-10", "pgd", "pgd-0", "pgd-x", "apgd", ""])
+@pytest.mark.parametrize("name", ["pdg-10", "pgd", "pgd-0", "pgd-x", "pgd-²", "apgd", ""])
 def test_an_unknown_attack_is_refused_by_name(name):
     with pytest.raises(ValueError, match=f"{name!r}.*unknown.*autoattack"):
         attack_names.parse([name], epsilon=8, norm="linf", num_classes=10)
+
+
+def test_more_steps_than_anyone_waits_for_are_refused():
+    with pytest.raises(ValueError, match="'pgd-10001': 10001 steps came; give at most 10,000"):
+        attack_names.parse(["pgd-10001"], epsilon=8, norm="linf", num_classes=10)
 
 
 def test_wrong_arguments_are_refused(linear):

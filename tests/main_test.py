@@ -9,10 +9,12 @@ import time
 import types
 
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from sat_tf import __main__ as listing
 from sat_tf import help, main
+from sat_tf.data import crops
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -141,6 +143,7 @@ def test_a_program_ends_at_once_whatever_still_runs_and_imports_in_silence(what,
 import sat_tf
 import signal, threading, time
 from sat_tf import help, main
+from sat_tf.data import crops
 def program():
     threading.Thread(target=time.sleep, args=(3600,)).start()
     {what}
@@ -218,3 +221,20 @@ def test_colours_of_a_library_stay_out_of_the_line(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main._leave("a \x1b[1mbold\x1b[0m\nword", 2)
     assert capsys.readouterr().err == "program: a bold word\n"
+
+
+def test_what_the_graph_of_the_data_refuses_is_one_line_and_other_faults_keep_their_traceback(
+    monkeypatch,
+):
+    ended = []
+    monkeypatch.setattr(main, "_end", lambda said, status: ended.append((str(said), status)))
+    monkeypatch.setattr(main.flags, "FLAGS", {"verbosity": types.SimpleNamespace(present=True)})
+    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (9000).to_bytes(4) + (8000).to_bytes(4)
+    encoded = tf.data.Dataset.from_tensors(header).map(crops.decode)
+    main._guarded(lambda: list(encoded))
+    assert ended[0] == (
+        "a picture claims height and width 8000 9000 of at most max_pixels=16777216",
+        2,
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        main._guarded(lambda: tf.reshape(tf.zeros(3), [2]))

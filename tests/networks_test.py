@@ -154,6 +154,10 @@ def test_preprocessing_is_that_of_keras_applications():
         assert (np.abs(tape.gradient(total, variable)) > 0).all()
 
 
+def broken():
+    return {}["one"]
+
+
 @pytest.mark.parametrize(
     "call, said",
     [
@@ -161,6 +165,9 @@ def test_preprocessing_is_that_of_keras_applications():
         (lambda: networks.load("nothing.keras"), "nothing.keras is not there"),
         (lambda: networks.load("tests.networks_test:missing"), "cannot be made"),
         (lambda: networks.load("tests.linear_network:images"), "cannot be made|returned"),
+        (lambda: networks.load("json:loads"), r"cannot be made \(TypeError: "),
+        (lambda: networks.load("sys:exit"), r"cannot be made \(SystemExit: "),
+        (lambda: networks.load("tests.networks_test:broken"), r"cannot be made \(KeyError: 'one'"),
         (lambda: networks.adapt(None, (1, 0)), r"LOW,HIGH"),
         (lambda: networks.adapt(None, None, "pytorch"), "none, tf, torch, caffe"),
         (lambda: networks.adapt(None, (0, 1), "tf"), "not both"),

@@ -5,6 +5,8 @@ from typing import Any
 
 from sat_tf.attacks import PGD, autoattack
 
+_MOST_STEPS = 10_000  # as --attack_steps
+
 NAMES = ("pgd-STEPS", *autoattack.NAMES, "autoattack", *autoattack.VERSIONS)
 
 
@@ -79,8 +81,10 @@ def _version(name):
 
 def _pgd(name, epsilon, norm, step_size):
     kind, _, steps = name.partition("-")
-    if kind != "pgd" or not steps.isdigit() or int(steps) < 1:
+    if kind != "pgd" or not steps.isdecimal() or int(steps) < 1:
         raise ValueError(f"unknown; use some of: {', '.join(NAMES)}, such as pgd-50")
+    if int(steps) > _MOST_STEPS:
+        raise ValueError(f"{steps} steps came; give at most {_MOST_STEPS:,}")
     if step_size is None:
         step_size = epsilon / min(4, int(steps))
     return PGD(epsilon=epsilon, step_size=step_size, steps=int(steps), norm=norm)
