@@ -34,7 +34,7 @@ ELSEWHERE = {
 OF_THE_PROGRAM = {
     "dataset", "data_dir", "download", "augment", "eval_resize", "on_overfitting", "workdir",
     "overwrite", "strategy", "logical_cpus", "threads", "precision", "deterministic",
-    "checkpoint_every", "picture_grid", "test_steps",
+    "checkpoint_every", "picture_grid", "test_steps", "worker_timeout", "max_pixels",
 }  # fmt: skip
 
 
