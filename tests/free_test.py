@@ -72,7 +72,7 @@ def test_replays_follow_the_algorithm_on_any_number_of_replicas(strategy, low, h
 
 
 def test_a_perturbation_beyond_the_pixel_range_still_follows_the_gradient():
-    made, pixels = trainer(), np.zeros((8, 3, 4, 2), np.float32)
+    made, pixels = trainer(), np.full((8, 3, 4, 2), 2.0, np.float32)  # clipped to 0
     made.perturbation.assign(tf.fill(made.perturbation.shape, -EPSILON))
     fit(made, batches(pixels, 1).take(1))
     slope = (softmax(np.zeros((4, 3))) - np.eye(3)[LABELS[:4]]) @ KERNEL.T

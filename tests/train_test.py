@@ -110,7 +110,7 @@ def parts(module, noted):
     made = trainer_of()
     strategies = {name: distribution.strategy(name) for name in ("one_device", "mirrored")}
     noted(module, "set_up_process")
-    noted(module.distribution, "strategy", lambda name: strategies[name])
+    noted(module.workers, "strategy", lambda name, *_: strategies[name])
     noted(module.datasets, "download")
     noted(module.datasets, "describe", INFO)
     noted(module.recipe, "trainer", in_scope)
@@ -124,13 +124,15 @@ def parts(module, noted):
 
 def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     calls, made = parts
-    give(**DATA, epsilon=6.0, strategy="mirrored", overwrite=True)
+    give(**DATA, epsilon=6.0, strategy="mirrored", overwrite=True, worker_timeout=77.0)
     module.train()
     assert list(calls) == [
         "set_up_process", "strategy", "describe", "trainer", "load", "claim", "require_space",
         "fit", "test", "part",
     ]  # fmt: skip
     path, mirrored = pathlib.Path("the/run"), module.distribution.strategy("mirrored")
+    ((joined, _),) = calls["strategy"]
+    assert (joined[0], joined[2]) == ("mirrored", 77.0)
     assert calls["describe"] == [(("folder:my/cats", "there", None, 9_000), {})]
     # Both streams are tried before there is a workdir.
     assert [arguments[1] for arguments, _ in calls["load"]] == ["train", "validation"]
