@@ -331,6 +331,11 @@ def test_factory_gives_each_site_its_own_layer_and_pssilu_one_for_all():
     assert shared("first") is shared("second")
     given = activations.factory("pssilu:a=0.7,b=0.2")("first")
     assert given.initial == {"a": 0.7, "b": 0.2} and given.name == "pssilu"
+    half = _layer("pssilu:a=0.7", "mixed_bfloat16")
+    twin = half.twin()
+    assert (twin.pair, twin.dtype_policy, twin.initial) == (
+        half.pair, half.dtype_policy, half.initial
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

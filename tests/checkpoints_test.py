@@ -39,6 +39,13 @@ def test_only_the_newest_files_are_kept(tmp_path):
     ]
 
 
+def test_a_file_of_a_later_step_counts_for_none_of_those_kept(tmp_path):
+    for step in (3, 5, 9, 7):  # a run that went back from a damaged 9
+        checkpoints.save(tmp_path, step, state(), {}, keep=2)
+    steps = [int(path.stem[5:]) for path in sorted(tmp_path.iterdir())]
+    assert steps == [5, 7, 9]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_file_gives_way_to_the_one_before(tmp_path, damage, capsys):
     checkpoints.save(tmp_path, 1, state(1.0), {"n": 1})

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+import types
 
 import pytest
 
@@ -78,6 +79,20 @@ def test_who_is_missing_is_said_and_named_at_the_end(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith(f"waiting for worker 2 ({addresses[2]}): ") for line in lines) >= 2
     assert lines[0].endswith(" of 2 seconds")
+
+
+def test_who_is_missing_is_said_no_more_often_than_asked(monkeypatch, capsys):
+    clock = types.SimpleNamespace(now=0.0)
+
+    def sleep(seconds):
+        clock.now += seconds
+
+    told = types.SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
+    monkeypatch.setattr(meeting, "time", told)
+    with pytest.raises(ConnectionError, match="within 100 seconds"):
+        meeting.meet(addresses_of(2), 1, [], 100.0, 30.0)
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said == [f"{seconds} of 100 seconds" for seconds in (30, 60, 90)]
 
 
 def test_a_missing_chief_is_named():

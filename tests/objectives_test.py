@@ -129,6 +129,14 @@ def test_equal_images_leave_trades_its_clean_term_alone():
     np.testing.assert_allclose(losses(objectives.trades(1e3), z, z), expected, rtol=1e-5)
 
 
+def test_a_beta_of_zero_leaves_the_divergence_out():
+    z, z_adv = draw(12), draw(13)
+    clean = -np.log(label_probability(softmax(z)))
+    np.testing.assert_allclose(losses(objectives.trades(0.0), z, z_adv), clean, rtol=1e-5)
+    boosted = objectives.boosted_cross_entropy(tf.constant(z_adv), tf.constant(LABELS))
+    np.testing.assert_allclose(losses(objectives.mart(0.0), z, z_adv), boosted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "make, value, hint",
     [

@@ -58,6 +58,15 @@ def test_a_worker_that_ends_in_time_is_left_alone(capsys):
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_another_signal_that_python_handles_ends_no_worker():
+    with remembering(signal.SIGUSR1, signal.SIGTERM), workers.ending_within(60, str) as heard:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        while not heard:
+            pass
+        assert heard == [signal.SIGTERM]
+
+
 class OtherWorkers:
     """A strategy whose process is one of two, and not the chief."""
 
