@@ -172,11 +172,17 @@ def outcome(name, standing, unconfirmed=0):
         ("square", [outcome("square", 500)], None),
         ("pgd gap", [outcome("pgd-10", 500), outcome("pgd-50", 500)], None),
         ("pgd gap", [outcome("apgd-t", 500)], None),
-        # Of several PGD the best counts, whatever its place; the last attack has the last word.
+        # Of several PGD the best counts, but none after another attack, which sees survivors only.
         (
             "pgd gap",
             [outcome("pgd-10", 700), outcome("pgd-50", 500), outcome("apgd-t", 401)],
             True,
+        ),
+        ("pgd gap", [outcome("apgd-t", 400), outcome("pgd-50", 400)], None),
+        (
+            "pgd gap",
+            [outcome("pgd-10", 500), outcome("apgd-t", 399), outcome("pgd-50", 399)],
+            False,
         ),
         ("pgd gap", [outcome("pgd-10", 700), outcome("apgd-t", 599)], False),
         ("square", [outcome("pgd-50", 700), outcome("apgd-t", 500), outcome("square", 499)], True),

@@ -45,6 +45,7 @@ def report_of(monkeypatch, tmp_path):
         ),
         (["--epsilon=16", "--curve=0,1,2.5"], "report_epsilon-16_curve-0-1-2.5"),
         (["--ids=/a b/some.txt", "--nolast_iterate"], "report_ids-a-b-some.txt_last_iterate-False"),
+        (["--classes=ten.txt", "--split=train"], "report_split-train_classes-ten.txt"),
     ],
 )
 def test_a_report_is_named_after_what_is_asked_beyond_the_default(report_of, asked, name):

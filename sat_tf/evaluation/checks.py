@@ -1,6 +1,7 @@
 """Signs that figures of robustness deceive, each with what follows from it."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -214,12 +215,13 @@ def _square(outcomes):
 
 
 def _gap(outcomes, clean):
-    pgd = [outcome for outcome in outcomes if outcome.name.startswith("pgd-")]
+    # What PGD leaves of the survivors of another attack is no figure of PGD.
+    pgd = list(itertools.takewhile(lambda outcome: outcome.name.startswith("pgd-"), outcomes))
     if not pgd or len(pgd) == len(outcomes):
         return Check(
             "pgd gap",
             None,
-            "it takes PGD and another kind of attack",
+            "it takes PGD and, after it, another kind of attack",
             "--attacks=pgd-50,autoattack runs both: masked gradients would show",
         )
     gap = _lost(min((one.standing for one in pgd), key=np.sum), outcomes[-1].standing)

@@ -24,7 +24,7 @@ def labelled(
       num_classes: of the network; None where it is not known.
       class_names: of the network, in the order of its logits; None where they are not known.
       path: a text file with a line for each class of the data: the network's class that it is, by
-        number from 0 or by name. None: they are the same.
+        name or by number from 0; what is both is a name. None: they are the same.
 
     Raises:
       ValueError: the classes differ and there is no file; a file that does not fit.

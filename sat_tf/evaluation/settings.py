@@ -84,8 +84,8 @@ def complete(given: Any) -> Settings:
 
 # What decides the figures, and therefore the name of a report that is given none.
 _DECISIVE = (
-    "attacks dataset split ids num_images image_size eval_resize input_range preprocessing epsilon "
-    "norm step_size restarts last_iterate curve seed batch_size image_type"
+    "attacks dataset split ids classes num_images image_size eval_resize input_range preprocessing "
+    "epsilon norm step_size restarts last_iterate curve seed batch_size image_type"
 ).split()
 
 
