@@ -94,10 +94,20 @@ def _tensorflow():
 
 def main() -> int:
     """Checks the version named on the command line; one line on stderr where it fails."""
+    usage = "usage: python export/verify.py NAME/VERSION"
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{usage}\n\n{__doc__.strip()}")
+        return 0
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print("usage: python export/verify.py NAME/VERSION", file=sys.stderr)
+        print(usage, file=sys.stderr)
         return 2
     directory = Path(sys.argv[1])
+    if not (directory / EXPECTATIONS).is_file():
+        print(
+            f"verify.py: {directory} is no exported version, as it has no {EXPECTATIONS}; {usage}",
+            file=sys.stderr,
+        )
+        return 2
     # TensorFlow imports Keras wherever it is installed: here it must look as if it were not.
     sys.modules.update(dict.fromkeys(ABSENT))
     try:

@@ -15,7 +15,7 @@ numbers.real(
     0,
     100_000,
 )
-numbers.reals("boundary", [], "Epoch at which the schedule 'step' falls; repeatable.", 0, 100_000)
+numbers.reals("boundary", [], "Epoch at which the schedule 'step' falls.", 0, 100_000)
 numbers.real("factor", 0.1, "What the schedule 'step' multiplies the rate by.", 0, 1)
 numbers.real("momentum", 0.9, "Momentum of SGD.", 0, 1)
 flags.DEFINE_bool("nesterov", True, "Nesterov's momentum.")

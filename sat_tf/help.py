@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
+_WIDTH = 80
+
 
 def text(description: str) -> str:
     """Writes what a program does and its flags, by theme, in 80 columns.
@@ -14,16 +16,34 @@ def text(description: str) -> str:
     Args:
       description: the program's docstring, with examples.
     """
-    lines = [description.strip()]
+    lines = _description(description)
     for theme, members in _themes():
         lines += ["", f"{theme}:"]
         for flag in members:
-            lines.append(f"  --{'[no]' * flag.boolean}{flag.name}  {_kind(flag)}")
-            lines += textwrap.wrap(
-                _about(flag), 80, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
+            lines += _wrapped(f"  --{'[no]' * flag.boolean}{flag.name}  {_kind(flag)}", 6)
+            lines += _wrapped(" " * 6 + _about(flag), 6)
     lines += ["", "--flagfile=FILE reads flags from a file, one a line."]
     return "\n".join(lines)
+
+
+def _description(text):
+    """Fills the paragraphs; an indented example goes on after a backslash, so it can be pasted."""
+    lines = []
+    for paragraph in text.strip().split("\n\n"):
+        if paragraph.startswith(" "):
+            for example in paragraph.splitlines():
+                *begun, last = _wrapped(example, 8, _WIDTH - len(" \\"))
+                lines += [f"{line} \\" for line in begun] + [last]
+        else:
+            lines += _wrapped(" ".join(paragraph.split()))
+        lines.append("")
+    return lines[:-1]
+
+
+def _wrapped(text, indent=0, width=_WIDTH):
+    return textwrap.wrap(
+        text, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _themes() -> Iterator[tuple[str, list[flags.Flag]]]:
@@ -43,8 +63,11 @@ def _kind(flag):
     kind = "yes or no" if flag.boolean else flag.parser.syntactic_help or "text"
     if values := getattr(flag.parser, "enum_values", None):
         kind = ", ".join(values)
-    default = flag.default_as_str
-    return f"{kind}; default {default[1:-1]}" if default and default[1:-1] else kind
+    default = (flag.default_as_str or "")[1:-1]
+    if isinstance(flag.default, list):
+        default = ", ".join(map(str, flag.default))
+    kind += ", repeatable" * isinstance(flag, flags.MultiFlag)
+    return f"{kind}; default {default}" if default else kind
 
 
 def _about(flag):

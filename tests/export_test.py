@@ -516,3 +516,17 @@ def test_the_program_ends_with_status_2_and_one_line(tmp_path):
         "--directory is missing; give serving/NAME, the parent of the versions"
     )
     assert "Traceback" not in result.stderr
+
+
+def test_the_check_says_in_one_line_what_is_no_version(tmp_path, monkeypatch, capsys):
+    for arguments, status, said in (
+        ([str(tmp_path)], 2, f"verify.py: {tmp_path} is no exported version, as it has no"),
+        ([], 2, "usage: python export/verify.py NAME/VERSION"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["export/verify.py", *arguments])
+        assert verify.main() == status
+        out, err = capsys.readouterr()
+        assert out == "" and len(err.splitlines()) == 1 and err.startswith(said)
+    monkeypatch.setattr(sys, "argv", ["export/verify.py", "--help"])
+    assert verify.main() == 0
+    assert capsys.readouterr().out.startswith("usage: ")
