@@ -251,6 +251,7 @@ def smooth_run(tmp_path_factory):
         "EMA/train-error/biased": np.float32(0.5),
     }
     prefix = write_checkpoint(tmp / "Res50-smoothrelu", values | beside)
+    (tmp / "Res50-smoothrelu.meta").write_bytes(b"a graph, of which nothing is read")
     with pytest.MonkeyPatch.context() as patch:
         run(patch, checkpoint=prefix, image_size=64, output=str(tmp / "runs" / "smooth"))
     return types.SimpleNamespace(

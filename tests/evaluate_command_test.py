@@ -185,6 +185,14 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
     assert [name for name in ASKED if asked[name].value == defaults[name].value] == []
 
 
+def test_a_report_is_named_after_every_flag_that_decides_a_figure(parse, tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"dataset": "digits", "epsilon": 3.0}))
+    where = "data_dir classes steps_curve strategy logical_cpus write overwrite save_every".split()
+    for name in ASKED.keys() - {"network", "json"}:
+        report = settings.complete(parse(f"--workdir={tmp_path}", f"--{name}={ASKED[name]}")).report
+        assert (report == tmp_path / "report.json") == (name in where), name
+
+
 def test_a_run_says_what_no_flag_says_and_a_flag_is_stronger(parse, tmp_path):
     said = {"dataset": "cifar10", "data_dir": "/a", "image_size": 24, "eval_resize": "whole",
             "epsilon": 3.0, "norm": "l2"}  # fmt: skip
@@ -217,6 +225,14 @@ def test_without_a_size_the_images_have_the_networks(run):
     assert seen["load.image_size"] == 12 and seen["load.split"] == "test"
     assert seen["evaluate.options"]["strategy"] is None and "strategy.name" not in seen
     assert seen["evaluate.options"]["image_file"] is None  # html alone needs no images
+
+
+def test_what_a_norm_leaves_out_is_said(run):
+    asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=autoattack")
+    seen, _ = run(*asked, "--norm=l1")
+    found = seen["evaluate.options"]["left_out"]
+    assert found == autoattack.left_out("standard", norm="l1", num_classes=3)
+    assert "square" in found  # for want of the norm, not of classes
 
 
 def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(

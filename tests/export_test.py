@@ -295,6 +295,7 @@ def test_a_version_that_answers_otherwise_is_refused(tmp_path):
     ("function", "wrong", "words"),
     [
         ("nn.softmax", tf.sigmoid, "probabilities of serving_default are .* off"),
+        ("nn.softmax", lambda z: z + np.nan, "probabilities of serving_default are nan off"),
         ("argmax", tf.argmin, "classes of serving_default are not where"),
     ],
 )

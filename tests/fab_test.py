@@ -134,6 +134,23 @@ def test_later_restarts_begin_at_random_points_at_half_of_epsilon():
         assert (offsets[restart] <= 2.0 + 1e-4).all() and (offsets[restart] > 1.0).all()
 
 
+def test_every_target_has_its_turn():
+    # The runner-up's boundary is 8 pixels away; that of the third class, along other pixels, 4.
+    network = linear_network.LinearNetwork(3)
+    network.weights = np.zeros([D, 3])
+    network.weights[:12, 1], network.weights[12:, 2] = 0.001, 0.01
+    image = np.full([1, *linear_network.SHAPE], 128, np.float32)
+    network.bias = np.array([0.0, -0.096, -0.48]) - network.weights.sum(0) * 128
+    for restarts in (1, 2):
+        attack = FAB(epsilon=0.0, num_targets=2, restarts=restarts, iterations=10)
+        state = final_state(attack, network, image, np.zeros(1, np.int32))
+        assert state["targets"].tolist() == [[1, 2]]
+        np.testing.assert_allclose(state["distance"], 4, rtol=0.01)
+    attack = FAB(epsilon=0.0, num_targets=1, iterations=10)
+    state = final_state(attack, network, image, np.zeros(1, np.int32))
+    np.testing.assert_allclose(state["distance"], 8, rtol=0.01)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10000),

@@ -94,3 +94,5 @@ def test_the_image_kept_is_that_of_the_earliest_confirmed_break():
     assert plan.falls_earliest(stage, 1, verdict(2))
     note(second, 0, [1], confirmed=False)
     assert plan.falls_earliest(stage, 2, verdict(3))
+    note(second, 0, [2])
+    assert not plan.falls_earliest(stage, 2, verdict(3))

@@ -86,6 +86,19 @@ def test_a_float16_network_has_the_gradient_of_its_float32_twin(loss, margin):
     np.testing.assert_array_equal(np.sign(found)[clear], np.sign(expected)[clear])
 
 
+def test_weights_far_below_one_leave_a_float16_network_its_direction():
+    # The logits move by 2^-18 a pixel: a slope of 16 comes back as 2^-14, one of 2^-10 as 0.
+    small = tf.constant(2.0**-9, tf.float16)
+    signs = np.random.default_rng(2).choice([-1.0, 1.0], SHAPE)
+
+    def flat(pixels, training=False):
+        own = tf.reduce_sum(tf.cast(pixels, tf.float16) * small * (small * signs), [1, 2, 3])
+        return tf.stack([own, -own], 1)
+
+    found = gradient(flat, "ce", images(2)) / 2.0**-18
+    np.testing.assert_allclose(found, [-signs.ravel()] * 2, rtol=0.05)
+
+
 @pytest.mark.parametrize("loss", ["ce", "dlr", "dlr-targeted"])
 def test_in_float32_the_gradient_is_bit_for_bit_that_of_one_tape(loss):
     model, points = network("float32"), images()

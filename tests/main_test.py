@@ -259,3 +259,33 @@ def test_what_the_graph_of_the_data_refuses_is_one_line_and_other_faults_keep_th
     )
     with pytest.raises(tf.errors.InvalidArgumentError):
         main._guarded(lambda: tf.reshape(tf.zeros(3), [2]))
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (main.Interrupted("stopped; go on", signal.SIGTERM), 143),
+        (main.Interrupted("stopped; go on", signal.SIGINT), 130),
+        (KeyboardInterrupt(), 130),
+        (FloatingPointError("no number"), 2),
+        (tf.errors.ResourceExhaustedError(None, None, "no memory"), 2),
+    ],
+)
+def test_an_end_has_one_line_and_the_status_that_a_shell_gives_it(
+    raised, status, monkeypatch, capsys
+):
+    def program():
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["bin/program"])
+    monkeypatch.setattr(main.os, "_exit", sys.exit)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    values = flags.FlagValues()
+    flags.DEFINE_integer("verbosity", 0, "", flag_values=values)
+    values(["program", "--verbosity=0"])
+    monkeypatch.setattr(main.flags, "FLAGS", values)
+    with pytest.raises(SystemExit) as stop:
+        main._guarded(program)
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (status, "", 1)
+    assert err.startswith("program: ")

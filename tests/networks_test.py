@@ -40,15 +40,18 @@ def saved(tmp_path_factory):
     network = network_of()
     network.save(directory / "network.keras")
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *linear_network.SHAPE], tf.float32)])
     def serve(pixels):
         return {"logits": network(pixels, training=False), "classes": tf.zeros([1])}
 
+    def serve_older(pixels):
+        return serve(255.0 - pixels)
+
     module = tf.Module()
     module.variables_held = network.variables
-    for version in ("9", "10"):
-        path = str(directory / "served" / version)
-        tf.saved_model.save(module, path, signatures={"serving_default": serve})
+    spec = tf.TensorSpec([None, *linear_network.SHAPE], tf.float32)
+    for version, answer in (("9", serve_older), ("10", serve)):
+        signatures = {"serving_default": tf.function(answer, input_signature=[spec])}
+        tf.saved_model.save(module, str(directory / "served" / version), signatures=signatures)
     return directory
 
 
@@ -105,6 +108,20 @@ def test_the_hash_is_that_of_the_weights_and_of_nothing_else(saved):
     assert networks.facts(normed)["num_parameters"] == 4 * 3 + 3 + 2 * 3  # without the statistics
     served = networks.load(str(saved / "served"))
     assert networks.facts(served)["num_parameters"] == network_of().count_params()
+
+
+def test_the_statistics_of_a_saved_model_are_no_parameters(tmp_path):
+    module, spec = tf.Module(), tf.TensorSpec([None, *linear_network.SHAPE], tf.float32)
+    module.weights = tf.Variable(tf.ones([linear_network.DIMENSION, 3]))
+    module.mean = tf.Variable(tf.zeros([linear_network.DIMENSION]), trainable=False)
+
+    @tf.function(input_signature=[spec])
+    def serve(pixels):
+        return {"logits": (tf.reshape(pixels, [-1, 24]) - module.mean) @ module.weights}
+
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": serve})
+    served = networks.load(str(tmp_path))
+    assert len(served.variables) == 2 and networks.facts(served)["num_parameters"] == 24 * 3
 
 
 def test_a_saved_model_is_evaluated_like_its_network(saved, images):

@@ -100,6 +100,10 @@ def test_two_replicas_give_the_verdicts_of_one(network, images, labels):
     mirrored.set_weights(network.get_weights())
     engine, verdicts = run(mirrored, images, labels, 8, strategy=strategy)
     assert_same(reference, verdicts)
+    # Where nothing breaks every slot is busy to the end: what is paid for is what is needed.
+    right, still = np.argmax(network.predict(images, verbose=0), -1), attack_of(epsilon=0.0)
+    engine, _ = run(mirrored, images[:40], right[:40], 8, attack=still, strategy=strategy)
+    assert engine.slot_steps == engine.image_steps == 40 * still.num_steps
     with pytest.raises(ValueError, match="7 slots cannot be shared by 2 replicas"):
         Packed(mirrored, attack_of(), 7, strategy=strategy)
 
@@ -222,7 +226,7 @@ def test_projection_rounding_stays_below_the_tolerance_and_an_escape_does_not():
         moved = clean + rng.normal(size=clean.shape).astype(np.float32) * 300
         inside = geometry.project(tf.constant(moved), tf.constant(clean), epsilon, norm).numpy()
         slack = ball.tolerance(epsilon, norm, clean[0].size)
-        assert slack < 2e-3 * epsilon
+        assert slack < 1e-4 * epsilon
         for image, adversarial in zip(clean, inside, strict=True):
             found = ball.assert_inside(image, adversarial, epsilon, norm, "projection")
             assert found > 0.5 * epsilon

@@ -161,7 +161,7 @@ def test_a_file_that_is_older_than_a_setting_goes_on_while_the_setting_is_off(tm
     path, examples = tmp_path / "report.verdicts.npz", np.zeros([1, 2, 2, 1], np.float32)
     verdicts.VerdictFile(path, identity).save([], examples)
     assert verdicts.VerdictFile(path, newer).restore([], examples)
-    for refused in (other, newer | {"seed": 1}):
+    for refused in (other, newer | {"seed": 1}, newer | {"more": 1}):
         with pytest.raises(ValueError, match="another evaluation"):
             verdicts.VerdictFile(path, refused).restore([], examples)
 
@@ -172,6 +172,10 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     other = network_of(1)
     with pytest.raises(ValueError, match="another evaluation.*other weights of the network"):
         evaluate(other, data_of(network_of()), ATTACKS, verdict_file=path, batch_size=4, restarts=2)
+    same, (images, labels) = network_of(), data_of(network_of())
+    labels[-1] = (labels[-1] + 1) % 4
+    with pytest.raises(ValueError, match="another evaluation.*other images or labels"):
+        evaluate(same, (images, labels), ATTACKS, verdict_file=path, batch_size=4, restarts=2)
 
 
 def test_every_entry_of_a_pass_comes_back_as_it_was_saved(tmp_path):

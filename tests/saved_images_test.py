@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sat_tf import evaluate as program
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
@@ -111,6 +112,9 @@ def test_the_image_of_several_restarts_is_that_of_the_earliest_break(problem, tm
     saved, _ = written(report, tmp_path)
     steps = report.outcomes[0].broken_step
     assert len(set(steps[steps >= 0])) > 1
+    fell = (steps >= 0)[: len(report.examples.labels)]
+    pictured = network.predict(report.examples.adversarial, verbose=0).argmax(1)
+    assert fell.any() and (pictured != report.examples.labels)[fell].all()
     short = PGD(epsilon=EPSILON, step_size=2, steps=2)
     (tmp_path / "short").mkdir()
     few, _ = written(run(problem, tmp_path / "short", [short], restarts=4), tmp_path / "short")
@@ -270,10 +274,16 @@ def test_pixels_between_whole_numbers_are_rounded_where_the_ball_has_room_and_el
             ball.whole_pixels(clean, clean, epsilon, norm)
 
 
-def test_the_report_says_where_the_images_are_and_how_they_fared(problem, tmp_path):
+def test_the_report_says_where_the_images_are_and_how_they_fared(problem, tmp_path, capsys):
     report = run(problem, tmp_path, ATTACKS[:1], image_type="uint8")
     report.save(tmp_path / "report.json")
     read = json.loads((tmp_path / "report.json").read_text())
     assert read["saved_images"] == report.saved_images.summary(report.clean & ~report.standing)
     assert pathlib.Path(report.saved_images.kept.path) == tmp_path / "report.images.npy"
     assert read["images"]["index"] == list(range(COUNT))
+    broken = report.clean & ~report.standing
+    still = broken & ~report.saved_images.correct
+    assert still.sum() < (~report.saved_images.correct).sum()  # the others were wrong when clean
+    program._print(report, with_steps=False)
+    said = f"{still.sum()} of {broken.sum()} broken images are still broken as they are saved"
+    assert said in capsys.readouterr().out

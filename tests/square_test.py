@@ -317,3 +317,15 @@ def test_hashed_normal_numbers_have_the_moments_of_a_normal():
     radius = np.sqrt((ball**2).sum((1, 2, 3)))
     # uniform in the ball of 4 dimensions: radius^4 is uniform in [0, 1]
     assert radius.max() <= 1 + 1e-6 and abs((radius**4).mean() - 0.5) < 5 * 0.29 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_change_that_leaves_the_margin_as_it_is_is_not_kept(norm):
+    def indifferent(images, training=False):
+        return tf.tile([[2.0, 1.0]], [len(images), 1])
+
+    images = tf.fill([2, 8, 8, 1], 128.0)
+    attack = Square(epsilon=4.0, norm=norm, queries=3)
+    _, first, *_, last = run(attack, indifferent, images, tf.zeros([2], tf.int32))
+    np.testing.assert_array_equal(last["best"], first["best"])
+    assert np.abs(last["iterate"] - first["best"]).max() > 0
