@@ -78,6 +78,24 @@ def test_the_stream_of_a_folder_depends_on_seed_and_step_alone(cats_and_dogs, au
             assert len(set(names)) == len(names) == 160
 
 
+def test_every_place_of_the_stream_has_its_own_window_from_any_step_on(cats_and_dogs, monkeypatch):
+    def shown(encoded, size, seed, channels):
+        return tf.fill([size, size, channels], tf.cast(seed[1], tf.float32))
+
+    monkeypatch.setattr(crops, "training_image", shown)
+
+    def seeds(num_steps, **arguments):
+        batches = data.load(
+            f"folder:{cats_and_dogs}", "train", batch_size=16, image_size=1,
+            training=True, augment="inception", **arguments,
+        )  # fmt: skip
+        return [images.ravel() for images, _ in batches.take(num_steps).as_numpy_iterator()]
+
+    full = np.stack([batch[::3] for batch in seeds(9)])
+    assert len(np.unique(full)) == full.size
+    np.testing.assert_array_equal([batch[::3] for batch in seeds(2, start_step=7)], full[7:])
+
+
 def test_train_test_and_val_folders_are_taken_as_they_are(tmp_path):
     for part, num_images in (("train", 30), ("test", 5), ("val", 4)):
         fill(tmp_path / part, ("a", "b"), num_images)

@@ -7,10 +7,11 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from sat_tf import data
-from sat_tf.data import tfds_sets
+from sat_tf.data import crops, tfds_sets
 
 NUM_IMAGES = {"train": 220, "validation": 30, "test": 20}
 
@@ -121,6 +122,24 @@ def test_the_stream_of_record_files_depends_on_seed_and_step_alone(data_dir, aug
     assert first != second
     assert abs(np.corrcoef(first, range(176))[0, 1]) < 0.4
     assert any((a[0] != b[0]).any() for a, b in zip(full, stream(25, seed=1), strict=True))
+
+
+def test_every_place_of_the_stream_has_its_own_window_from_any_step_on(data_dir, monkeypatch):
+    def shown(encoded, size, seed, channels):
+        return tf.fill([size, size, channels], tf.cast(seed[1], tf.float32))
+
+    monkeypatch.setattr(crops, "training_image", shown)
+
+    def seeds(num_steps, **arguments):
+        batches = data.load(
+            "sat_plain_photos/train_only", "train", batch_size=16, image_size=1,
+            data_dir=data_dir, training=True, augment="inception", **arguments,
+        )  # fmt: skip
+        return [images.ravel() for images, _ in batches.take(num_steps).as_numpy_iterator()]
+
+    full = np.stack([batch[::3] for batch in seeds(9)])
+    assert len(np.unique(full)) == full.size
+    np.testing.assert_array_equal([batch[::3] for batch in seeds(2, start_step=7)], full[7:])
 
 
 def test_a_set_without_class_labels_is_refused(data_dir):
