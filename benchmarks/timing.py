@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from sat_tf import quiet
+
 # Runs once and returns the seconds of what it measures.
 Case = Callable[[], float]
 
@@ -28,7 +30,7 @@ def of_step(step: Callable[[], object], repeats: int = 2) -> Case:
 
 
 def interleaved(cases: Mapping[str, Case], rounds: int) -> dict[str, np.ndarray]:
-    """Runs every case once a round, every second round backwards.
+    """Runs every case once a round, every second round backwards; a terminal shows which one.
 
     Returns:
       The seconds of each case, float64 [rounds].
@@ -36,7 +38,8 @@ def interleaved(cases: Mapping[str, Case], rounds: int) -> dict[str, np.ndarray]
     seconds = {name: [] for name in cases}
     for index in range(rounds):
         for name in list(cases)[:: 1 if index % 2 == 0 else -1]:
-            seconds[name].append(cases[name]())
+            with quiet.waiting(f"round {index + 1} of {rounds}: {name}"):
+                seconds[name].append(cases[name]())
     return {name: np.array(values) for name, values in seconds.items()}
 
 

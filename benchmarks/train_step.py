@@ -16,7 +16,7 @@ from absl import flags
 
 from benchmarks import step_cases, timing
 from flags import numbers
-from sat_tf import data, models
+from sat_tf import data, models, quiet
 
 
 def define_flags() -> None:
@@ -110,15 +110,17 @@ def measure(given):
     }
     memory = {}
     for name in itertools.islice(steps, 3):
-        steps[name]()  # traces
-        memory[name] = timing.peak_memory(steps[name])
+        with quiet.waiting(f"tracing {name}, and measuring its memory"):
+            steps[name]()
+            memory[name] = timing.peak_memory(steps[name])
     cases = {name: timing.of_step(step) for name, step in steps.items()}
     cases["fit"] = step_cases.fit_case(trainer, stream, given.fit_steps)
     pytorch = step_cases.pytorch_case(given, swish, batch, info.num_classes)
     if pytorch is not None:
         cases["pytorch"] = pytorch
-    for case in cases.values():
-        case()
+    for name, case in cases.items():
+        with quiet.waiting(f"tracing {name}"):
+            case()
     return timing.interleaved(cases, given.rounds), memory
 
 

@@ -59,6 +59,14 @@ def test_every_case_runs_once_a_round_and_every_second_round_backwards():
     np.testing.assert_array_equal(seconds["c"], [3, 4, 9])
 
 
+def test_a_terminal_shows_which_case_runs_and_a_file_nothing(monkeypatch, capsys):
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        timing.interleaved({"pgd1": lambda: 1.0}, rounds=2)
+        said = [text for text in capsys.readouterr().err.split("\r\x1b[K") if text]
+        assert said == terminal * ["round 1 of 2: pgd1 ...", "round 2 of 2: pgd1 ..."]
+
+
 def test_the_first_call_of_a_case_is_not_timed(monkeypatch):
     now = [0.0]
     durations = iter([100.0, 1.0, 3.0])
