@@ -79,7 +79,7 @@ def test_the_stream_of_a_folder_depends_on_seed_and_step_alone(cats_and_dogs, au
 
 
 def test_every_place_of_the_stream_has_its_own_window_from_any_step_on(cats_and_dogs, monkeypatch):
-    def shown(encoded, size, seed, channels):
+    def shown(encoded, size, seed, channels, *more):
         return tf.fill([size, size, channels], tf.cast(seed[1], tf.float32))
 
     monkeypatch.setattr(crops, "training_image", shown)

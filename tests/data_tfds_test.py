@@ -125,7 +125,7 @@ def test_the_stream_of_record_files_depends_on_seed_and_step_alone(data_dir, aug
 
 
 def test_every_place_of_the_stream_has_its_own_window_from_any_step_on(data_dir, monkeypatch):
-    def shown(encoded, size, seed, channels):
+    def shown(encoded, size, seed, channels, *more):
         return tf.fill([size, size, channels], tf.cast(seed[1], tf.float32))
 
     monkeypatch.setattr(crops, "training_image", shown)
