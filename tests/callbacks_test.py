@@ -157,6 +157,8 @@ def test_time_left_shrinks_while_validation_runs():
         progress.on_train_batch_end(batch, {"loss": 1.0})
     clock.now += 4
     assert progress.seconds_left() == (3.0, 3.0)
+    clock.now += 9  # longer than the last time
+    assert progress.seconds_left() == (0.0, 0.0)
 
 
 def test_every_estimate_is_the_truth_from_the_second_epoch_on_with_the_test(monkeypatch):
@@ -364,6 +366,11 @@ def test_weights_that_are_not_finite_are_named_at_the_end_of_the_epoch():
     kernel.assign(tf.zeros_like(kernel.value))
     with pytest.raises(FloatingPointError, match="validation loss became nan"):
         stop.on_epoch_end(0, {"loss": 1.0, "val_loss": float("nan")})
+    normed = compiled(keras.layers.BatchNormalization(name="norm"))
+    normed.network.get_layer("norm").moving_mean.assign([0.0, np.inf, 0.0])  # no trained weight
+    stop.set_model(normed)
+    with pytest.raises(FloatingPointError, match="the weight norm/moving_mean became"):
+        stop.on_epoch_end(0, {"loss": 1.0})
 
 
 def test_after_a_resume_only_the_first_epoch_is_begun():
@@ -621,6 +628,10 @@ def test_a_caption_never_leaves_its_column_and_colour_says_right_or_wrong():
 
     assert colourful(right)[1] > colourful(right)[0]  # green
     assert colourful(wrong)[0] > colourful(wrong)[1]  # red
+    unlike = (np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))  # the attack succeeds
+    fooled = pictures.draw(clean, clean, np.array([0]), unlike, ["ox", "fly"])
+    assert (fooled[bottom:, :third] == right[bottom:, :third]).all()
+    assert colourful(fooled)[0] > colourful(fooled)[1]
     nothing = page_of(["ox", "fly"], 0, (np.nan, np.nan))  # argmax says 0
     assert colourful(nothing)[0] > colourful(nothing)[1]
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from sat_tf import activations
 from sat_tf.injection import copy, hidden_activations, inject
+from sat_tf.layer_state import renew
 
 layers, ops = keras.layers, keras.ops
 
@@ -123,6 +124,20 @@ def test_state_that_is_no_weight_comes_along(make):
     expected = network(images).numpy()
     assert np.ptp(expected, axis=0).min() > 0.1
     np.testing.assert_array_equal(make(network)(images), expected)
+
+
+def test_constants_made_from_assigned_weights_are_renewed_in_nested_models_too():
+    inputs, inner, innermost = (keras.Input((3,)) for _ in range(3))
+    normalise = layers.Normalization()
+    normalise.adapt(np.float32([[0, 0, 0], [1, 1, 1]]))
+    deep = keras.Model(innermost, normalise(innermost))
+    network = keras.Model(inputs, keras.Model(inner, deep(inner))(inputs))
+    mean, variance, _ = normalise.weights
+    mean.assign([2.0, 3.0, 4.0])
+    variance.assign([4.0, 9.0, 16.0])
+    renew(network)
+    x = np.float32([[8, 9, 10]])
+    np.testing.assert_allclose(network(x), [[3.0, 2.0, 1.5]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("spec", ["swish", "smoothrelu", "pssilu", "keras.layers:PReLU"])

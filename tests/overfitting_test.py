@@ -57,6 +57,10 @@ def test_the_condition_is_relative_to_the_best_at_its_exact_threshold(capsys):
     assert capsys.readouterr().err == ""
     judge([(0.5, 0.5), (1.0, 0.25 - 1e-12)], tolerance=0.5)
     assert "catastrophic" in capsys.readouterr().err
+    judge([(0.5, 0.5), (1.0, 0.41)], tolerance=0.2)
+    assert capsys.readouterr().err == ""
+    judge([(0.5, 0.5), (1.0, 0.39)], tolerance=0.2)
+    assert "catastrophic" in capsys.readouterr().err
 
 
 def test_a_resumed_run_remembers_the_best_of_its_history():

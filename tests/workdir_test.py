@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pathlib
+import re
+import subprocess
 
 import pytest
 
@@ -103,3 +105,19 @@ def test_metrics_are_json_with_versions(tmp_path):
     workdir.write_metrics(tmp_path, workdir.provenance() | {"epsilon": 8.0})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["epsilon"] == 8 and metrics["versions"]["tensorflow"].startswith("2.")
+
+
+def test_the_commit_says_if_the_code_was_changed_since_and_is_none_without_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workdir, "__file__", str(tmp_path / "module.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert workdir.provenance()["commit"] is None
+    (tmp_path / "module.py").write_text("a = 1\n")
+    person = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*person, "commit", "-q", "-m", "A"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    clean = workdir.provenance()["commit"]
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "module.py").write_text("a = 2\n")
+    assert workdir.provenance()["commit"] == f"{clean}-dirty"
