@@ -101,7 +101,10 @@ class _Rebuilding:
 
     def model(self, model: keras.Model) -> keras.Model:
         if self.make is None and not is_graph(model):
-            new = keras.models.clone_model(model)
+            if isinstance(model, keras.Sequential):  # Keras clones its layers alone, not its call
+                new = type(model).from_config(model.get_config())
+            else:
+                new = keras.models.clone_model(model)
             self.rebuilt[id(model)] = model, new
             return new
         scope = _Scope(model)

@@ -563,6 +563,21 @@ def test_layer_of_one_s_own_without_an_activation_is_kept(images):
     assert hidden_activations(network) == {"site": "relu"}
 
 
+class _ActsAfterwards(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return tf.nn.relu(super().call(inputs))
+
+
+def test_a_sequential_model_with_code_of_its_own_is_refused_and_copied_whole():
+    model = _ActsAfterwards([keras.Input((4,)), layers.Dense(3)], name="acts")
+    with pytest.raises(ValueError, match="'acts' is a _ActsAfterwards, whose graph cannot be seen"):
+        inject(model, "swish")
+    x = tf.random.normal([9, 4])
+    made = copy(model)
+    assert type(made) is _ActsAfterwards and tf.reduce_min(model(x)) == 0
+    np.testing.assert_array_equal(made(x), model(x))
+
+
 def test_subclassed_model_is_refused_by_name():
     model = _Subclassed(name="subclassed")
     model(tf.zeros([1, 4]))
