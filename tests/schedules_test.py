@@ -87,6 +87,7 @@ def test_configuration_makes_the_same_schedule():
         ("step", {"peak": 0}, "learning rate is 0"),
         ("step", {"warmup_steps": 100}, "shorter than the run"),
         ("step", {"boundaries": (70, 40)}, "increasing"),
+        ("step", {"boundaries": (40, 40)}, "different"),
     ],
 )
 def test_wrong_settings_say_what_is_expected(name, change, message):
