@@ -1,10 +1,13 @@
 """What passes noted becomes what is reported: worst of the restarts, and only what is confirmed."""
 
+import types
+
 import numpy as np
 
 from sat_tf.attacks import PGD
 from sat_tf.evaluation import judging, plan
 from sat_tf.evaluation.packed import Verdict
+from sat_tf.evaluation.session import Session
 
 
 def stage_of(steps=(2, 4), restarts=2, num_images=4):
@@ -96,3 +99,14 @@ def test_the_image_kept_is_that_of_the_earliest_confirmed_break():
     assert plan.falls_earliest(stage, 2, verdict(3))
     note(second, 0, [2])
     assert not plan.falls_earliest(stage, 2, verdict(3))
+
+
+def test_the_picture_is_that_of_a_break_or_else_of_the_first_try():
+    session = types.SimpleNamespace(examples=np.zeros([1, 2, 2, 1]), kept=None)
+
+    def keep(broken, value):
+        image = np.full([2, 2, 1], value)
+        Session._keep(session, None, 0, None, Verdict(0, broken, 5, image, image, 0, {}))
+        return session.examples[0, 0, 0, 0]
+
+    assert [keep(False, 1), keep(False, 2), keep(True, 3), keep(False, 4)] == [1, 1, 3, 3]
