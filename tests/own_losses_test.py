@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import attacks, distribution, injection, objectives
+from sat_tf import attacks, awp, distribution, gradient_quality, injection, objectives
 from sat_tf.methods import Method
 from sat_tf.trainer import AdversarialTrainer
 
@@ -109,6 +109,18 @@ def test_regularisers_and_added_losses_move_the_weights_as_the_formula_says(
     expected = [2 * KERNEL * kernel + x.T @ by_hidden, by_hidden.sum(0), 0, 0]
     for a, b, slope in zip(ours, without, expected, strict=True):
         np.testing.assert_allclose(a - b, -RATE * slope, rtol=1e-4, atol=1e-5)
+
+
+def test_a_perturbed_objective_on_a_view_leaves_the_losses_of_its_last_call_alone():
+    made = network(adds=True)
+    view = gradient_quality.backward_view(made, "relu")
+    plain = gradient_quality.on_view(view, objectives.adversarial_cross_entropy())
+    objective = awp.perturbed(plain, GAMMA)
+    own = []
+    for _ in range(2):  # as two pieces of a batch
+        objective(made, IMAGES, IMAGES + SHIFT, LABELS)
+        own.append(objectives.own_losses(made))
+    np.testing.assert_allclose(own[1], own[0], rtol=1e-6)
 
 
 def test_a_regulariser_of_activity_on_a_replaced_activation_is_refused():
