@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 import zlib
@@ -18,6 +19,13 @@ GRACE = 30.0  # seconds from a signal to the end, whatever a collective operatio
 # What a step ends with once another process has ended, or has stopped answering.
 _GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_KILL = """
+import os, select, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the end of stdin is enough
+if not select.select([0], [], [], float(sys.argv[2]))[0]:
+    print(sys.argv[3], file=sys.stderr, flush=True)
+    os.kill(int(sys.argv[1]), signal.SIGKILL)
+"""
 
 
 def strategy(name: str, settings: Sequence[str], timeout: float) -> tf.distribute.Strategy:
@@ -31,6 +39,9 @@ def strategy(name: str, settings: Sequence[str], timeout: float) -> tf.distribut
     Raises:
       ValueError: as `distribution.strategy`; a worker with other settings, which are named.
       ConnectionError: a worker that did not come, by number and address.
+
+    A worker that ends between the meeting and TensorFlow's own connection leaves the others inside
+    TensorFlow, which no exception reaches: after `timeout` they are killed, with a line.
     """
     if name != "multi_worker":
         return distribution.strategy(name)
@@ -39,10 +50,32 @@ def strategy(name: str, settings: Sequence[str], timeout: float) -> tf.distribut
     # TensorFlow holds Python while it connects, and puts a handler of its own in place.
     before = {number: signal.signal(number, signal.SIG_DFL) for number in _STOPS}
     try:
-        return distribution.strategy(name)
+        with killed_after(timeout, f"the other workers of {addresses} met and did not connect"):
+            return distribution.strategy(name)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def killed_after(seconds: float, why: str) -> Iterator[None]:
+    """Has this process killed, with a line on stderr, where its block takes longer.
+
+    A process of its own keeps the time, as TensorFlow may hold Python meanwhile.
+
+    Args:
+      seconds: that the block may take.
+      why: said at the end.
+    """
+    line = f"{why} within {seconds:g} seconds; this worker ends: start all of them again"
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", _KILL, str(os.getpid()), str(seconds), line], stdin=subprocess.PIPE
+    )
+    try:
+        yield
+    finally:
+        keeper.stdin.close()  # as the end of this process does
+        keeper.wait()
 
 
 @contextlib.contextmanager

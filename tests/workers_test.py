@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -160,3 +163,23 @@ def test_workers_part_over_every_weight_they_learnt(monkeypatch):
         mine = [weight + (index == changed) for index, weight in enumerate(weights)]
         workers.part(None, types.SimpleNamespace(get_weights=lambda mine=mine: mine))
     assert numbers[0] == numbers[1] and len(set(numbers)) == 4
+
+
+def test_a_process_that_holds_python_too_long_is_killed_with_a_line_and_a_quick_one_is_not():
+    code = """
+import ctypes
+from sat_tf import workers
+with workers.killed_after(60, "nobody connected"):
+    pass
+print("went on", flush=True)
+with workers.killed_after(0.5, "nobody connected"):
+    ctypes.PyDLL(None).sleep(100)  # unlike CDLL it keeps Python's lock
+"""
+    root = pathlib.Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "went on\n")
+    assert done.stderr.splitlines()[-1] == (
+        "nobody connected within 0.5 seconds; this worker ends: start all of them again"
+    )
