@@ -220,7 +220,7 @@ About depth:
 def test_help_fits_eighty_columns_and_its_examples_can_be_pasted(monkeypatch):
     values = flags.FlagValues()
     names = ["relu", "swish", "gelu", "gelu_tanh", "elu", "celu", "softplus", "mish", "pssilu"]
-    flags.DEFINE_multi_string("activation", names, "What.", values, module_name="flags.model")
+    flags.DEFINE_multi_string("activation", names, "What.", values, module_name="of.no.theme")
     values.register_key_flag_for_module(sys.argv[0], values["activation"])
     monkeypatch.setattr(main.flags, "FLAGS", values)
     prose = "It does " + "this and that, " * 20 + "no more."
