@@ -1,13 +1,14 @@
 """How smooth each activation is: a table, and a picture of the curves and their derivatives."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from sat_tf import activations
+from sat_tf import activations, quiet
 
 DEFAULT = (
     *(n for n in activations.NAMES if n != "silu"),
@@ -139,5 +140,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(table(tuple(given.specs)))
         if given.picture:
             draw(tuple(given.specs), given.picture)
+            print(given.picture)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
+        parser.exit(2, f"{quiet.program(sys.orig_argv)}: {error}\n")

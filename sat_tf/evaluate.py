@@ -187,9 +187,10 @@ def _attacks(given, chosen, network, epsilon):
 def _headline(given, chosen, attacks):
     sizes = sorted({attack.step_size for attack in attacks if isinstance(attack, PGD)})
     steps = f", step size {' '.join(f'{size:g}' for size in sizes)}" if sizes else ""
+    restarts = f", restarts of PGD {given.restarts}" if sizes else ""
     return (
         f"{chosen.source} on {chosen.dataset} {chosen.split}:\n{chosen.norm} epsilon "
-        f"{chosen.epsilon:g}{steps} ({UNIT}), restarts of PGD {given.restarts}"
+        f"{chosen.epsilon:g}{steps} ({UNIT}){restarts}"
     )
 
 

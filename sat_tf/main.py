@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from absl import app, flags, logging
 
-from sat_tf import help
+from sat_tf import help, quiet, sealed
 
 # Anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (
@@ -64,7 +64,7 @@ def expanded(
       inside: files that are being read.
 
     Raises:
-      ValueError: a file that cannot be read, or that names itself.
+      ValueError: a file that cannot be read, that names itself, or that is not as a run wrote it.
     """
     found, rest = [], iter(arguments)
     for argument in rest:
@@ -72,16 +72,15 @@ def expanded(
         if name not in ("--flagfile", "-flagfile"):
             found.append(argument)
             continue
-        path = folder / pathlib.Path(value if equals else next(rest, "")).expanduser()
+        value = value if equals else next(rest, "")
+        path = folder / os.path.expanduser(value)  # which leaves "~nobody" as it is
         if path.resolve() in inside:
             raise ValueError(f"the flagfile {path} names itself")
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in sealed.read_text(path).splitlines()]
         except OSError as error:
             of = f" (named in {inside[-1]}, whose folder it counts from)" if inside else ""
             raise ValueError(f"cannot open the flagfile: {error}{of}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"the flagfile is no text: {error}") from error
         lines = [line for line in lines if line and not line.startswith(("#", "//"))]
         found += expanded(lines, path.parent, (*inside, path.resolve()))
     return found
@@ -142,7 +141,7 @@ def _leave(message, status):
 
 def _say(message):
     line = " ".join(_COLOUR.sub("", str(message)).split())
-    print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}", file=sys.stderr)
+    print(f"{quiet.program(sys.orig_argv)}: {line}", file=sys.stderr)
 
 
 def _end(message, status):

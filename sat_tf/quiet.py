@@ -16,20 +16,35 @@ def start(command: Sequence[str]) -> None:
     Args:
       command: the whole command line, such as `python -m sat_tf.train`.
     """
-    program = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
-    if program in ("sat_tf", "sat_tf.__main__"):  # a list of the programs needs no TensorFlow
+    name = program(command)
+    if name in ("sat_tf", "sat_tf.__main__"):  # a list of the programs needs no TensorFlow
         return
 
     screen = os.dup(2)  # the import turns 2 elsewhere
 
     def stop(number, frame):
-        line = f"{_ERASE if sys.stderr.isatty() else ''}{program}: stopped by SIGINT"
+        line = f"{_ERASE if sys.stderr.isatty() else ''}{name}: stopped by SIGINT"
         os.write(screen, f"{line} before it began\n".encode())
         os._exit(128 + number)
 
     signal.signal(signal.SIGINT, stop)
     with waiting("starting TensorFlow"):
         import_tensorflow()
+
+
+def program(command: Sequence[str]) -> str:
+    """Returns what a program is called before its messages, as it was started.
+
+    "sat_tf.train" of `python -m sat_tf.train`, "mine.py" of `python mine.py` or `./mine.py`.
+
+    Args:
+      command: the whole command line, as `sys.orig_argv`.
+    """
+    first = sys.argv[0]
+    # A script stands in the command as it was given; a module is given by its name.
+    if first != "-m" and first in command or "-m" not in command[:-1]:
+        return os.path.basename(first)
+    return command[command.index("-m") + 1]
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """The table's figures equal closed forms, and the picture is a picture."""
 
 import math
+import sys
 
 import pytest
 
-from sat_tf import activation_table
+from sat_tf import activation_table, quiet
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,12 @@ def test_command_prints_a_line_for_each_activation_and_draws_them(tmp_path, caps
     picture = tmp_path / "curves.png"
     activation_table.main(["swish", "celu:alpha=2", f"--picture={picture}"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["activation", "swish", "celu:alpha=2"]
+    assert [line.split()[0] for line in lines] == [
+        "activation",
+        "swish",
+        "celu:alpha=2",
+        str(picture),
+    ]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -45,4 +51,5 @@ def test_unknown_activation_ends_the_command_in_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         activation_table.main(["swihs"])
     assert stopped.value.code == 2
-    assert "parametric_softplus" in capsys.readouterr().err
+    assert "parametric_softplus" in (error := capsys.readouterr().err)
+    assert error.startswith(f"{quiet.program(sys.orig_argv)}: ")

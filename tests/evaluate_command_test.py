@@ -214,7 +214,14 @@ def test_a_run_says_what_no_flag_says_and_a_flag_is_stronger(parse, tmp_path):
     for missing in ("--dataset=digits", "--epsilon=2"):
         with pytest.raises(ValueError, match="is not given and no run says it"):
             settings.complete(parse("--network=n.keras", missing))
-    for wrong in ("--curve=-1", "--curve=x", "--curve=nan", "--input_range=a,b"):
+    for wrong in (
+        "--curve=-1",
+        "--curve=2e9",
+        "--curve=x",
+        "--curve=nan",
+        "--input_range=a,b",
+        "--input_range=-inf,1",
+    ):
         with pytest.raises(ValueError, match="is not a number that fits here"):
             settings.complete(parse(f"--workdir={tmp_path}", wrong))
 
@@ -225,6 +232,14 @@ def test_without_a_size_the_images_have_the_networks(run):
     assert seen["load.image_size"] == 12 and seen["load.split"] == "test"
     assert seen["evaluate.options"]["strategy"] is None and "strategy.name" not in seen
     assert seen["evaluate.options"]["image_file"] is None  # html alone needs no images
+
+
+def test_restarts_of_pgd_are_said_where_there_is_pgd(run, capsys):
+    asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--restarts=3")
+    run(*asked, "--attacks=pgd-2,square")
+    assert capsys.readouterr().out.splitlines()[1].endswith(", restarts of PGD 3")
+    run(*asked, "--attacks=square")
+    assert capsys.readouterr().out.splitlines()[1].endswith("epsilon 2 (pixels in [0, 255])")
 
 
 def test_what_a_norm_leaves_out_is_said(run):

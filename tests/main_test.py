@@ -1,5 +1,7 @@
 """What is wrong with the command line is said in one line; help is no error."""
 
+import contextlib
+import io
 import os
 import pathlib
 import shlex
@@ -14,7 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from sat_tf import __main__ as listing
-from sat_tf import help, main
+from sat_tf import help, main, quiet, sealed
 from sat_tf.data import crops
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -30,6 +32,7 @@ def parse(monkeypatch, capsys):
     flags.DEFINE_integer("test_steps", 1, "", flag_values=values)
     monkeypatch.setattr(main.flags, "FLAGS", values)
     monkeypatch.setattr(sys, "argv", ["bin/program"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "bin/program"])
 
     def parsed(*arguments):
         with pytest.raises(SystemExit) as stop:
@@ -61,7 +64,27 @@ def test_a_flagfile_that_cannot_be_read_is_named_in_one_line(parse, tmp_path):
     assert f"No such file or directory: '{tmp_path}/missing.flags'" in error
     (tmp_path / "picture.flags").write_bytes(b"\xff\xd8\xff")
     status, error = parse(f"--flagfile={tmp_path}/picture.flags")
-    assert status == 2 and len(error.splitlines()) == 1 and "no text" in error
+    assert status == 2 and len(error.splitlines()) == 1
+    assert f"{tmp_path}/picture.flags is damaged" in error
+
+
+def test_the_flags_of_a_run_are_taken_as_they_were_written_or_refused(parse, tmp_path):
+    path = tmp_path / "flags.txt"
+    written = sealed.signed_text("--epsilon=8.0\n--test_steps=20\n").encode()
+    path.write_bytes(written)
+    lines = ["--epsilon=8.0", "--test_steps=20"]
+    assert main.expanded([f"--flagfile={path}"]) == lines
+    for place in range(len(written)):
+        path.write_bytes(bytes(b ^ (i == place) for i, b in enumerate(written)))
+        try:
+            found = main.expanded([f"--flagfile={path}"])
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1 and f"{path} is damaged" in str(error)
+        else:  # the flags are what they were: it is the mark of the digest that is damaged
+            assert found[:2] == lines and place >= written.index(b"#")
+    path.write_bytes(written.replace(b"8", b"9"))
+    status, error = parse(f"--flagfile={path}")
+    assert status == 2 and len(error.splitlines()) == 1 and "take its last line out" in error
 
 
 def test_a_flagfile_inside_another_counts_from_its_own_folder(tmp_path, monkeypatch):
@@ -85,6 +108,8 @@ def test_a_flagfile_that_names_itself_or_what_is_not_there_is_refused(parse, tmp
     status, error = parse(f"--flagfile={tmp_path}/c.flags")
     assert status == 2 and len(error.splitlines()) == 1
     assert "d.flags" in error and f"named in {tmp_path}/c.flags" in error
+    status, error = parse("--flagfile=~nobody-of-this-name/e.flags")
+    assert status == 2 and "No such file or directory: '~nobody" in error
 
 
 def test_an_argument_that_is_no_flag_is_refused(parse):
@@ -92,6 +117,24 @@ def test_an_argument_that_is_no_flag_is_refused(parse):
         2,
         "program: unexpected argument '0.1'; every option is a flag: --name=value\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "name"),
+    [
+        ("python -X dev -m sat_tf.train --epochs=1", "/code/sat_tf/train.py", "sat_tf.train"),
+        ("python -m sat_tf.train", "-m", "sat_tf.train"),  # while its package is imported
+        ("python bin/mine.py --epochs=1", "bin/mine.py", "mine.py"),
+        ("python bin/mine.py -m other", "bin/mine.py", "mine.py"),
+    ],
+)
+def test_messages_begin_with_what_the_program_was_started_as(monkeypatch, command, first, name):
+    monkeypatch.setattr(sys, "argv", [first])
+    assert quiet.program(command.split()) == name
+    monkeypatch.setattr(sys, "orig_argv", command.split())
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as error:
+        main._leave("no", 2)
+    assert error.getvalue() == f"{name}: no\n"
 
 
 PROGRAMS = (
@@ -239,6 +282,7 @@ def test_help_fits_eighty_columns_and_its_examples_can_be_pasted(monkeypatch):
 
 def test_colours_of_a_library_stay_out_of_the_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bin/program"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "bin/program"])
     with pytest.raises(SystemExit):
         main._leave("a \x1b[1mbold\x1b[0m\nword", 2)
     assert capsys.readouterr().err == "program: a bold word\n"
@@ -278,6 +322,7 @@ def test_an_end_has_one_line_and_the_status_that_a_shell_gives_it(
         raise raised
 
     monkeypatch.setattr(sys, "argv", ["bin/program"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "bin/program"])
     monkeypatch.setattr(main.os, "_exit", sys.exit)
     monkeypatch.delenv("TF_CONFIG", raising=False)
     values = flags.FlagValues()
