@@ -54,7 +54,8 @@ class FreeTrainer(AdversarialTrainer):
       **options: of `AdversarialTrainer`; `validation_attack` is required.
 
     Raises:
-      ValueError: a negative or unclear epsilon or step_size; a network of any image size.
+      ValueError: a negative or unclear epsilon or step_size; a network of any image size; in
+        training, a batch that is larger than batch_size.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class FreeTrainer(AdversarialTrainer):
     def _gradients(self, images, labels, seed, parts):
         del seed  # nothing here is random
         rows = self._own_rows()
+        images = _fitting(images, rows.shape[0])
         size = images.shape[0] or tf.shape(images)[0]
         perturbation = rows[:size]
         with tf.GradientTape() as tape:
@@ -136,3 +138,19 @@ class FreeTrainer(AdversarialTrainer):
             strategy.extended.update(variable, lambda v, new: v.assign(new), args=(value,))
 
         context.merge_call(write, args=(self.perturbation.value, rows))
+
+
+def _fitting(images, room):
+    """Returns a replica's images after a look whether there is a perturbation for each."""
+    size = images.shape[0]
+    refusal = (
+        f"batches of at most {room} images a replica were expected, as there is a perturbation for "
+        "each; give the trainer the batch_size of the stream"
+    )
+    if size is None:
+        checks = [tf.debugging.assert_less_equal(tf.shape(images)[0], room, refusal)]
+        with tf.control_dependencies(checks):
+            return tf.identity(images)
+    if size > room:
+        raise ValueError(f"a batch has {size} images; {refusal}")
+    return images

@@ -123,6 +123,15 @@ def test_what_cannot_be_trained_for_free_is_named():
         inputs = keras.Input((None, None, 1))
         network = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
         free.FreeTrainer(network, batch_size=4, epsilon=1.0, validation_attack=attacks.identity)
+    large = tf.data.Dataset.from_tensors((images(8).astype("float32"), LABELS))
+    with pytest.raises(ValueError, match="a batch has 8 images; batches of at most 4 images"):
+        trainer().fit(large, verbose=0, shuffle=False)
+    any_size = tf.data.Dataset.from_generator(
+        lambda: iter(large),
+        output_signature=(tf.TensorSpec([None, 3, 4, 2]), tf.TensorSpec([None], tf.int32)),
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="batches of at most 4 images"):
+        trainer().fit(any_size, verbose=0, shuffle=False)
     with pytest.raises(ValueError, match="num_replays is 0"):
         free.replay(tf.data.Dataset.range(2), 0)
     with pytest.raises(ValueError, match="start is 2"):
