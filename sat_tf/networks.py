@@ -145,7 +145,7 @@ class Served:
     def __init__(self, directory: pathlib.Path):
         sealed.check_sums(directory)
         # The object owns the variables; the signature alone would lose them.
-        self._loaded = tf.saved_model.load(str(directory))
+        self._loaded = _load_saved_model(directory)
         signature = self._loaded.signatures.get("serving_default")
         if signature is None:
             raise ValueError(f"{directory} has no signature serving_default")
@@ -269,6 +269,20 @@ def _saved_model(path):
     versions = [one for one in path.iterdir() if one.name.isdigit()]
     versions = [one for one in versions if (one / "saved_model.pb").is_file()]
     return max(versions, key=lambda one: int(one.name), default=None)
+
+
+def _load_saved_model(directory):
+    try:
+        if (directory / "fingerprint.pb").exists():
+            # Loading would log a traceback where it is damaged, and go on.
+            tf.saved_model.experimental.read_fingerprint(str(directory))
+        return tf.saved_model.load(str(directory))
+    except Exception as error:  # damage of a file that no digest guards may be anything
+        brief = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{directory} cannot be loaded as a SavedModel: damaged or not whole "
+            f"({type(error).__name__}: {brief}); copy or export it again"
+        ) from error
 
 
 def _load_file(path):

@@ -1,5 +1,6 @@
 """A network answers the same, wherever it is loaded from, and takes pixels in the end."""
 
+import shutil
 import subprocess
 import sys
 import types
@@ -200,6 +201,21 @@ def test_a_damaged_keras_file_is_refused_by_name(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="network.keras cannot be loaded"):
         networks.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["saved_model.pb", "fingerprint.pb", "variables/variables.index",
+     "variables/variables.data-00000-of-00001"],
+)  # fmt: skip
+def test_a_damaged_saved_model_of_others_is_refused_in_one_line(saved, tmp_path, capfd, file):
+    shutil.copytree(saved / "served/10", tmp_path / "copy")
+    damaged = tmp_path / "copy" / file
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="copy cannot be loaded as a SavedModel: damaged") as error:
+        networks.load(str(tmp_path / "copy"))
+    assert len(str(error.value).splitlines()) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_chosen_images_are_those_at_their_positions(tmp_path):
