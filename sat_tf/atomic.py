@@ -17,9 +17,11 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     the name does, so a crash of the machine leaves one version or the other.
 
     Raises:
-      OSError: the disk is full or not writable; the message names the file that is still the old.
+      OSError: the disk is full or not writable, and the message names the file that is still the
+        old; or it is no file but a directory, or a device such as /dev/null.
     """
     path = pathlib.Path(path)
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -35,6 +37,13 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_special(path: pathlib.Path) -> None:
+    """Raises OSError where something is there that is no file: replacing would destroy it."""
+    if path.exists() and not path.is_file():
+        kind = "directory" if path.is_dir() else "device or pipe"
+        raise OSError(f"cannot write {path}: it is a {kind}; give another name")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -47,10 +47,21 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path):
             pass
     for name in ("report.json", "report.html", "report.images.npz"):
         (tmp_path / name).mkdir()
-        with pytest.raises(OSError, match=f"{name}: it is a directory; give another --json"):
+        with pytest.raises(OSError, match=f"{name}: it is a directory; give another name"):
             with artefacts.claim(["html", "npz"], tmp_path / "report.json"):
                 pass
         (tmp_path / name).rmdir()
+
+
+def test_a_device_is_never_replaced_by_a_file(tmp_path):
+    pipe = tmp_path / "report.json"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="report.json: it is a device or pipe; give another name"):
+        with artefacts.claim([], pipe):
+            pass
+    with pytest.raises(OSError, match="report.json: it is a device or pipe"):
+        atomic.write_text(pipe, "{}")
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_with_the_bytes_that_are_missing(

@@ -38,13 +38,12 @@ def claim(names: Sequence[str], path: pathlib.Path) -> Iterator[None]:
 
     Raises:
       ValueError: another evaluation is writing it.
-      OSError: its directory cannot be written to, or a directory has its name or that of a file
-        beside it.
+      OSError: its directory cannot be written to, or a directory or device has its name or that of
+        a file beside it.
     """
     suffixes = [path.suffix, *(_SUFFIXES[name] for name in names if name in _SUFFIXES)]
-    for one in {path.with_suffix(suffix) for suffix in suffixes}:
-        if one.is_dir():
-            raise OSError(f"cannot write {one}: it is a directory; give another --json")
+    for suffix in suffixes:
+        atomic.refuse_special(path.with_suffix(suffix))
     refusal = f"another process is evaluating into {path}; wait for it or give another --json"
     with contextlib.ExitStack() as stack:
         try:

@@ -5,11 +5,13 @@ import math
 import os
 import pathlib
 import re
+import sys
 import zlib
 from typing import Any
 
 from sat_tf.workdir import read_metrics
 
+_LARGEST_RADIUS = 1e9  # in pixels, as of --epsilon
 _LONGEST_NAME = 150  # so that every file beside the report has a name of at most 255 bytes
 
 
@@ -74,7 +76,7 @@ def complete(given: Any) -> Settings:
         eval_resize=choose("eval_resize"),
         epsilon=float(choose("epsilon")),
         norm=choose("norm", "linf"),
-        curve=tuple(_number(text, "--curve=0,1,2,4,8", least=0.0) for text in given.curve),
+        curve=tuple(_number(x, "--curve=0,1,2,4,8", 0.0, _LARGEST_RADIUS) for x in given.curve),
         input_range=None
         if given.input_range is None
         else tuple(_number(text, "--input_range=0,1") for text in given.input_range),
@@ -116,12 +118,12 @@ def _plain(text):
     return re.sub(r"[^A-Za-z0-9.+_-]+", "-", text.removeprefix(os.sep)).strip("-")
 
 
-def _number(text, example, least=-math.inf):
+def _number(text, example, least=-sys.float_info.max, most=sys.float_info.max):
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not least <= value < math.inf or value == -math.inf:
+    if not least <= value <= most:
         raise ValueError(f"{text!r} is not a number that fits here; write such as {example}")
     return value
 
