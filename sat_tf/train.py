@@ -57,7 +57,8 @@ def train() -> AdversarialTrainer:
         with strategy.scope():
             trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
         _check_data(info)
-    with workers.claim(strategy, FLAGS.workdir, _settings(), FLAGS.overwrite) as path:
+    run = FLAGS.workdir, _settings(), FLAGS.overwrite, _defaults()
+    with workers.claim(strategy, *run) as path:
         # The data may be others since the run began.
         info.check_classes(info.num_classes, networks.class_names(str(path)))
         if distribution.is_chief(strategy):
@@ -220,6 +221,10 @@ def _load(split, **options):
 
 def _settings():
     return [_line(flag) for flag in _given_flags()]
+
+
+def _defaults():
+    return [_line(flag) for flag in _given_flags() if flag.value == flag.default]
 
 
 def _given_flags():

@@ -22,7 +22,7 @@ FREE_FLAGS = frozenset(
 
 @contextlib.contextmanager
 def claim(
-    path: str | os.PathLike, settings: Sequence[str], overwrite: bool
+    path: str | os.PathLike, settings: Sequence[str], overwrite: bool, defaults: Sequence[str] = ()
 ) -> Iterator[pathlib.Path]:
     """Yields the directory of a run, new or one that these settings may continue.
 
@@ -33,6 +33,8 @@ def claim(
       path: the directory.
       settings: a line for each flag, such as "--epsilon=8\n".
       overwrite: delete what is there.
+      defaults: those of the settings that are their flags' defaults. A run that was made before
+        there was such a flag goes on with it.
 
     Raises:
       ValueError: the directory holds something else, a run with other settings (which are
@@ -62,7 +64,7 @@ def claim(
         elif others and not flags_file.exists():
             raise ValueError(f"{path} holds files but no run; use another --workdir")
         elif others:
-            _compare(path, sealed.read_text(flags_file), settings)
+            _compare(path, sealed.read_text(flags_file), settings, defaults)
         atomic.write_text(flags_file, sealed.signed_text("".join(settings)))
         yield path
 
@@ -97,13 +99,11 @@ def provenance() -> dict:
     }
 
 
-def _compare(path, text, settings):
-    old, new = _by_name(text), _by_name("".join(settings))
-    differing = sorted(
-        name
-        for name in (old.keys() | new.keys()) - FREE_FLAGS
-        if old.get(name) != new.get(name)
-    )  # fmt: skip
+def _compare(path, text, settings, defaults):
+    new = _by_name("".join(settings))
+    old = _by_name("".join(defaults)) | _by_name(text)
+    names = (old.keys() | new.keys()) - FREE_FLAGS
+    differing = sorted(name for name in names if old.get(name) != new.get(name))
     if differing:
         changes = ", ".join(
             f"{old.get(name, f'no --{name}')} became {new.get(name, f'no --{name}')}"

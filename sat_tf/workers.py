@@ -84,6 +84,7 @@ def claim(
     path: str | os.PathLike,
     settings: Sequence[str],
     overwrite: bool,
+    defaults: Sequence[str] = (),
 ) -> Iterator[pathlib.Path]:
     """Yields the directory of a run as `workdir.claim`, which the chief worker does for all.
 
@@ -98,7 +99,7 @@ def claim(
     path = pathlib.Path(path)
     with contextlib.ExitStack() as stack:
         if distribution.is_chief(strategy):
-            stack.enter_context(workdir.claim(path, settings, overwrite))
+            stack.enter_context(workdir.claim(path, settings, overwrite, defaults))
         heard = []
         if distribution.has_workers(strategy):
             heard = stack.enter_context(ending_within(GRACE, lambda: _saved(path)))

@@ -138,7 +138,7 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     assert [arguments[1] for arguments, _ in calls["load"]] == ["train", "validation"]
     assert calls["trainer"] == [((FLAGS, INFO, 2), {})]
     ((claimed, _),) = calls["claim"]
-    assert claimed == (mirrored, "runs/cats", module._settings(), True)
+    assert claimed == (mirrored, "runs/cats", module._settings(), True, module._defaults())
     assert calls["require_space"] == [((path, made.state), {})]
     assert calls["fit"] == [((made, INFO, path), {})] and calls["test"] == [((INFO, path), {})]
     assert calls["part"] == [((mirrored, made.network), {})]
@@ -191,6 +191,8 @@ def test_flags_txt_holds_every_flag_and_makes_the_same_run(module, tmp_path):
     written = {line[2:].partition("=")[0] for line in lines}
     assert written == given.keys() - unset and lines == sorted(lines)
     assert "--nesterov=false\n" in lines and "--boundary=1.5\n--boundary=3.0\n" in lines
+    asked = {*DATA, "boundary", "nesterov", "clean_start", "workdir", "epsilon"}
+    assert {line[2:].partition("=")[0] for line in module._defaults()} == written - asked
     (tmp_path / "flags.txt").write_text("".join(lines))
     for name in given:
         FLAGS[name].value = FLAGS[name].default

@@ -13,8 +13,8 @@ from sat_tf import workdir
 SETTINGS = ["--boundary=30\n--boundary=60\n", "--epsilon=8\n", "--overwrite=false\n", "--seed=0\n"]
 
 
-def claim(path, settings=SETTINGS, overwrite=False):
-    with workdir.claim(path, settings, overwrite) as claimed:
+def claim(path, settings=SETTINGS, overwrite=False, defaults=()):
+    with workdir.claim(path, settings, overwrite, defaults) as claimed:
         return claimed
 
 
@@ -45,6 +45,19 @@ def test_other_flags_are_named(tmp_path, old, new, message):
 def test_flags_that_change_no_weight_may_differ(tmp_path):
     claim(tmp_path / "run")
     claim(tmp_path / "run", [*SETTINGS, "--checkpoint_every=5\n", "--data_dir=elsewhere\n"])
+
+
+def test_a_run_that_is_older_than_a_flag_goes_on_with_its_default_alone(tmp_path):
+    claim(tmp_path / "run")
+    newer = [*SETTINGS, "--optimizer=sgd\n"]
+    with pytest.raises(ValueError, match="no --optimizer became --optimizer=sgd"):
+        claim(tmp_path / "run", newer)
+    claim(tmp_path / "run", newer, defaults=["--optimizer=sgd\n"])
+    assert "--optimizer=sgd" in (tmp_path / "run" / "flags.txt").read_text()
+    # What a run has written down holds, whatever has become the default since.
+    other = [line.replace("=0", "=7") for line in newer]
+    with pytest.raises(ValueError, match="--seed=0 became --seed=7;"):
+        claim(tmp_path / "run", other, defaults=["--seed=7\n", "--optimizer=sgd\n"])
 
 
 def test_overwrite_empties_a_run_and_nothing_else(tmp_path):
