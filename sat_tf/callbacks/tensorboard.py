@@ -27,12 +27,14 @@ class TensorBoard(keras.callbacks.Callback):
     | train | epoch/... | the same at the end of an epoch |
     | validation | epoch/... | loss, clean_accuracy, adversarial_accuracy, attack_gain |
     | validation | attack/pictures | clean image, perturbation, adversarial image |
-    | train | activation/curve | f and f'; again every epoch if it is trained |
-    | train | trained_activation/<layer>/<weight> | again every epoch |
+    | train | activation/curve | f and f' of trained activations, at the start and every epoch |
+    | train | trained_activation/<layer>/<weight> | the same |
     | (log_dir itself) | flags; HParams | the settings as a table, and for TensorBoard's own table |
     | test | epoch/... | see `write_test` |
 
-    Training and validation share tags, so TensorBoard draws them into one chart.
+    Training and validation share tags, so TensorBoard draws them into one chart. An activation
+    that is not trained is the same curve in every run, which says nothing of this one: its name is
+    among the settings, and `python -m sat_tf.activations --picture` draws it.
 
     After a resume the points that the killed process had written beyond the checkpoint are marked
     as void (a session start, which TensorBoard understands), and written again. Put it BEFORE
@@ -49,7 +51,7 @@ class TensorBoard(keras.callbacks.Callback):
       every_steps: optimiser steps between two points of `step/...`.
       pictures: drawn at the end of every epoch, if given.
       settings: names and values by which runs are compared, if given.
-      activations: layers to watch; default all that `curves.activation_layers` finds.
+      activations: layers to watch; default those of `curves.activation_layers` that are trained.
       clock: returns seconds; only differences count.
     """
 
@@ -90,7 +92,8 @@ class TensorBoard(keras.callbacks.Callback):
         if self.settings and not (any(resumed) and step):
             write_settings(self.log_dir, self.settings)
         if self.activations is None:
-            self.activations = curves.activation_layers(self.model.network)
+            hidden = curves.activation_layers(self.model.network)
+            self.activations = [layer for layer in hidden if layer.trainable_weights]
         if self.activations and not (any(resumed) and step):
             self._write_activations(step)
 
