@@ -492,6 +492,7 @@ def test_settings_and_the_test_are_there_to_compare_runs(logged):
     infos = [metadata.parse_session_start_info_plugin_data(one.metadata.plugin_data.content)
              for one in values]  # fmt: skip
     (info,) = infos
+    assert info.group_name == str(directory.parent)
     assert info.hparams["epsilon"].number_value == 8 and info.hparams["nesterov"].bool_value
 
 

@@ -185,7 +185,10 @@ def _number(variable):
 
 
 def write_settings(log_dir: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Writes settings twice: for the table HParams, where runs are compared, and as a text."""
+    """Writes settings twice: for the table HParams, where runs are compared, and as a text.
+
+    A row of the table is named after the directory that `log_dir` is in.
+    """
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in settings.items()
@@ -193,7 +196,7 @@ def write_settings(log_dir: pathlib.Path, settings: Mapping[str, Any]) -> None:
     rows = "".join(f"| {name} | `{value}` |\n" for name, value in plain.items())
     writer = tf.summary.create_file_writer(str(log_dir))
     with writer.as_default(0):
-        hparams.hparams(plain)
+        hparams.hparams(plain, trial_id=str(log_dir.parent))  # a hash would be its name
         tf.summary.text("flags", f"| flag | value |\n|---|---|\n{rows}")
     writer.close()
 
