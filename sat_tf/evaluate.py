@@ -106,7 +106,10 @@ def main() -> None:
     networks.image_form(network)
     network = networks.adapt(network, chosen.input_range, given.preprocessing)
     attacks = _attacks(given, chosen, network, chosen.epsilon)
-    curve = {epsilon: _attacks(given, chosen, network, epsilon) for epsilon in chosen.curve}
+    curve = {
+        epsilon: attacks if epsilon == chosen.epsilon else _attacks(given, chosen, network, epsilon)
+        for epsilon in chosen.curve
+    }
     left_out = attack_names.left_out(
         given.attacks, norm=chosen.norm, num_classes=network.output_shape[-1]
     )

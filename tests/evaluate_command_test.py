@@ -289,6 +289,7 @@ def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(
     assert report["restarts"] == report["attacks"][0]["settings"]["restarts"] == 2
     assert report["attacks"][0]["settings"]["epsilon"] == 10.0
     assert [point["epsilon"] for point in report["curve"]] == [4.0, 10.0]
+    assert report["curve"][0]["seconds"] > 0 == report["curve"][1]["seconds"]
     radii = [point["adversarial_accuracy"] for point in report["curve"]]
     assert right.mean() >= radii[0] > radii[1] > 0
     printed = capsys.readouterr().out

@@ -285,6 +285,30 @@ def test_the_curve_of_a_linear_network_is_the_closed_form_and_never_rises(flat):
     np.testing.assert_array_equal(several.curve[0].standing, gaps > middle)
 
 
+def test_a_radius_of_the_curve_that_is_the_evaluations_own_is_not_attacked_again(flat, tmp_path):
+    network, images, labels, gaps = flat
+    gaps = gaps["linf"]
+    small, middle, large = radii_of(gaps, 0.2, 0.5, 0.8)
+    # The one step of the middle ball reaches nothing, so what the small ball broke must be kept.
+    for step, reached in ((middle, middle), (1e-3, small)):
+        attacks = [straight(middle, step_size=step)]
+        curve = {
+            large: [straight(large, step_size=1e-3)],
+            middle: attacks,
+            small: [straight(small)],
+        }
+        options = {"verdict_file": tmp_path / f"{reached}.npz", "batch_size": 8}
+        report = evaluate(network, (images, labels), attacks, curve=curve, **options)
+        assert [point.epsilon for point in report.curve] == [small, middle, large]
+        assert [point.seconds > 0 for point in report.curve] == [True, False, True]
+        for point, radius in zip(report.curve, (small, reached, reached), strict=True):
+            np.testing.assert_array_equal(point.standing, gaps > radius)
+        again = evaluate(network, (images, labels), attacks, curve=curve, **options)
+        assert [point.standing.tolist() for point in again.curve] == [
+            point.standing.tolist() for point in report.curve
+        ]
+
+
 def test_attacks_that_differ_in_more_than_their_steps_are_run_apart(flat):
     network, images, labels, gaps = flat
     small, large = radii_of(gaps["linf"], 0.3, 0.7)

@@ -19,7 +19,8 @@ class Options:
       last_iterate: whether PGD runs to its last step on every image, as the paper; otherwise an
         image leaves as soon as it is broken, which is faster, and only "any iterate" is known.
       curve: attacks for each of several radii in pixels, for accuracy over epsilon; an image that
-        is broken at one radius counts as broken at each larger one.
+        is broken at one radius counts as broken at each larger one. Where they are the attacks of
+        the evaluation themselves, these verdicts are taken and nothing is run again.
       batch_size: images evaluated at once, over all replicas.
       num_images: how many images from the beginning of the data set; None takes all.
       seed: where all noise comes from; an image's noise depends on it, on the image's position in
