@@ -155,11 +155,12 @@ def _options(given, chosen):
 def _dataset(given, chosen, network):
     info = data.describe(chosen.dataset, chosen.data_dir, max_pixels=given.max_pixels)
     networks.check_images(network, chosen.image_size, info.num_channels)
+    side = chosen.image_size or network.input_shape[1]
     dataset = data.load(
         chosen.dataset,
         chosen.split,
         batch_size=given.batch_size,
-        image_size=chosen.image_size or network.input_shape[1],
+        image_size=side,
         eval_resize=chosen.eval_resize,
         data_dir=chosen.data_dir,
         max_pixels=given.max_pixels,
@@ -167,12 +168,15 @@ def _dataset(given, chosen, network):
     names = networks.class_names(chosen.source)
     num_classes = network.output_shape[-1]
     dataset = classes.labelled(dataset, info, num_classes, names, given.classes)
-    if given.ids is None:
-        return dataset
-    return selection.Selected(
-        dataset,
-        selection.positions(given.ids, chosen.dataset, chosen.split, given.max_pixels),
-    )
+    num_images = info.num_examples[chosen.split]
+    if given.ids is not None:
+        wanted = selection.positions(given.ids, chosen.dataset, chosen.split, given.max_pixels)
+        dataset, num_images = selection.Selected(dataset, wanted), len(wanted)
+    num_images = min(num_images, given.num_images or num_images)
+    sides = (side, side) if side else info.image_shape[:2]
+    shape = (num_images, *sides, info.num_channels)
+    artefacts.require_space(given.write, chosen.report, shape, given.image_type)
+    return dataset
 
 
 def _attacks(given, chosen, network, epsilon):

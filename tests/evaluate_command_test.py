@@ -112,12 +112,15 @@ def run(parse, monkeypatch):
         replace(evaluate.networks, "class_names", list("abc"))
         replace(evaluate.distribution, "split_cpu", None)
         replace(evaluate.distribution, "strategy", strategy)
-        info = evaluate.data.Info("set", tuple("abc"), (None, None, 3), {})
+        info = evaluate.data.Info(
+            "set", tuple("abc"), (None, None, 3), {"test": 9, "validation": 9}
+        )
         replace(evaluate.data, "describe", info)
         replace(evaluate.classes, "labelled", ["batches"])
         replace(evaluate.selection, "positions", [5, 2])
         replace(evaluate, "evaluate", report)
         replace(evaluate.artefacts, "write", [])
+        replace(evaluate.artefacts, "require_space", None)
         replace(evaluate.data, "load", ["batches"])
         seen["adapted"] = network
         parse(*arguments)
@@ -173,7 +176,7 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         and options["verdict_file"] == verdicts.verdict_path(path),
         "write": seen["write.names"] == ["npz", "plots"]
         and options["image_file"] == path.with_suffix(".images.npy"),
-        "image_type": options["image_type"] == "uint8",
+        "image_type": options["image_type"] == seen["require_space.image_type"] == "uint8",
         "overwrite": options["overwrite"] is True,
         "save_every": options["save_every"] == 4.5,
     }
@@ -232,6 +235,23 @@ def test_without_a_size_the_images_have_the_networks(run):
     assert seen["load.image_size"] == 12 and seen["load.split"] == "test"
     assert seen["evaluate.options"]["strategy"] is None and "strategy.name" not in seen
     assert seen["evaluate.options"]["image_file"] is None  # html alone needs no images
+
+
+@pytest.mark.parametrize(
+    ("asked", "side", "shape"),
+    [
+        ((), 12, (9, 12, 12, 3)),
+        (("--image_size=16", "--num_images=4"), None, (4, 16, 16, 3)),
+        (("--num_images=40",), 12, (9, 12, 12, 3)),
+        (("--ids=ids.txt", "--split=validation"), 12, (2, 12, 12, 3)),
+    ],
+)
+def test_room_is_looked_for_for_as_many_images_as_will_be_kept(run, asked, side, shape):
+    always = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--write=npz")
+    seen, _ = run(*always, *asked, side=side)
+    assert seen["require_space.shape"] == shape
+    assert seen["require_space.path"] == seen["write.path"]
+    assert seen["require_space.names"] == ["npz"]
 
 
 def test_restarts_of_pgd_are_said_where_there_is_pgd(run, capsys):

@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from sat_tf import atomic
-from sat_tf.evaluation import page, plots, saved_images
+from sat_tf.evaluation import kept_images, page, plots, saved_images
 from sat_tf.evaluation.outcome import steps_curve
 from sat_tf.evaluation.report import Report
 
@@ -52,6 +54,34 @@ def claim(names: Sequence[str], path: pathlib.Path) -> Iterator[None]:
             reason = error.strerror or error
             raise OSError(f"cannot write {path}: {reason}; give another --json") from error
         yield
+
+
+def require_space(
+    names: Sequence[str], path: pathlib.Path, shape: Sequence[int], image_type: str
+) -> None:
+    """Looks whether the adversarial images that `names` asks for fit on the disk, by estimate.
+
+    They are kept while the evaluation goes on, and copied once for each format; what is kept
+    already counts as written.
+
+    Args:
+      names: of `NAMES`.
+      path: of the report.
+      shape: [N, H, W, C] of the images.
+      image_type: of `kept_images.IMAGE_TYPES`.
+
+    Raises:
+      ValueError: another image type.
+      OSError: they do not fit, with the bytes that are missing.
+    """
+    kept_images.check_type(image_type)
+    kept = image_file(names, path)
+    if kept is None:
+        return
+    copies = 1 + len(set(names) & _IMAGES.keys())
+    size = copies * math.prod(shape) * np.dtype(image_type).itemsize
+    written = kept.stat().st_size if kept.is_file() else 0
+    atomic.require_space(path.parent, size - written, "the adversarial images")
 
 
 def image_file(names: Sequence[str], path: pathlib.Path) -> pathlib.Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from sat_tf.evaluation.kept_images import IMAGE_TYPES
+from sat_tf.evaluation import kept_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,4 @@ class Options:
     def __post_init__(self):
         if self.restarts < 1:
             raise ValueError(f"restarts is {self.restarts}; give at least 1")
-        if self.image_type not in IMAGE_TYPES:
-            raise ValueError(
-                f"image_type is {self.image_type!r}; use one of: {', '.join(IMAGE_TYPES)}"
-            )
+        kept_images.check_type(self.image_type)
