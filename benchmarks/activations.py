@@ -21,7 +21,8 @@ from absl import flags
 
 from benchmarks import step_cases, timing
 from flags import numbers
-from sat_tf import activation_table, models
+from sat_tf import models
+from sat_tf.activations import table
 
 BASELINE = "relu"
 FLAGS = (
@@ -33,7 +34,7 @@ FLAGS = (
 def define_flags() -> None:
     """Defines the flags; only the main calls it."""
     flags.DEFINE_string("model", "resnet18:width=16", "Network, with options after a colon.")
-    flags.DEFINE_multi_string("activation", list(activation_table.DEFAULT), "What to time.")
+    flags.DEFINE_multi_string("activation", list(table.DEFAULT), "What to time.")
     numbers.whole("image_size", 32, "Side of the images in pixels.", 1, 8_192)
     numbers.whole("batch_size", 128, "Images a step.", 1, 2**20)
     numbers.whole("rounds", 11, "Times that every activation is timed.", 1, 10_000)
@@ -158,6 +159,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     run(main)

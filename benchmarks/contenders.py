@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from sat_tf.attacks import stepped
 from sat_tf.attacks.pgd_restarts import RestartedPGD
-from sat_tf.evaluation.packed import Packed, Waiting
+from sat_tf.evaluation.packing.packed import Packed, Waiting
 from sat_tf.evaluation.stream import seeds_of
 
 # Returns for every image whether it stands.

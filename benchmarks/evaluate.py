@@ -18,10 +18,10 @@ from absl import flags
 from benchmarks import contenders, pytorch_attack, timing
 from benchmarks.contenders import Contender, Problem
 from flags import numbers
-from sat_tf import data, models, networks
+from sat_tf import data, loading, models
 from sat_tf.attacks import losses
 from sat_tf.attacks.pgd_restarts import RestartedPGD
-from sat_tf.evaluation.statistics import aligned
+from sat_tf.evaluation.report.statistics import aligned
 from sat_tf.evaluation.stream import Stream
 
 # Returns None where a contender cannot run: not installed, or another network.
@@ -69,7 +69,7 @@ def digits_problem(given) -> Problem:
 
 def run_problem(given) -> Problem:
     """Takes the network of a run and the first test images."""
-    network = networks.load(given.workdir)
+    network = loading.load(given.workdir)
     test = data.load(
         given.dataset,
         "test",
@@ -132,6 +132,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     run(main)

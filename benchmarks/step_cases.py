@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from benchmarks import pytorch_loop, timing
 from sat_tf import attacks, models
-from sat_tf.objectives import cross_entropy
-from sat_tf.trainer import AdversarialTrainer
+from sat_tf.training import AdversarialTrainer
+from sat_tf.training.objectives import cross_entropy
 
 EPSILON = 8.0
 

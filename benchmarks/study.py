@@ -19,7 +19,7 @@ from absl import flags
 
 from benchmarks import study_table
 from flags import numbers
-from sat_tf import atomic, sealed
+from sat_tf.runs import atomic, sealed
 
 RECIPE = "flags/recipes/cifar10_study.flags"
 # The derivative of the gradient-quality rows, as in the paper.
@@ -129,6 +129,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     run(main)

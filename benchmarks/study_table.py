@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sat_tf import sealed
+from sat_tf.runs import sealed
 
 BASELINE = "relu"
 

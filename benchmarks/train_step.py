@@ -138,6 +138,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     run(main)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 import sat_tf
-from sat_tf import networks
+from sat_tf import loading
 
 
 def write(
@@ -40,7 +40,7 @@ def write(
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
         },
-        "weights_sha256": networks.weights_hash(network),
+        "weights_sha256": loading.weights_hash(network),
         **facts,
     }
     text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"

@@ -20,7 +20,8 @@ import tensorflow as tf
 from absl import flags, logging
 
 from export import expectations, extras, signatures, verify
-from sat_tf import atomic, networks, sealed, workdir
+from sat_tf import loading
+from sat_tf.runs import atomic, sealed, workdir
 
 
 def export(
@@ -115,7 +116,7 @@ def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
     Raises:
       ValueError: not one fixed image size, or as `networks.image_form`.
     """
-    image_shape, num_classes = networks.image_form(network)
+    image_shape, num_classes = loading.image_form(network)
     if None in image_shape:
         raise ValueError(
             f"the network takes images of {image_shape}, any size; a fixed one was expected: build "
@@ -194,9 +195,9 @@ def from_flags(given: flags.FlagValues) -> Path:
     metrics = {}
     if given.workdir is not None:
         metrics = workdir.read_metrics(Path(given.workdir))
-        network = networks.load(str(Path(given.workdir) / "network.keras"))
+        network = loading.load(str(Path(given.workdir) / "network.keras"))
     else:
-        network = networks.load(given.network)
+        network = loading.load(given.network)
     class_names = metrics.get("class_names")
     if given.labels is not None:
         labels = extras.read_labels(Path(given.labels))
@@ -231,7 +232,7 @@ def main() -> None:
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
     from flags import export as _options
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     flags.adopt_module_key_flags(_options)
     run(main)

@@ -17,10 +17,11 @@ from typing import Any
 import keras
 from absl import flags
 
-from sat_tf import atomic, models, sealed, workdir
+from sat_tf import models
 from sat_tf.released.choice import Choice, choose
 from sat_tf.released.plan import Plan, Tensor, plan
 from sat_tf.released.reader import Checkpoint
+from sat_tf.runs import atomic, sealed, workdir
 
 CHANNEL_ORDERS = ("bgr", "rgb")
 NUM_CLASSES = 1000
@@ -173,7 +174,7 @@ def _account(choice):
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
     from flags import convert as _options
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     flags.adopt_module_key_flags(_options)
     run(main)

@@ -21,13 +21,15 @@ import tensorflow as tf
 from absl import flags
 
 import sat_tf
-from sat_tf import data, distribution, networks, quiet
+from sat_tf import data, loading, quiet
 from sat_tf.attacks import PGD
-from sat_tf.evaluation import artefacts, attack_names, classes, selection, settings, verdicts
+from sat_tf.attacks import names as attack_names
+from sat_tf.data import classes, selection
+from sat_tf.evaluation import settings, verdicts
 from sat_tf.evaluation.options import Options
-from sat_tf.evaluation.report import UNIT, Report
+from sat_tf.evaluation.report import UNIT, Report, artefacts
 from sat_tf.evaluation.session import Session
-from sat_tf.main import Interrupted
+from sat_tf.runs import Interrupted, distribution
 
 
 def evaluate(
@@ -102,9 +104,9 @@ def main() -> None:
     strategy = None if given.strategy == "one_device" else distribution.strategy(given.strategy)
     scope = strategy.scope() if strategy else contextlib.nullcontext()
     with scope, quiet.waiting(f"loading {chosen.source}"):
-        network = networks.load(chosen.source)
-    networks.image_form(network)
-    network = networks.adapt(network, chosen.input_range, given.preprocessing)
+        network = loading.load(chosen.source)
+    loading.image_form(network)
+    network = loading.adapt(network, chosen.input_range, given.preprocessing)
     attacks = _attacks(given, chosen, network, chosen.epsilon)
     curve = {
         epsilon: attacks if epsilon == chosen.epsilon else _attacks(given, chosen, network, epsilon)
@@ -154,7 +156,7 @@ def _options(given, chosen):
 
 def _dataset(given, chosen, network):
     info = data.describe(chosen.dataset, chosen.data_dir, max_pixels=given.max_pixels)
-    networks.check_images(network, chosen.image_size, info.num_channels)
+    loading.check_images(network, chosen.image_size, info.num_channels)
     side = chosen.image_size or network.input_shape[1]
     dataset = data.load(
         chosen.dataset,
@@ -165,7 +167,7 @@ def _dataset(given, chosen, network):
         data_dir=chosen.data_dir,
         max_pixels=given.max_pixels,
     )
-    names = networks.class_names(chosen.source)
+    names = loading.class_names(chosen.source)
     num_classes = network.output_shape[-1]
     dataset = classes.labelled(dataset, info, num_classes, names, given.classes)
     num_images = info.num_examples[chosen.split]
@@ -244,7 +246,7 @@ def _own_flags():
 if __name__ == "__main__":
     # Only a main defines flags: as a library this module leaves absl alone.
     from flags import evaluate as _flags
-    from sat_tf.main import run
+    from sat_tf.cli import run
 
     flags.adopt_module_key_flags(_flags)
     run(main)

@@ -17,24 +17,13 @@ import tensorflow as tf
 from absl import flags
 
 from flags import attack, data, method, model, run, training
-from sat_tf import (
-    callbacks,
-    checkpoints,
-    distribution,
-    evaluate,
-    fitting,
-    main,
-    networks,
-    quiet,
-    recipe,
-    workdir,
-    workers,
-)
+from sat_tf import callbacks, cli, evaluate, loading, quiet
 from sat_tf import data as datasets
 from sat_tf.callbacks import tensorboard
-from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
+from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.callbacks.overfitting import CatastrophicOverfitting
-from sat_tf.trainer import AdversarialTrainer
+from sat_tf.runs import checkpoints, distribution, workdir, workers
+from sat_tf.training import AdversarialTrainer, fitting, recipe
 
 FLAGS = flags.FLAGS
 for _theme in (model, data, attack, method, training, run):  # the order of --help
@@ -60,7 +49,7 @@ def train() -> AdversarialTrainer:
     run = FLAGS.workdir, _settings(), FLAGS.overwrite, _defaults()
     with workers.claim(strategy, *run) as path:
         # The data may be others since the run began.
-        info.check_classes(info.num_classes, networks.class_names(str(path)))
+        info.check_classes(info.num_classes, loading.class_names(str(path)))
         if distribution.is_chief(strategy):
             checkpoints.require_space(path, trainer.state)
             print(_headline(trainer, info, path), flush=True)
@@ -124,8 +113,6 @@ def fit(trainer: AdversarialTrainer, info: datasets.Info, path: pathlib.Path) ->
             keeper=keeper,
             callbacks=functools.partial(_watchers, trainer, info, path, validation, progress),
         )
-    except Interrupted as stop:
-        raise main.Interrupted(str(stop), stop.signal_number) from stop
     finally:
         progress.close()  # an error message then begins a line of its own
 
@@ -138,7 +125,7 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
         return
     num_images = info.num_examples["test"]
     print(f"testing with PGD-{FLAGS.test_steps} on {num_images:,} images", flush=True)
-    network = networks.load(str(path / "network.keras"))
+    network = loading.load(str(path / "network.keras"))
     info.check_classes(network.output_shape[-1])
     report = evaluate.evaluate(
         network,
@@ -278,4 +265,4 @@ def _metrics(trainer, info, record):
 
 
 if __name__ == "__main__":
-    main.run(train)
+    cli.run(train)

@@ -1,4 +1,4 @@
-"""BUILD is the architecture: its targets and dependencies are those of the code."""
+"""BUILD is the architecture: its targets are the rooms, their dependencies those of the code."""
 
 import ast
 import functools
@@ -6,24 +6,49 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ("sat_tf", "flags", "export", "benchmarks")
-MAINS = {
-    "sat_tf.__main__", "sat_tf.train", "sat_tf.evaluate", "sat_tf.activations", "sat_tf.convert",
-    "export.saved_model", "benchmarks.activations", "benchmarks.evaluate", "benchmarks.study",
-    "benchmarks.train_step",
-}  # fmt: skip
-LEAVES = ("sat_tf.attacks", "sat_tf.data", "sat_tf.schedules", "sat_tf.distribution")
+PACKAGES = ("sat_tf", "flags", "export", "benchmarks", "tests")
+# What a package is called where pip installs it, if that is not what Python imports.
+DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl_py", "art": "adversarial_robustness_toolbox",
+                 "google": "protobuf", "sklearn": "scikit_learn"}  # fmt: skip
+LEAVES = ("activations", "attacks", "data", "specs")
+
+
+@functools.cache
+def targets():
+    """Reads BUILD: {name: (kind, files, dependencies, what else it says)}."""
+    found = {}  # BUILD's language is a part of Python
+
+    def kind(rule):
+        def target(name, srcs, deps=(), **more):
+            assert name not in found, f"{name} stands twice in BUILD"
+            found[name] = rule, tuple(srcs), frozenset(deps), more
+
+        return target
+
+    def glob(patterns, exclude=()):
+        files = {path for pattern in patterns for path in ROOT.glob(pattern)}
+        left = {path for pattern in exclude for path in ROOT.glob(pattern)}
+        return sorted(str(path.relative_to(ROOT)) for path in files - left)
+
+    rules = ("py_library", "py_binary", "py_test")
+    words = {rule: kind(rule) for rule in rules} | {"glob": glob, "filegroup": lambda **_: None}
+    text = (ROOT / "BUILD").read_text(encoding="utf-8")
+    exec(text, words | {name: lambda *_, **__: None for name in ("load", "package")})
+    return found
 
 
 @functools.cache
 def modules():
     """Maps each module's dotted name to its file."""
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    return {_dotted(path): path for path in files}
+    return {
+        _dotted(path.relative_to(ROOT)): path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
 
 
 def _dotted(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -47,69 +72,95 @@ def imports(name, when_loaded=False):
     return ours, others - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
-def targets():
-    """Reads BUILD: each module's dependencies."""
-    found = {}
-    for node in ast.parse((ROOT / "BUILD").read_text(encoding="utf-8")).body:
-        call = node.value
-        if isinstance(call, ast.Call) and call.func.id in ("py_library", "py_binary"):
-            values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-            name = _dotted(ROOT / values["srcs"][0])
-            assert values["name"] == name.replace(".", "/")
-            assert values["srcs"] == [str(modules()[name].relative_to(ROOT))]
-            found[name] = {d.removeprefix(":").replace("/", ".") for d in values.get("deps", [])}
-    return found
+@functools.cache
+def rooms():
+    """Maps each module to its target, the one that is no test where there are several."""
+    by_file = {}
+    for name, (kind, files, *_) in targets().items():
+        for file in files if kind != "py_test" else files[:1]:  # the second is the main of all
+            assert file not in by_file, f"{file} is in {by_file[file]} and in {name}"
+            by_file[file] = name
+    return {name: by_file.get(str(path.relative_to(ROOT))) for name, path in modules().items()}
 
 
-def test_build_has_one_target_a_module():
-    assert set(targets()) == set(modules())
+def needed(target):
+    """Returns the dependencies that the imports of a target's files ask for."""
+    ours, others = set(), set()
+    for file in targets()[target][1]:
+        inside, outside = imports(_dotted(pathlib.PurePath(file)))
+        # One file of tests that imports another reads it, as BUILD says there.
+        ours |= {rooms()[name] for name in inside if not name.endswith("_test")} - {target}
+        others |= {f"@pip//{DISTRIBUTIONS.get(name, name)}" for name in outside}
+    return {f":{name}" for name in ours} | others
+
+
+def test_every_module_is_in_one_target():
+    assert {name for name, target in rooms().items() if target is None} == set()
+    assert len((ROOT / "BUILD").read_text(encoding="utf-8").splitlines()) <= 300
 
 
 def test_dependencies_in_build_are_the_imports():
-    assert targets() == {name: imports(name)[0] for name in modules()}
+    listed, found, packages = {}, {}, set()
+    for name, (kind, _, deps, _) in targets().items():
+        need = needed(name)
+        if kind == "py_test":  # those of a room's tests are one list, the packages of all another
+            packages |= _outside(need)
+            name, need = deps, need - _outside(need) | _outside(deps)
+        listed[name] = set(deps)
+        found[name] = found.get(name, set()) | need
+    assert listed == found
+    assert packages == _outside(targets()["architecture_test"][2])
 
 
-def test_packages_from_outside_stand_above_each_target():
-    lines, listed = (ROOT / "BUILD").read_text(encoding="utf-8").splitlines(), {}
-    for comment, call, name in zip(lines, lines[1:], lines[2:], strict=False):
-        if call.startswith(("py_library(", "py_binary(")):
-            packages = comment.partition("# pip:")[2]
-            listed[ast.literal_eval(name.strip()[len("name = ") : -1])] = set(
-                packages.replace(",", " ").split()
-            )
-    assert listed == {name.replace(".", "/"): imports(name)[1] for name in modules()}
+def _outside(deps):
+    return {one for one in deps if one.startswith("@")}
 
 
-def test_only_mains_and_flags_know_flags():
-    users = {
-        name for name in modules()
-        if any(dep.partition(".")[0] == "flags" for dep in imports(name)[0])
+def test_programs_are_what_has_a_main():
+    programs = {
+        str(path.relative_to(ROOT)) for name, path in modules().items()
+        if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+        and not name.startswith("tests")
     }  # fmt: skip
-    assert {name for name in users if name not in MAINS and not name.startswith("flags")} == set()
+    binaries = [target for target in targets().values() if target[0] == "py_binary"]
+    assert {target[3].get("main", target[1][0]) for target in binaries} == programs
+
+
+def test_only_programs_and_flags_know_flags():
+    users = {name for name, target in targets().items() if ":flags" in target[2]}
+    assert {name for name in users if targets()[name][0] == "py_library"} == set()
 
 
 def test_leaves_import_nothing_of_ours():
     for leaf in LEAVES:
-        inside = {name for name in modules() if name == leaf or name.startswith(f"{leaf}.")}
-        assert inside
-        for name in inside:
-            assert imports(name)[0] <= inside, name
+        ours = {one for one in targets()[leaf][2] if one.startswith(":")}
+        assert ours <= {":sat_tf"}, leaf  # which starts TensorFlow and imports nothing of ours
+
+
+def _visit(graph, name, done, visiting):
+    assert name not in visiting, f"circle: {' > '.join([*visiting, name])}"
+    if name not in done:
+        for other in graph[name]:
+            _visit(graph, other, done, [*visiting, name])
+        done.add(name)
+
+
+def test_no_target_needs_itself():
+    graph = {
+        name: [one[1:] for one in target[2] if one.startswith(":")]
+        for name, target in targets().items()
+    }
+    done = set()
+    for name in graph:
+        _visit(graph, name, done, [])
 
 
 def test_no_module_needs_itself_to_load():
-    graph = {name: imports(name, when_loaded=True)[0] for name in modules()}
-    done, visiting = set(), []
-
-    def visit(name):
-        assert name not in visiting, f"cycle: {' > '.join([*visiting, name])}"
-        if name not in done:
-            visiting.append(name)
-            for dep in graph[name]:
-                # A package that gathers its own modules is named by them for their siblings only.
-                if not name.startswith(f"{dep}."):
-                    visit(dep)
-            visiting.pop()
-            done.add(name)
-
+    # A package that gathers its own modules is named by them for their siblings only.
+    graph = {
+        name: [one for one in imports(name, when_loaded=True)[0] if not name.startswith(f"{one}.")]
+        for name in modules()
+    }
+    done = set()
     for name in graph:
-        visit(name)
+        _visit(graph, name, done, [])

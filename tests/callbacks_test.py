@@ -11,7 +11,6 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins.hparams import metadata
 
-from sat_tf import distribution
 from sat_tf.callbacks import (
     PictureGrid,
     Progress,
@@ -21,6 +20,7 @@ from sat_tf.callbacks import (
     pictures,
     tensorboard,
 )
+from sat_tf.runs import distribution
 
 STEPS, BATCH = 4, 8
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import convert, models, networks
+from sat_tf import convert, loading, models
 from sat_tf.evaluation import settings
 from sat_tf.released import names as released
 from sat_tf.released.choice import Choice, choose
@@ -261,7 +261,7 @@ def smooth_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(smooth_run):
-    return networks.load(str(smooth_run.path))
+    return loading.load(str(smooth_run.path))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from sklearn import datasets
 
-from sat_tf import data, distribution
+from sat_tf import data
 from sat_tf.data import augment, encoded, info, memory, order
+from sat_tf.runs import distribution
 
 
 def stream(num_steps, **arguments):

@@ -16,8 +16,8 @@ from absl import flags
 from sklearn import datasets
 
 from sat_tf import evaluate
-from sat_tf.attacks import PGD, autoattack
-from sat_tf.evaluation import attack_names, settings, verdicts
+from sat_tf.attacks import PGD, autoattack, names
+from sat_tf.evaluation import settings, verdicts
 
 # Values unlike the defaults, and unlike what the data set or the network would say.
 ASKED = {
@@ -107,9 +107,9 @@ def run(parse, monkeypatch):
         report = Report()
         network = types.SimpleNamespace(input_shape=(None, side, side, 3), output_shape=(None, 3))
         strategy = types.SimpleNamespace(scope=contextlib.nullcontext)
-        replace(evaluate.networks, "load", network)
-        replace(evaluate.networks, "adapt", network)
-        replace(evaluate.networks, "class_names", list("abc"))
+        replace(evaluate.loading, "load", network)
+        replace(evaluate.loading, "adapt", network)
+        replace(evaluate.loading, "class_names", list("abc"))
         replace(evaluate.distribution, "split_cpu", None)
         replace(evaluate.distribution, "strategy", strategy)
         info = evaluate.data.Info(
@@ -157,7 +157,7 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "eval_resize": seen["load.eval_resize"] == "shorter_side",
         "num_images": options["num_images"] == 1,
         "ids": seen["positions.path"] == "ids.txt" and report.positions.tolist() == [2],
-        "attacks": attack_names.name_of(pgd) == "pgd-3"
+        "attacks": names.name_of(pgd) == "pgd-3"
         and len(attacks) > 1
         and options["left_out"] == left_out,
         "epsilon": {one.epsilon for one in attacks} == {5.0},

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import atomic
 from sat_tf import evaluate as program
-from sat_tf.attacks import PGD
+from sat_tf.attacks import PGD, names
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
 from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import attack_names
+from sat_tf.runs import atomic
 from tests import linear_network
 
 EPSILON = 8.0
@@ -162,7 +161,7 @@ def test_epsilon_zero_leaves_the_clean_accuracy(linear):
 
 def test_the_examples_of_what_no_attack_was_given_are_the_clean_images(linear):
     network, images, labels, _ = linear
-    attacks = attack_names.parse(["apgd-ce"], epsilon=EPSILON, norm="linf", num_classes=3)
+    attacks = names.parse(["apgd-ce"], epsilon=EPSILON, norm="linf", num_classes=3)
     report = evaluate(network, (images, labels), attacks, batch_size=16)
     shown, clean = report.examples, report.clean[:8]
     assert not clean.all() and clean.any()
@@ -199,23 +198,23 @@ def test_packing_saves_what_a_plain_loop_would_spend_on_broken_images():
 
 def test_the_default_step_is_that_of_the_paper_and_the_users_is_kept():
     options = {"norm": "linf", "num_classes": 10}
-    (paper,) = attack_names.parse(["pgd-200"], epsilon=4, step_size=None, **options)
+    (paper,) = names.parse(["pgd-200"], epsilon=4, step_size=None, **options)
     assert paper.step_size == 1
-    (fgsm,) = attack_names.parse(["pgd-1"], epsilon=8, step_size=None, **options)
+    (fgsm,) = names.parse(["pgd-1"], epsilon=8, step_size=None, **options)
     assert fgsm.step_size == 8
-    (given,) = attack_names.parse(["pgd-1"], epsilon=8, step_size=0.25, **options)
+    (given,) = names.parse(["pgd-1"], epsilon=8, step_size=0.25, **options)
     assert given.step_size == 0.25
 
 
 @pytest.mark.parametrize("name", ["pdg-10", "pgd", "pgd-0", "pgd-x", "pgd-²", "apgd", ""])
 def test_an_unknown_attack_is_refused_by_name(name):
     with pytest.raises(ValueError, match=f"{name!r}.*unknown.*autoattack"):
-        attack_names.parse([name], epsilon=8, norm="linf", num_classes=10)
+        names.parse([name], epsilon=8, norm="linf", num_classes=10)
 
 
 def test_more_steps_than_anyone_waits_for_are_refused():
     with pytest.raises(ValueError, match="'pgd-10001': 10001 steps came; give at most 10,000"):
-        attack_names.parse(["pgd-10001"], epsilon=8, norm="linf", num_classes=10)
+        names.parse(["pgd-10001"], epsilon=8, norm="linf", num_classes=10)
 
 
 def test_wrong_arguments_are_refused(linear):

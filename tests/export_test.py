@@ -14,8 +14,9 @@ import tensorflow as tf
 from PIL import Image
 
 from export import expectations, extras, saved_model, signatures, verify
-from sat_tf import activations, networks, workdir
+from sat_tf import activations, loading
 from sat_tf.data import crops
+from sat_tf.runs import workdir
 from tests.telling import telling
 
 HEIGHT, WIDTH = 12, 10
@@ -212,7 +213,7 @@ def test_labels_and_metadata_travel_along(network, loaded, version):
     assert (extra / "labels.txt").read_text(encoding="utf-8").splitlines() == NAMES
     metadata = json.loads((extra / "metadata.json").read_text(encoding="utf-8"))
     assert metadata["class_names"] == NAMES
-    assert metadata["weights_sha256"] == networks.weights_hash(network)
+    assert metadata["weights_sha256"] == loading.weights_hash(network)
     assert metadata["training"] == {"epsilon": 4.0, "norm": "linf"}
     assert metadata["image"] == {"height": 12, "width": 10, "channels": 3, "layout": "NHWC"}
     assert (metadata["pixels"]["minimum"], metadata["pixels"]["maximum"]) == (0, 255)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from sat_tf import activations
 from sat_tf.injection import copy, hidden_activations, inject
-from sat_tf.layer_state import renew
+from sat_tf.injection.layer_state import renew
 
 layers, ops = keras.layers, keras.ops
 

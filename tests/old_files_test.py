@@ -18,9 +18,11 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
-from sat_tf import data, networks, schedules, sealed
+from sat_tf import data, loading
+from sat_tf.attacks import names as attack_names
 from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import attack_names
+from sat_tf.runs import sealed
+from sat_tf.training import schedules
 from tests import programs
 
 OLD = pathlib.Path(__file__).parent / "data"
@@ -55,7 +57,7 @@ def test_a_network_of_every_layer_loads_with_its_logits():
     images, _ = next(iter(data.load("digits", "test", batch_size=16)))
     expected = np.load(OLD / "layers_logits.npy")
     assert np.abs(expected).max() > 1
-    network = networks.load(str(path))
+    network = loading.load(str(path))
     np.testing.assert_allclose(network(images), expected, rtol=1e-5, atol=1e-5)
     # As users load it, with its optimiser, whose rate is a schedule of ours.
     compiled = keras.saving.load_model(path)
@@ -88,7 +90,7 @@ def test_a_run_that_was_killed_in_mid_epoch_goes_on_to_the_end(tmp_path):
     assert record["history"][0] == start["history"][0]
     assert json.loads((run / "metrics.json").read_text())["history"] == record["history"]
     # The second epoch is the better one: its averaged weights, after the network's in the state.
-    best = networks.load(str(run)).get_weights()
+    best = loading.load(str(run)).get_weights()
     for weight, value in zip(best, list(found.values())[len(best) :], strict=False):
         np.testing.assert_array_equal(weight, value)
 
@@ -122,7 +124,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_judges_the_rest_alone(tmp_pat
 
 
 def resume(path):
-    network = networks.load(str(OLD / "layers.keras"))
+    network = loading.load(str(OLD / "layers.keras"))
     options = {"epsilon": 16, "norm": "linf", "num_classes": 10, "step_size": None}
     return evaluate(
         network,

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from export import saved_model
-from sat_tf import atomic, checkpoints
 from sat_tf.callbacks import tensorboard
-from sat_tf.evaluation import artefacts
+from sat_tf.evaluation.report import artefacts
+from sat_tf.runs import atomic, checkpoints
 
 
 def with_free(monkeypatch, num_bytes):

@@ -5,41 +5,42 @@ import numpy as np
 import pytest
 
 from tests import (
-    awp_test,
+    attacks_losses_test,
+    attacks_pgd_test,
     callbacks_test,
     evaluate_test,
-    free_test,
-    gradient_quality_test,
+    evaluation_resume_test,
     linear_network,
-    losses_test,
-    methods_test,
+    loading_test,
     models_test,
-    networks_test,
-    pgd_test,
-    resume_test,
-    trainer_test,
+    training_awp_test,
+    training_free_test,
+    training_gradient_quality_test,
+    training_methods_test,
+    training_trainer_test,
 )
 from tests.telling import telling
 
-# Those of packed_test, saved_images_test, export_test and the laws of models_test ask where they
-# are made. Every image here has one colour, for which some linear networks have one answer.
+# Those of evaluation_packed_test, evaluation_saved_images_test, export_test and the laws of
+# models_test ask where they are made. Every image here has one colour, for which some linear
+# networks have one answer.
 ONE_WINNER = ("free", "losses, sure", "pgd, linear")
 NETWORKS = {
-    "awp": awp_test.deep_network,
+    "awp": training_awp_test.deep_network,
     "callbacks": lambda: callbacks_test.Trainer().network,
     "evaluate": evaluate_test.small_network,
-    "free": lambda: free_test.trainer().network,
-    "gradient quality": gradient_quality_test.network,
-    "losses": lambda: losses_test.network("float32"),
-    "losses, sure": lambda: losses_test.network("float32", 30.0),
-    "methods": methods_test.network,
-    "networks": networks_test.network_of,
-    "pgd, linear": lambda: pgd_test.linear()[0],
-    "pgd, convolutional": pgd_test.convolutional,
-    "resume": resume_test.network_of,
-    "trainer": trainer_test.network,
-    "trainer, norms": lambda: trainer_test.network(batch_norm=True, dropout=True),
-    "trainer, adapted": trainer_test.adapted_network,
+    "free": lambda: training_free_test.trainer().network,
+    "gradient quality": training_gradient_quality_test.network,
+    "losses": lambda: attacks_losses_test.network("float32"),
+    "losses, sure": lambda: attacks_losses_test.network("float32", 30.0),
+    "methods": training_methods_test.network,
+    "networks": loading_test.network_of,
+    "pgd, linear": lambda: attacks_pgd_test.linear()[0],
+    "pgd, convolutional": attacks_pgd_test.convolutional,
+    "resume": evaluation_resume_test.network_of,
+    "trainer": training_trainer_test.network,
+    "trainer, norms": lambda: training_trainer_test.network(batch_norm=True, dropout=True),
+    "trainer, adapted": training_trainer_test.adapted_network,
     "resnet8": lambda: models_test.build("resnet8"),
     "wrn-10-1": lambda: models_test.build("wrn-10-1"),
 }

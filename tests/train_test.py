@@ -12,9 +12,10 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
-from sat_tf import attacks, distribution, workdir
-from sat_tf.callbacks.checkpoint import Checkpoint, Interrupted
+from sat_tf import attacks
+from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.data import Info
+from sat_tf.runs import Interrupted, distribution, workdir
 from tests import programs
 
 FLAGS = flags.FLAGS
@@ -293,13 +294,13 @@ def test_only_the_chief_shows_progress(module, noted, tmp_path, monkeypatch):
 
 def test_an_interrupted_fit_keeps_its_signal(module, noted, tmp_path):
     def interrupted(*_, **__):
-        raise Interrupted(7, 7, 15)
+        raise Interrupted("stopped by SIGTERM after step 7", 15)
 
     noted(module.datasets, "load", images)
     noted(module.fitting, "fit", interrupted)
     closed = noted(module.callbacks.Progress, "close")
     give(**DATA, epsilon=9.0)
-    with pytest.raises(module.main.Interrupted, match="SIGTERM after step 7") as stop:
+    with pytest.raises(Interrupted, match="SIGTERM after step 7") as stop:
         module.fit(trainer_of(), INFO, tmp_path)
     assert stop.value.signal_number == 15 and len(closed["close"]) == 1
 

@@ -7,28 +7,8 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from sat_tf import checkpoints, distribution, sealed
 from sat_tf.callbacks.nan import first_nonfinite
-
-
-class Interrupted(Exception):
-    """The run was told to stop, and its state is saved.
-
-    Args:
-      step: optimiser steps done.
-      saved: the step of the newest checkpoint: an earlier one on a worker that is not the chief,
-        which alone saves; None where there is none.
-      signal_number: of the signal that stopped it.
-    """
-
-    def __init__(self, step: int, saved: int | None, signal_number: int):
-        state = "the state is saved, and the same command continues from there"
-        if saved != step:
-            newest = "there is none yet" if saved is None else f"its newest is of step {saved}"
-            state = f"worker 0 alone saves checkpoints, and {newest}"
-        name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} after step {step}; {state}")
-        self.signal_number = signal_number
+from sat_tf.runs import Interrupted, checkpoints, distribution, sealed
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -119,8 +99,13 @@ class Checkpoint(keras.callbacks.Callback):
             raise self._interrupted()
 
     def _interrupted(self):
+        state = "the state is saved, and the same command continues from there"
         saved = checkpoints.newest_step(self.workdir / "checkpoints")
-        return Interrupted(self.step, saved, self._signal)
+        if saved != self.step:  # on a worker that is not the chief
+            newest = "there is none yet" if saved is None else f"its newest is of step {saved}"
+            state = f"worker 0 alone saves checkpoints, and {newest}"
+        name = signal.Signals(self._signal).name
+        return Interrupted(f"stopped by {name} after step {self.step}; {state}", self._signal)
 
     def _save(self, sums=None):
         if self._writes():

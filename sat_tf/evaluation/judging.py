@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from sat_tf.attacks.names import name_of
 from sat_tf.evaluation import plan
-from sat_tf.evaluation.attack_names import name_of
 from sat_tf.evaluation.outcome import Outcome
 from sat_tf.evaluation.passes import Pass
 

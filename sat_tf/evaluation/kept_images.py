@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sat_tf import atomic
+from sat_tf.runs import atomic
 
 IMAGE_TYPES = ("float32", "uint8")
 

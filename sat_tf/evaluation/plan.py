@@ -6,9 +6,9 @@ from typing import Any
 
 from sat_tf.attacks import PGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
-from sat_tf.evaluation.packed import Verdict
+from sat_tf.attacks.trajectory import Trajectory
+from sat_tf.evaluation.packing.packed import Verdict
 from sat_tf.evaluation.passes import Pass
-from sat_tf.evaluation.trajectory import Trajectory
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from sat_tf.attacks import losses
 from sat_tf.evaluation import ball
-from sat_tf.evaluation.packed import Packed, Verdict, Waiting
+from sat_tf.evaluation.packing.packed import Packed, Verdict, Waiting
 from sat_tf.evaluation.passes import Pass
 from sat_tf.evaluation.stream import Stream, seeds_of
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sat_tf import atomic
 from sat_tf.attacks import losses
 from sat_tf.evaluation import ball
 from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.stream import Stream
+from sat_tf.runs import atomic
 
 
 @dataclasses.dataclass

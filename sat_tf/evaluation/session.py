@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sat_tf import networks
+from sat_tf import loading
 from sat_tf.attacks import losses
 from sat_tf.evaluation import ball, checks, judging, plan, saved_images
 from sat_tf.evaluation.kept_images import KeptImages
@@ -42,7 +42,7 @@ class Session:
         self.stream = Stream(dataset, options.batch_size, options.num_images)
         self.runner = Runner(network, self.stream, options.seed, options.strategy)
         self.clean = self.runner.clean()
-        self.network_facts = networks.facts(network)
+        self.network_facts = loading.facts(network)
         self.first = next(iter(self.stream))
         self.checks = checks.before(network, self.runner.forward, self.first, self.clean.finite)
         self.main = self._main_stages(attacks)

@@ -9,7 +9,7 @@ import sys
 import zlib
 from typing import Any
 
-from sat_tf.workdir import read_metrics
+from sat_tf.runs.workdir import read_metrics
 
 _LARGEST_RADIUS = 1e9  # in pixels, as of --epsilon
 _LONGEST_NAME = 150  # so that every file beside the report has a name of at most 255 bytes

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sat_tf import sealed
 from sat_tf.evaluation.passes import Pass
+from sat_tf.runs import sealed
 
 # 2: verdicts of format 1 may have been found by a PGD without a gradient on sure images.
 FORMAT = 2

@@ -1,0 +1,144 @@
+"""What every main shares: flags in, one line out when something is wrong."""
+
+import difflib
+import os
+import pathlib
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import app, flags, logging
+
+from sat_tf import help, quiet
+from sat_tf.runs import Interrupted, sealed
+
+# Anything else is a defect of ours and keeps its traceback.
+_USER_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Parses the flags, runs `main` and exits.
+
+    Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
+    interrupted run gives one line and 128 + the signal's number, as shells do. Help is status 0.
+    The process ends at once then, without waiting for threads; what `main` returns lives so long.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the start had one of its own
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def expanded(
+    arguments: Sequence[str], folder: pathlib.Path = pathlib.Path(), inside: tuple = ()
+) -> list[str]:
+    """Puts the lines of every flagfile where it is named.
+
+    A path on the command line counts from the current directory, one inside a flagfile from that
+    file's folder. (absl counts all from the current directory.)
+
+    Args:
+      arguments: of the command line, or lines of a flagfile.
+      folder: where their relative paths count from.
+      inside: files that are being read.
+
+    Raises:
+      ValueError: a file that cannot be read, that names itself, or that is not as a run wrote it.
+    """
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            found.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        path = folder / os.path.expanduser(value)  # which leaves "~nobody" as it is
+        if path.resolve() in inside:
+            raise ValueError(f"the flagfile {path} names itself")
+        try:
+            lines = [line.strip() for line in sealed.read_text(path).splitlines()]
+        except OSError as error:
+            of = f" (named in {inside[-1]}, whose folder it counts from)" if inside else ""
+            raise ValueError(f"cannot open the flagfile: {error}{of}") from error
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        found += expanded(lines, path.parent, (*inside, path.resolve()))
+    return found
+
+
+def _parse(argv):
+    if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
+        print(help.text(sys.modules["__main__"].__doc__))
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(expanded(argv))
+    except flags.UnrecognizedFlagError as error:
+        near = " or ".join(f"--{name}" for name in _near(error.flagname))
+        hint = f"did you mean {near}?" if near else "--help lists all"
+        _leave(f"there is no flag --{error.flagname}; {hint}", 2)
+    except (flags.Error, ValueError) as error:
+        _leave(error, 2)
+    except SystemExit:
+        sys.exit(0)  # with help, after which absl exits with 1
+    if len(rest) > 1:
+        _leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
+    return rest
+
+
+def _near(unknown):
+    """Returns flags by the initials of their words, by one of their words, or misspelt."""
+    names = sorted(flags.FLAGS)
+    initials = [name for name in names if "".join(w[:1] for w in name.split("_")) == unknown]
+    words = [name for name in names if f"_{unknown}" in f"_{name}" and len(unknown) > 2]
+    return initials or words or difflib.get_close_matches(unknown, names, 2, cutoff=0.75)
+
+
+def _guarded(main):
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TFDS tells every file it opens
+    # Whoever leaves a clause below, or lets go of the result, drops what main still held.
+    try:
+        result = main()  # noqa: F841
+    except Interrupted as stop:
+        _end(stop, 128 + stop.signal_number)
+    except KeyboardInterrupt:
+        _end("stopped by SIGINT", 128 + signal.SIGINT)
+    except _USER_ERRORS as error:
+        _end(error, 2)
+    except tf.errors.InvalidArgumentError as error:
+        # What the graph of the input pipeline refuses (see `data.crops`), it says in an assertion.
+        refused = re.search(r"assertion failed: (\[.*\])", str(error))
+        if not refused:
+            raise
+        _end(re.sub(r"[\[\]]", "", refused[1]), 2)
+    _end(None, 0)
+
+
+def _leave(message, status):
+    _say(message)
+    sys.exit(status)
+
+
+def _say(message):
+    line = " ".join(_COLOUR.sub("", str(message)).split())
+    print(f"{quiet.program(sys.orig_argv)}: {line}", file=sys.stderr)
+
+
+def _end(message, status):
+    """Ends the process; what it had to keep is on the disk."""
+    if message is not None:
+        _say(message)
+    if "TF_CONFIG" in os.environ:  # other workers expect TensorFlow to take its leave
+        sys.exit(status)
+    # Python would drop the input pipelines first, and TensorFlow can take 40 seconds over one.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

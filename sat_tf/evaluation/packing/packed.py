@@ -1,0 +1,162 @@
+"""Keeps every slot of the batch filled with an image whose verdict is still open."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from sat_tf.attacks import stepped
+from sat_tf.evaluation.packing.replicas import Replicas
+from sat_tf.evaluation.packing.slots import Slots, Waiting
+
+# The host looks after this many steps at the latest, so that progress is seen and Ctrl-C heard.
+CHUNK = 25
+# Fraction of the slots that must be finished before the host stops to refill them.
+REFILL = 0.125
+
+
+class Verdict(NamedTuple):
+    """What an attack did to one image.
+
+    Attributes:
+      index: the image's position in the data set.
+      broken: whether the attack calls its image misclassified.
+      steps: evaluations of the network until the image left its slot.
+      image, adversarial: float32 [H, W, C] in pixels.
+      label: int.
+      extras: the attack's own entries of the state, this image's row of each.
+    """
+
+    index: int
+    broken: bool
+    steps: int
+    image: np.ndarray
+    adversarial: np.ndarray
+    label: int
+    extras: dict[str, np.ndarray]
+
+
+class Packed:
+    """Runs a stepped attack on a stream of images through a fixed number of slots.
+
+    An image leaves its slot as soon as the attack has broken it or has done its steps; the next
+    waiting image takes the slot. Steps are counted per image, shapes never change, and each of the
+    graphs (seat the first images, reseat, advance) is traced once. Memory depends on the number of
+    slots only.
+
+    An image's noise comes from its own seed and its state is touched by nothing but its own row,
+    so its verdict does not depend on its neighbours, its slot or its turn. What may remain is the
+    order in which a kernel sums floats for batches of different sizes; within one engine the size
+    never changes, empty slots included.
+
+    Args:
+      network: maps pixels to logits [N, C] and takes `training`.
+      attack: a `stepped.SteppedAttack`.
+      num_slots: images evaluated at once, over all replicas.
+      extras: names of further entries of the state to hand out with each verdict.
+      strategy: replicas that share the slots; the network must have been made in its scope.
+      watch: called after every chunk with the steps that images in slots have done so far.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        attack: stepped.SteppedAttack,
+        num_slots: int,
+        *,
+        extras: tuple[str, ...] = (),
+        strategy: tf.distribute.Strategy | None = None,
+        watch: Callable[[int], None] | None = None,
+    ):
+        self.replicas = Replicas(strategy)
+        if num_slots < 1 or num_slots % self.replicas.count:
+            raise ValueError(
+                f"{num_slots} slots cannot be shared by {self.replicas.count} replicas; give a "
+                "multiple of the replicas, at least 1 each"
+            )
+        self.attack, self.network, self.num_slots = attack, network, num_slots
+        self.extras, self.watch = extras, watch
+        self.slot_steps = 0  # evaluations that were paid for: slots times steps
+        self.image_steps = 0  # evaluations that an image needed
+        self._seat = self.replicas.function(attack.start)
+        self._reseat = self.replicas.function(self._reseat_slots)
+        self._advance = self.replicas.function(self._advance_slots)
+
+    def run(self, waiting: Iterable[Waiting]) -> Iterator[Verdict]:
+        """Yields the verdict of every waiting image, in the order in which they fall."""
+        waiting, slots, state = iter(waiting), Slots(self.num_slots), None
+        while True:
+            entering = slots.fill(waiting)
+            if not slots.occupied.any():
+                return
+            if entering.any():
+                arrive = self.replicas.split(*slots.arrays())
+                if state is None:
+                    state = self._seat(*arrive)
+                else:
+                    state = self._reseat(state, *self.replicas.split(entering), *arrive)
+            occupied, enough = self.replicas.split(slots.occupied, self._enough(slots))
+            state, finished, steps, in_flight = self._advance(state, occupied, enough)
+            steps = self.replicas.join(steps)
+            self.slot_steps += int(steps.sum()) * self.num_slots // self.replicas.count
+            if self.watch:
+                self.watch(int(self.replicas.join(in_flight).sum()))
+            yield from self._verdicts(slots, state, self.replicas.join(finished))
+
+    def _enough(self, slots):
+        """Returns for each slot's replica how many must be finished before the host looks."""
+        share = slots.occupied.reshape(self.replicas.count, -1).sum(1)
+        if not slots.exhausted:
+            share = np.minimum(share, max(1, int(self.num_slots / self.replicas.count * REFILL)))
+        return share.astype(np.int32)
+
+    def _reseat_slots(self, state, entering, images, labels, seeds, logits):
+        return _select(entering, self.attack.start(images, labels, seeds, logits), state)
+
+    def _advance_slots(self, state, occupied, enough):
+        def finished(state):
+            return occupied & ~stepped.unfinished(state, self.attack.num_steps)
+
+        def proceed(state, steps):
+            del steps
+            return tf.reduce_sum(tf.cast(finished(state), tf.int32)) < enough[0]
+
+        def body(state, steps):
+            # A finished image waits in its slot untouched until the host comes by.
+            return _select(finished(state), state, self.attack.step(self.network, state)), steps + 1
+
+        state, steps = tf.while_loop(
+            proceed, body, (state, tf.constant(0)), parallel_iterations=1, maximum_iterations=CHUNK
+        )
+        done = finished(state)
+        in_flight = tf.reduce_sum(tf.where(occupied & ~done, state["step"], 0))
+        return state, done, steps[None], in_flight[None]
+
+    def _verdicts(self, slots, state, finished):
+        for first, local in self.replicas.parts(state, self.num_slots):
+            size = self.num_slots // self.replicas.count
+            rows = np.flatnonzero(finished[first : first + size])
+            if len(rows):
+                names = ("broken", "step", "adversarial", *self.extras)
+                found = {name: tf.gather(local[name], rows).numpy() for name in names}
+                self.image_steps += int(found["step"].sum())
+                yield from self._judged(slots, first + rows, found)
+
+    def _judged(self, slots, positions, found):
+        for row, slot in enumerate(positions):
+            yield Verdict(
+                index=int(slots.index[slot]),
+                broken=bool(found["broken"][row]),
+                steps=int(found["step"][row]),
+                image=slots.images[slot].copy(),
+                adversarial=found["adversarial"][row],
+                label=int(slots.labels[slot]),
+                extras={name: found[name][row] for name in self.extras},
+            )
+        slots.occupied[positions] = False
+
+
+def _select(mask, yes, no):
+    """Takes the rows of `yes` where the mask is true, else those of `no`, entry by entry."""
+    return {name: stepped.where(mask, yes[name], value) for name, value in no.items()}

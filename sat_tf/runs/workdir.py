@@ -1,0 +1,145 @@
+"""The directory that is the whole state of a run."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+
+from sat_tf.runs import atomic, sealed
+
+# What a run may be continued with a different value of: none of these changes a weight.
+FREE_FLAGS = frozenset(
+    "workdir overwrite data_dir max_pixels checkpoint_every picture_grid test_steps "
+    "on_overfitting worker_timeout".split()
+)
+
+
+@contextlib.contextmanager
+def claim(
+    path: str | os.PathLike, settings: Sequence[str], overwrite: bool, defaults: Sequence[str] = ()
+) -> Iterator[pathlib.Path]:
+    """Yields the directory of a run, new or one that these settings may continue.
+
+    It is locked meanwhile, and `flags.txt` in it holds the settings, a `--flagfile` for the same
+    run again.
+
+    Args:
+      path: the directory.
+      settings: a line for each flag, such as "--epsilon=8\n".
+      overwrite: delete what is there.
+      defaults: those of the settings that are their flags' defaults. A run that was made before
+        there was such a flag goes on with it.
+
+    Raises:
+      ValueError: the directory holds something else, a run with other settings (which are
+        listed), or one that is going on.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the directory {path}: {error.strerror}; give another --workdir"
+        ) from error
+    with open(path / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training in {path}; wait for it or use another --workdir"
+            ) from None
+        _sweep(path)
+        flags_file = path / "flags.txt"
+        others = [child for child in path.iterdir() if child.name != "lock"]
+        if others and overwrite:
+            if not flags_file.exists():
+                raise ValueError(f"{path} holds no run, so --overwrite leaves it alone")
+            _empty(others)
+        elif others and not flags_file.exists():
+            raise ValueError(f"{path} holds files but no run; use another --workdir")
+        elif others:
+            _compare(path, sealed.read_text(flags_file), settings, defaults)
+        atomic.write_text(flags_file, sealed.signed_text("".join(settings)))
+        yield path
+
+
+def write_metrics(path: pathlib.Path, metrics: Mapping) -> None:
+    """Writes `metrics.json`, signed, in a run's directory."""
+    sealed.write_json(path / "metrics.json", metrics)
+
+
+def read_metrics(path: pathlib.Path) -> dict:
+    """Reads `metrics.json` from a run's directory; empty where there is none.
+
+    Raises:
+      ValueError: it is damaged, or not a JSON object.
+    """
+    file = path / "metrics.json"
+    if not file.is_file():
+        return {}
+    return sealed.read_json(file)
+
+
+def provenance() -> dict:
+    """Tells what a number was made with: versions, machine and commit."""
+    names = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in names},
+        },
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "commit": _commit(),
+    }
+
+
+def _compare(path, text, settings, defaults):
+    new = _by_name("".join(settings))
+    old = _by_name("".join(defaults)) | _by_name(text)
+    names = (old.keys() | new.keys()) - FREE_FLAGS
+    differing = sorted(name for name in names if old.get(name) != new.get(name))
+    if differing:
+        changes = ", ".join(
+            f"{old.get(name, f'no --{name}')} became {new.get(name, f'no --{name}')}"
+            for name in differing
+        )
+        raise ValueError(
+            f"{path} was made with other flags: {changes}; use the same flags, another --workdir, "
+            "or --overwrite to start again"
+        )
+
+
+def _by_name(text):
+    lines: dict[str, str] = {}
+    for line in text.splitlines():
+        name = line.lstrip("-").partition("=")[0]
+        lines[name] = f"{lines[name]} {line}" if name in lines else line  # a repeated flag
+    return lines
+
+
+def _sweep(path):
+    """Removes what a killed process was about to write (see `atomic.replacing`)."""
+    for child in [*path.glob(".*.*"), *path.glob("checkpoints/.*.*")]:
+        if re.fullmatch(r"\..+\.\d+\.[a-z]+", child.name):
+            child.unlink()
+
+
+def _empty(children):
+    # The flags last: without them what a kill leaves half deleted would pass for no run.
+    for child in sorted(children, key=lambda child: child.name == "flags.txt"):
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def _commit():
+    root = pathlib.Path(__file__).parent
+    try:
+        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

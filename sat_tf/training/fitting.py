@@ -1,0 +1,111 @@
+"""Fits a trainer inside a workdir: from wherever the last process stopped to the end."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from sat_tf.callbacks.checkpoint import Checkpoint
+from sat_tf.injection.layer_state import renew
+from sat_tf.runs import checkpoints, distribution, sealed
+from sat_tf.training import AdversarialTrainer
+
+
+def fit(
+    trainer: AdversarialTrainer,
+    batches: Callable[[int], tf.data.Dataset],
+    validation: tf.data.Dataset,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    keeper: Checkpoint,
+    callbacks: Callable[[int, dict], list[keras.callbacks.Callback]],
+) -> None:
+    """Continues a run to its end; a run that has ended stays as it is.
+
+    A process that died in the middle of an epoch left a checkpoint there: the rest of that epoch
+    is one call of Keras' `fit`, the whole epochs after it another. Weights and logs are those of an
+    uninterrupted run; with several workers the means of a begun epoch are so but for rounding.
+
+    Args:
+      trainer: compiled, with fresh weights.
+      batches: makes the endless training stream that starts at a step.
+      validation: finite.
+      epochs: of the whole run.
+      steps_per_epoch: optimiser steps in each.
+      keeper: saves the state; its record is filled from the checkpoint.
+      callbacks: makes the other callbacks from the first step of a `fit` and the record; they run
+        before `keeper`.
+
+    Raises:
+      runs.Interrupted: a signal arrived; the state is saved.
+    """
+    step = restore(trainer, keeper.workdir, keeper.record)
+    distribution.agree(trainer.distribute_strategy, step, "the step to go on from")
+    if keeper.record["history"] and distribution.is_chief(trainer.distribute_strategy):
+        keeper.on_save(keeper.record)  # the last process may have died before it could
+    if keeper.record["stopped"]:
+        return
+    # To drop a pipeline TensorFlow can take 40 seconds: they live as long as the trainer.
+    trainer.hold = [].append
+    with keeper.handling_signals():
+        for start, end in _segments(step, epochs, steps_per_epoch):
+            keeper.step = start
+            trainer.fit(
+                _shared_out(batches(start)),
+                initial_epoch=start // steps_per_epoch,
+                epochs=end,
+                steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
+                validation_data=_shared_out(validation),
+                callbacks=[*callbacks(start, keeper.record), keeper],
+                shuffle=False,  # the stream has its own order
+                verbose=0,
+            )
+            if trainer.stop_training:  # a callback's wish ends the run, not this call alone
+                return
+
+
+def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) -> int:
+    """Restores the newest state of a workdir, if any, and returns its step.
+
+    Raises:
+      ValueError: as `checkpoints.restore`; or the best network so far is damaged or gone, which the
+        end of the run would refuse.
+    """
+    found = checkpoints.restore(workdir / "checkpoints", trainer.state)
+    if found is None:
+        return 0
+    for network in filter(None, (trainer.network, trainer.average)):
+        renew(network)
+    step, kept = found
+    record |= kept
+    if record.get("best") is not None:
+        _require_intact(workdir / "network.keras")
+    return step
+
+
+def _require_intact(best: pathlib.Path) -> None:
+    try:
+        sealed.check_archive(best)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{best}, the best network of this run so far, is damaged or gone ({error}); bring it "
+            "back, or start again with --overwrite or in another --workdir"
+        ) from error
+
+
+def _shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes each of several workers take its part of every batch, not files of its own."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options)
+
+
+def _segments(step: int, epochs: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
+    if step % steps_per_epoch:
+        epoch = step // steps_per_epoch + 1
+        yield step, epoch
+        step = epoch * steps_per_epoch
+    if step < epochs * steps_per_epoch:
+        yield step, epochs

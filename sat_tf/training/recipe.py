@@ -1,0 +1,165 @@
+"""From a recipe's values to the parts of a run.
+
+A recipe is the parsed flags of `flags.model`, `data`, `attack`, `method`, `training` and `run`
+(`absl.flags.FLAGS` in the main, any object with those attributes elsewhere).
+"""
+
+import math
+import sys
+from typing import Any
+
+import keras
+
+from sat_tf import attacks, models
+from sat_tf import data as datasets
+from sat_tf.training import AdversarialTrainer, methods, schedules
+
+# CIFAR and ImageNet as RobustBench; that of the digits is ours: 8 x 8 pixels can bear more.
+_EPSILONS = {"digits": 32.0, "cifar10": 8.0, "cifar100": 8.0, "imagenet2012": 4.0}
+
+
+def default_epsilon(dataset: str, norm: str) -> float:
+    """Returns the L-inf radius in pixels that the literature uses for a data set.
+
+    Raises:
+      ValueError: no custom for this data set, or another norm.
+    """
+    if norm != "linf":
+        raise ValueError(
+            f"there is no default epsilon for {norm}; give one in pixels: what others write as "
+            "0.5 for images in [0, 1] is --epsilon=127.5"
+        )
+    if dataset not in _EPSILONS:
+        raise ValueError(
+            f"there is no usual epsilon for {dataset}; give one in pixels, such as --epsilon=8"
+        )
+    return _EPSILONS[dataset]
+
+
+def network(recipe: Any, info: datasets.Info) -> keras.Model:
+    """Builds the network for the classes and images of the data."""
+    name, options = models.parse(recipe.model)
+    return models.build(
+        name,
+        activation=recipe.activation,
+        num_classes=info.num_classes,
+        image_size=image_size(recipe, info),
+        num_channels=info.num_channels,
+        **options,
+    )
+
+
+def image_size(recipe: Any, info: datasets.Info) -> int:
+    """Returns the side of the network's images in pixels.
+
+    Raises:
+      ValueError: the data has no one size and none is given.
+    """
+    size = recipe.image_size or info.image_size
+    if size is None:
+        raise ValueError(
+            f"the images of {info.name} differ in size; give the side they are cut to, such as "
+            "--image_size=224"
+        )
+    return size
+
+
+def training_attack(recipe: Any) -> attacks.Attack:
+    """Makes the attack inside training.
+
+    Raises:
+      ValueError: an unknown name, or settings that PGD refuses.
+    """
+    if recipe.attack == "none":
+        return attacks.identity
+    if recipe.attack != "pgd":
+        raise ValueError(f"attack {recipe.attack!r} is unknown; use one of: pgd, none")
+    epsilon, step_size = recipe.epsilon, recipe.step_size
+    if 0 < epsilon < 1:
+        meant = f"{epsilon * 255:.3g}"
+        print(
+            f"warning: epsilon is {epsilon:g} pixels of 255, which is next to nothing; if "
+            f"{meant}/255 is meant, write --epsilon={meant}",
+            file=sys.stderr,
+        )
+    if step_size is None:
+        step_size = epsilon * min(1, 2.5 / max(recipe.attack_steps, 1))
+    return attacks.PGD(
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=recipe.attack_steps,
+        random_start=recipe.random_start and 1 - recipe.clean_start,
+        norm=recipe.norm,
+        batch_norm=recipe.attack_batch_norm,
+    )
+
+
+def strong_attack(recipe: Any, steps: int) -> attacks.PGD:
+    """Makes the attack of validation and test: steps of epsilon / 4, longer if they are fewer."""
+    step_size = recipe.epsilon / min(4, steps)
+    return attacks.PGD(epsilon=recipe.epsilon, step_size=step_size, steps=steps, norm=recipe.norm)
+
+
+def method(recipe: Any) -> methods.Method:
+    """Makes the choice of objective, trainer and gradients."""
+    return methods.Method(
+        recipe.method,
+        beta=recipe.beta,
+        num_replays=recipe.replays,
+        awp_gamma=recipe.awp_gamma,
+        attack_gradient=recipe.attack_gradient,
+        update_gradient=recipe.update_gradient,
+    )
+
+
+def optimizer(recipe: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Makes momentum SGD with a schedule."""
+    if (recipe.schedule == "step") != bool(recipe.boundary):
+        raise ValueError(
+            f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
+            "at least one --boundary=EPOCH, the others none"
+        )
+    warmup_epochs = recipe.warmup_epochs
+    if warmup_epochs is None:
+        warmup_epochs = min(2, recipe.epochs / 4)
+    schedule = schedules.Schedule(
+        recipe.schedule,
+        peak=recipe.learning_rate,
+        num_steps=recipe.epochs * steps_per_epoch,
+        warmup_steps=math.ceil(warmup_epochs * steps_per_epoch),
+        boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
+        factor=recipe.factor,
+    )
+    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+def trainer(recipe: Any, info: datasets.Info, num_replicas: int) -> AdversarialTrainer:
+    """Builds the compiled trainer; call it in the scope of the strategy.
+
+    Raises:
+      ValueError: a batch that cannot be shared out, an unknown name, settings that do not fit.
+    """
+    pieces = num_replicas * recipe.gradient_accumulation
+    if recipe.batch_size % pieces:
+        raise ValueError(
+            f"a batch of {recipe.batch_size} cannot be cut into {num_replicas} replicas times "
+            f"{recipe.gradient_accumulation} accumulated pieces; make --batch_size a multiple of "
+            f"{pieces}"
+        )
+    made = method(recipe).trainer(
+        network(recipe, info),
+        training_attack(recipe),
+        batch_size=recipe.batch_size,
+        label_smoothing=recipe.label_smoothing,
+        validation_attack=strong_attack(recipe, recipe.validation_steps),
+        seed=recipe.seed,
+    )
+    made.compile(
+        optimizer(recipe, info.steps_per_epoch(recipe.batch_size)),
+        weight_decay=recipe.weight_decay,
+        activation_weight_decay=recipe.activation_weight_decay,
+        ema_decay=recipe.ema_decay,
+        gradient_accumulation=recipe.gradient_accumulation,
+        jit_compile=recipe.jit_compile,
+    )
+    return made

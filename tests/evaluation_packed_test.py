@@ -1,0 +1,249 @@
+"""Laws of the packed slots: what an image's verdict depends on, and what it costs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf.attacks import losses, noise, stepped
+from sat_tf.attacks.pgd_restarts import RestartedPGD
+from sat_tf.evaluation import ball, passes, runner
+from sat_tf.evaluation.packing.packed import Packed, Waiting
+from sat_tf.evaluation.stream import Stream
+from sat_tf.runs import distribution
+from tests import linear_network
+from tests.telling import telling
+
+COUNT = 41
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network with a curved boundary: attacks need several steps and some images stand."""
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input(linear_network.SHAPE)
+    x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
+    x = keras.layers.Dense(12, activation="swish", kernel_initializer="he_normal")(x)
+    x = keras.layers.Dense(24, activation="tanh")(keras.layers.Flatten()(x))
+    return telling(keras.Model(inputs, keras.layers.Dense(4)(x)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return linear_network.images(COUNT, low=20, high=235)
+
+
+@pytest.fixture(scope="module")
+def labels(network, images):
+    labels = np.argmax(network.predict(images, verbose=0), -1).astype(np.int32)
+    labels[::9] = (labels[::9] + 1) % 4
+    return labels
+
+
+def attack_of(steps=9, **changes):
+    options = {"epsilon": 14.0, "step_size": 2.5, "steps": steps} | changes
+    return RestartedPGD(**options)
+
+
+def seeds_of(indices):
+    return np.stack([np.asarray(indices, np.int32), np.full(len(indices), 7, np.int32)], 1)
+
+
+def waiting(network, images, labels, order):
+    logits = network.predict(images, verbose=0)
+    for i in order:
+        yield Waiting(int(i), images[i], int(labels[i]), seeds_of([i])[0], logits[i])
+
+
+def run(network, images, labels, slots, order=None, attack=None, **options):
+    engine = Packed(network, attack or attack_of(), slots, **options)
+    order = range(len(images)) if order is None else order
+    verdicts = {v.index: v for v in engine.run(waiting(network, images, labels, order))}
+    return engine, verdicts
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for index, verdict in first.items():
+        assert (verdict.broken, verdict.steps) == (second[index].broken, second[index].steps)
+        np.testing.assert_allclose(verdict.adversarial, second[index].adversarial, atol=1e-3)
+
+
+def test_packed_gives_the_verdicts_of_a_plain_loop(network, images, labels):
+    _, verdicts = run(network, images, labels, 8)
+    attack = attack_of(restarts=2)
+    _, verdicts = run(network, images, labels, 8, attack=attack)
+    seeds = tf.constant(seeds_of(range(COUNT)))
+    plain = attack(network, tf.constant(images), tf.constant(labels), seeds)
+    wrong = losses.misclassified(network(plain), labels).numpy()
+    assert 0.2 < wrong.mean() < 0.9
+    for index in range(COUNT):
+        assert verdicts[index].broken == wrong[index]
+        np.testing.assert_allclose(verdicts[index].adversarial, plain[index], atol=1e-3)
+
+
+def test_verdicts_depend_neither_on_the_slots_nor_on_the_order(network, images, labels):
+    _, reference = run(network, images, labels, 8)
+    for slots in (1, 5, 64):
+        assert_same(reference, run(network, images, labels, slots)[1])
+    shuffled = np.random.default_rng(0).permutation(COUNT)
+    assert_same(reference, run(network, images, labels, 8, shuffled)[1])
+    alone = {i: run(network, images, labels, 8, [i])[1][i] for i in (0, 3, 11)}
+    assert_same(alone, {i: reference[i] for i in alone})
+
+
+def test_two_replicas_give_the_verdicts_of_one(network, images, labels):
+    _, reference = run(network, images, labels, 8)
+    strategy = distribution.strategy("mirrored")
+    with strategy.scope():
+        mirrored = keras.models.clone_model(network)
+    mirrored.set_weights(network.get_weights())
+    engine, verdicts = run(mirrored, images, labels, 8, strategy=strategy)
+    assert_same(reference, verdicts)
+    # Where nothing breaks every slot is busy to the end: what is paid for is what is needed.
+    right, still = np.argmax(network.predict(images, verbose=0), -1), attack_of(epsilon=0.0)
+    engine, _ = run(mirrored, images[:40], right[:40], 8, attack=still, strategy=strategy)
+    assert engine.slot_steps == engine.image_steps == 40 * still.num_steps
+    with pytest.raises(ValueError, match="7 slots cannot be shared by 2 replicas"):
+        Packed(mirrored, attack_of(), 7, strategy=strategy)
+
+
+def test_an_image_leaves_as_soon_as_it_is_broken_and_each_graph_is_traced_once(
+    network, images, labels
+):
+    attack = attack_of(steps=60)
+    traced, step = [], attack.step
+    attack.step = lambda *arguments: traced.append(1) or step(*arguments)
+    engine, verdicts = run(network, images, labels, 4, attack=attack)
+    # The body of the loop is traced for its shapes and for its graph, whatever the chunks.
+    assert len(traced) <= 2
+    standing = [verdict for verdict in verdicts.values() if not verdict.broken]
+    assert all(verdict.steps == attack.num_steps for verdict in standing)
+    assert engine.image_steps == sum(verdict.steps for verdict in verdicts.values())
+    assert engine.image_steps <= engine.slot_steps < COUNT * attack.num_steps
+
+
+def test_steps_are_those_of_the_closed_form_on_a_linear_network():
+    # So flat that float32 keeps both ends of the cross-entropy's gradient.
+    network = linear_network.LinearNetwork(2, scale=0.002)
+    images = linear_network.images(20)
+    labels = network.labels(images)
+    attack = attack_of(epsilon=72.0, step_size=8.0, steps=9, random_start=False)
+    gaps = linear_network.distances(network, images, labels, "linf")
+    engine = Packed(network, attack, 4)
+    items = [Waiting(i, images[i], labels[i], seeds_of([i])[0], np.zeros(2)) for i in range(20)]
+    for verdict in engine.run(items):
+        needed = int(np.ceil(gaps[verdict.index] / 8))  # moves towards the boundary
+        assert verdict.broken == (needed <= 9)
+        assert verdict.steps == (needed if verdict.broken else 9) + 1
+    assert 2 < np.sum(gaps < 72) < 18
+
+
+def work_of(attack, count):
+    return passes.Pass.blank("pass", attack, count)
+
+
+def finish(driver, work, candidates, **options):
+    for _ in driver.run(work, candidates, salt="salt", **options):
+        pass
+    return work
+
+
+class Liar(stepped.Stepped):
+    """Calls every image broken and returns it as it is, moved by `shift`."""
+
+    name, norm, epsilon, num_steps = "liar", "linf", 2.0, 3
+
+    def __init__(self, shift=0.0):
+        self.shift = shift
+
+    def start(self, images, labels, seeds, logits):
+        return stepped.begin(images, labels, seeds)
+
+    def step(self, network, state):
+        hit = tf.ones_like(state["broken"])
+        point = state["images"] + self.shift
+        return stepped.advance(state, self.num_steps, point, hit, point)
+
+
+def test_a_break_that_a_second_evaluation_does_not_confirm_is_no_break(network, images, labels):
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
+    clean = driver.clean()
+    work = finish(driver, work_of(Liar(), COUNT), np.ones(COUNT, bool))
+    np.testing.assert_array_equal(work.broken, ~clean.correct)
+    np.testing.assert_array_equal(work.unconfirmed, clean.correct)
+    assert work.done.all() and clean.correct.any() and not clean.correct.all()
+
+
+@pytest.mark.parametrize("shift, said", [(2.001, "2.00101 is beyond"), (230.0, "lie in")])
+def test_an_image_outside_the_ball_or_the_range_stops_everything(
+    network, images, labels, shift, said
+):
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
+    with pytest.raises(ball.OutsideBall, match=said):
+        finish(driver, work_of(Liar(shift), COUNT), np.ones(COUNT, bool))
+
+
+def test_only_candidates_are_attacked(network, images, labels):
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
+    candidates = np.zeros(COUNT, bool)
+    candidates[[2, 17, 40]] = True
+    work = finish(driver, work_of(attack_of(), COUNT), candidates)
+    np.testing.assert_array_equal(work.done, candidates)
+    np.testing.assert_array_equal(work.steps > 0, candidates)
+
+
+def test_a_pass_that_goes_on_adds_to_what_it_has_cost(network, images, labels):
+    driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
+    candidates = np.arange(COUNT) < 9
+    fresh = finish(driver, work_of(attack_of(), COUNT), candidates)
+    resumed = work_of(attack_of(), COUNT)
+    resumed.slot_steps, resumed.seconds = 1000, 500.0
+    finish(driver, resumed, candidates)
+    assert resumed.slot_steps == 1000 + fresh.slot_steps > 1000
+    assert resumed.seconds > 500
+    np.testing.assert_array_equal(resumed.steps, fresh.steps)
+
+
+@pytest.mark.parametrize("images", [1, 2, 31, 128, 129, 256, 257, 1000])
+def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
+    slots = runner.balanced_slots(images, 128)
+    rounds = -(-images // slots)
+    assert 1 <= slots <= 128
+    assert rounds == -(-images // 128)
+    assert rounds * slots - images < rounds  # not one slot too many in any round
+    strategy = distribution.strategy("mirrored")
+    shared = runner.balanced_slots(images, 128, strategy)
+    assert shared % 2 == 0 and slots <= shared <= slots + 1
+
+
+def test_projection_rounding_stays_below_the_tolerance_and_an_escape_does_not():
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(0, 255, (200, 8, 8, 3)).astype(np.float32)
+    from sat_tf.attacks import geometry
+
+    for norm, epsilon in (("linf", 8.0), ("l2", 128.0), ("l1", 3000.0)):
+        moved = clean + rng.normal(size=clean.shape).astype(np.float32) * 300
+        inside = geometry.project(tf.constant(moved), tf.constant(clean), epsilon, norm).numpy()
+        slack = ball.tolerance(epsilon, norm, clean[0].size)
+        assert slack < 1e-4 * epsilon
+        for image, adversarial in zip(clean, inside, strict=True):
+            found = ball.assert_inside(image, adversarial, epsilon, norm, "projection")
+            assert found > 0.5 * epsilon
+        direction = np.ones([8, 8, 3]) / {"linf": 1, "l2": 192**0.5, "l1": 192}[norm]
+        image = np.full([8, 8, 3], 100, np.float32)
+        escaped = (image + (epsilon + 5 * slack) * direction).astype(np.float32)
+        with pytest.raises(ball.OutsideBall):
+            ball.assert_inside(image, escaped, epsilon, norm, "x")
+
+
+def test_the_noise_of_an_image_depends_on_its_position_alone():
+    from sat_tf.evaluation.stream import seeds_of as derive
+
+    whole = derive(5, np.arange(10), 3)
+    np.testing.assert_array_equal(derive(5, np.array([7, 2]), 3), whole[[7, 2]])
+    assert len({tuple(seed) for seed in whole}) == 10
+    assert (derive(6, np.arange(10), 3) != whole).any()
+    assert (derive(5, np.arange(10), 4) != whole).any()
+    alone = noise.fold_in(tf.constant([5, 3]), 7).numpy()
+    np.testing.assert_array_equal(whole[7], alone)

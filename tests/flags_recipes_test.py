@@ -1,0 +1,195 @@
+"""Every recipe names things that exist, and its header says where its numbers come from."""
+
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDER = ROOT / "flags" / "recipes"
+NAMES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.flags"))
+DOCS = (ROOT / "docs" / "recipes.md").read_text()
+
+# Flags are global to a process: all recipes are read in one, which puts the flags back each time.
+# Networks are built without their weights; an activation is tried with its gradients on resnet8.
+READ = """
+import json, sys
+import keras
+from absl import flags
+from absl.testing import flagsaver
+from flags import attack, data, method, model, run, training
+from sat_tf.cli import expanded
+from sat_tf.training import recipe
+from sat_tf.data import Info
+
+SETS = {
+    "digits": (10, (8, 8, 1), 1295), "cifar10": (10, (32, 32, 3), 49_000),
+    "imagenet2012": (1000, (None, None, 3), 1_271_167),
+}
+LARGE = ("resnet101", "resnet152", "resnext152-32x8d") + tuple(
+    f"efficientnet-{n}" for n in ("b3", "b4", "b5", "b6", "b7", "l1")
+)
+given = flags.FLAGS
+themes = given.flags_by_module_dict().items()
+known = [flag.name for module, theme in themes if module.startswith("flags.") for flag in theme]
+built = {}
+
+def build(info, large):
+    size = recipe.image_size(given, info)
+    key = given.model, size, info.num_classes
+    if key not in built and large == (given.model in LARGE):
+        with keras.StatelessScope():
+            network = recipe.network(given, info)
+        built[key] = network.input_shape[1], network.output_shape[1]
+
+def train_small(info):
+    key = given.activation, given.attack_gradient, given.update_gradient
+    if key not in built:
+        given.model, given.image_size = "resnet8", 8
+        built[key] = bool(recipe.trainer(given, info, 1))
+
+def read(info, large):
+    values = {name: given[name].value for name in known}
+    steps = info.steps_per_epoch(given.batch_size)
+    rates = recipe.optimizer(given, steps)._learning_rate
+    ends = [float(rates(0)), float(rates(given.epochs * steps - 1))]
+    build(info, large)
+    shape = built.get((given.model, recipe.image_size(given, info), info.num_classes))
+    if not large:
+        train_small(info)
+    return {"values": values, "rates": ends, "shape": shape}
+
+found = {}
+for name in sys.argv[2:]:
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", *expanded(["--flagfile=flags/recipes/" + name])])
+        if given.epsilon is None:
+            raise ValueError(f"{name} gives no epsilon")
+        num_classes, shape, num_train = SETS[given.dataset]
+        info = Info(given.dataset, tuple(map(str, range(num_classes))), shape, {"train": num_train})
+        found[name] = read(info, sys.argv[1] == "large")
+print(json.dumps(found))
+"""
+
+
+@functools.cache
+def read(which="small"):
+    done = subprocess.run(
+        [sys.executable, "-c", READ, which, *NAMES], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def lines_of(name, header):
+    lines = (FOLDER / name).read_text().splitlines()
+    return [line for line in lines if line.startswith("#") == header]
+
+
+def header_of(name):
+    return " ".join(" ".join(line.lstrip("# ") for line in lines_of(name, True)).split())
+
+
+def base_of(name):
+    first = lines_of(name, False)[0]
+    if not first.startswith("--flagfile="):
+        return None
+    base = (FOLDER / name).parent / first.removeprefix("--flagfile=")
+    return str(base.resolve().relative_to(FOLDER.resolve()))
+
+
+def test_every_recipe_builds_what_it_names():
+    sizes = {"digits": 8, "cifar10": 32, "imagenet2012": 224}
+    for name, recipe in read().items():
+        values = recipe["values"]
+        if recipe["shape"] is None:  # a large network, built by the slow test
+            continue
+        size = values["image_size"] or sizes[values["dataset"]]
+        num_classes = 1000 if values["dataset"] == "imagenet2012" else 10
+        assert recipe["shape"] == [size, num_classes], name
+    assert sum(recipe["shape"] is not None for recipe in read().values()) > len(NAMES) - 12
+
+
+@pytest.mark.slow
+def test_every_large_network_of_a_recipe_is_built():
+    both = [read()[name]["shape"] or read("large")[name]["shape"] for name in NAMES]
+    assert None not in both
+
+
+def test_the_learning_rate_warms_up_and_falls_in_every_recipe():
+    for name, recipe in read().items():
+        values, (first, last) = recipe["values"], recipe["rates"]
+        assert 0 < first <= 1.001 * values["learning_rate"], name
+        assert last < values["learning_rate"] / 5, name
+
+
+def test_imagenet_is_trained_as_in_the_paper():
+    for name, recipe in read().items():
+        values = recipe["values"]
+        if values["dataset"] != "imagenet2012":
+            continue
+        epochs, steps = values["epochs"], values["attack_steps"]
+        assert values["boundary"] == [0.3 * epochs, 0.6 * epochs, 0.9 * epochs], name
+        assert values["epsilon"] == 4 and values["step_size"] == 4 / steps, name
+        assert (values["weight_decay"], values["momentum"]) == (1e-4, 0.9), name
+        assert (epochs, steps) == (100, 1) or "more effort" in row_of(name), name
+
+
+def test_every_run_has_a_workdir_of_its_own_named_after_the_recipe():
+    for name, recipe in read().items():
+        assert recipe["values"]["workdir"] == f"runs/{name.removesuffix('.flags')}"
+
+
+def test_every_line_of_a_recipe_changes_the_recipe_it_starts_from():
+    nested = [name for name in NAMES if base_of(name)]
+    assert len(nested) > 50
+    for name in nested:
+        here, base = read()[name]["values"], read()[base_of(name)]["values"]
+        changed = {flag for flag in here if here[flag] != base[flag]}
+        written = [re.match(r"--(\w+)=", line)[1] for line in lines_of(name, False)[1:]]
+        assert sorted(changed) == sorted(written), name
+
+
+def test_no_two_recipes_are_the_same_run():
+    runs = [{**recipe["values"], "workdir": None} for recipe in read().values()]
+    assert len({json.dumps(run, sort_keys=True) for run in runs}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_gives_command_hardware_time_result_and_source(name):
+    text = header_of(name)
+    assert f"python -m sat_tf.train --flagfile=flags/recipes/{name} " in text
+    for word in ("Command:", "Hardware:", "Time:", "Result:", "Source:"):
+        assert word in text
+    result = text.partition("Result:")[2]
+    assert "not run" in result or "measured" in result
+
+
+def row_of(name):
+    """The row of the table that holds a recipe: ImageNet's comes first, then CIFAR-10's."""
+    imagenet, _, cifar = DOCS.partition("## CIFAR-10")
+    section = imagenet if "imagenet" in name else cifar
+    stem = pathlib.PurePath(name).name.removesuffix(".flags")
+    rows = [line for line in section.splitlines() if f"`{stem}`" in line and "|" in line]
+    return rows[0] if len(rows) == 1 else ""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "/" in name])
+def test_the_documented_figures_are_those_of_the_header(name):
+    row = row_of(name)
+    assert row, "docs/recipes.md has no row, or several, for this recipe"
+    text = header_of(name)
+    _, _, study, *cells = row.split("|")
+    for figure in re.findall(r"\d+\.\d+", " ".join(cells)):
+        assert figure in text
+    assert study.strip()
+
+
+def test_the_documentation_names_no_recipe_that_is_missing():
+    stems = {pathlib.PurePath(name).name.removesuffix(".flags") for name in NAMES}
+    tables = [line.split("|")[1] for line in DOCS.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`([^`/]+)`", " ".join(tables))) <= stems

@@ -1,0 +1,203 @@
+"""Workers train in step: two processes learn what one process with two replicas learns."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sat_tf.runs import distribution
+from tests import training_loss_scale_test
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    "--model=resnet8", "--epochs=1", "--warmup_epochs=0.5", "--epsilon=32", "--threads=1",
+    "--picture_grid=2", "--validation_steps=2", "--test_steps=2", "--ema_decay=0.9",
+    "--gradient_accumulation=2", "--checkpoint_every=3",
+]  # fmt: skip
+
+
+def start(workdir, *flags, tf_config=None):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    if tf_config is not None:
+        environment["TF_CONFIG"] = json.dumps(tf_config)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sat_tf.train", f"--workdir={workdir}", *TINY, *flags],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def cluster(num_workers):
+    """Returns the TF_CONFIG of each worker, with ports that are free."""
+    sockets = [socket.socket() for _ in range(num_workers)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(num_workers)
+    ]
+
+
+def start_workers(workdir, *flags_of_each):
+    """Starts a worker for each of the given flags; returns their processes."""
+    return [
+        start(workdir, "--strategy=multi_worker", *flags, tf_config=tf_config)
+        for flags, tf_config in zip(flags_of_each, cluster(len(flags_of_each)), strict=True)
+    ]
+
+
+def ends(*processes):
+    """Waits and returns (status, stdout, stderr) of each."""
+    texts = [process.communicate(timeout=900) for process in processes]
+    return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
+
+
+def state(workdir):
+    (path,) = sorted((workdir / "checkpoints").glob("*.npz"))[-1:]
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files if name != "record.json"}
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_two_replicas_of_one_process_learn(tmp_path):
+    both = ends(*start_workers(tmp_path / "workers", [], []))
+    assert [status for status, *_ in both] == [0, 0], both
+    (_, chief, _), (_, other, _) = both
+    assert "test images" in chief and other == ""
+    flags = ["--strategy=mirrored", "--logical_cpus=2"]
+    ((status, _, error),) = ends(start(tmp_path / "replicas", *flags))
+    assert status == 0, error
+    ours, theirs = state(tmp_path / "workers"), state(tmp_path / "replicas")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    ours, theirs = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["history"]
+        for name in ("workers", "replicas")
+    )
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
+    assert len(list((tmp_path / "workers" / "logs" / "train").glob("*.v2"))) == 1
+
+
+_OVERFLOWING_WORKER = """
+from tests import training_loss_scale_test
+trainer, seen = training_loss_scale_test.fitted("multi_worker", [13])
+print(seen.scales, [variable.numpy().tolist() for variable in trainer.state])
+"""
+
+
+@pytest.mark.slow
+def test_an_overflow_on_one_worker_skips_the_step_on_both_and_none_waits():
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OVERFLOWING_WORKER], cwd=ROOT, stdout=subprocess.PIPE,
+            env=os.environ | {"TF_CONFIG": json.dumps(tf_config)}, text=True,
+        )
+        for tf_config in cluster(2)
+    ]  # fmt: skip
+    try:
+        (first, _), (second, _) = (worker.communicate(timeout=300) for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0] and first == second
+    scales, state = json.loads(f"[{first.replace('] [', '], [')}]")
+    assert scales == [[training_loss_scale_test.SCALE], *[[training_loss_scale_test.SCALE / 2]] * 3]
+    for ours, theirs in zip(state, training_loss_scale_test.state_of_one_device(13), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_workers_with_other_flags_are_told_so(tmp_path):
+    both = ends(*start_workers(tmp_path / "run", [], ["--seed=1"]))
+    for status, _, error in both:
+        assert status == 2
+        (line,) = error.splitlines()
+        assert "worker 1 has --seed=1 where worker 0 has --seed=0" in line
+
+
+@pytest.mark.slow
+def test_a_worker_whose_partner_never_comes_says_so_and_ends(tmp_path):
+    chief, other = start_workers(tmp_path / "run", ["--worker_timeout=2"], [])
+    other.kill()
+    ((status, _, error),) = ends(chief)
+    assert status == 2 and "worker 1 (localhost:" in error and "within 2 seconds" in error
+    assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
+    ends(other)
+
+
+def wait_for_steps(workdir, *processes):
+    deadline = time.monotonic() + 400
+    while not list(workdir.glob("checkpoints/step_*.npz")):
+        assert all(one.poll() is None for one in processes) and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+LONG = ["--epochs=2000", "--checkpoint_every=5", "--gradient_accumulation=1"]
+
+
+@pytest.mark.slow
+def test_both_workers_end_with_the_signal_that_both_were_sent(tmp_path):
+    both = start_workers(tmp_path / "run", LONG, LONG)
+    wait_for_steps(tmp_path / "run", *both)
+    for one in both:
+        one.send_signal(signal.SIGTERM)
+    for status, _, error in ends(*both):
+        assert status == 143, error
+        assert "stopped by SIGTERM" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_worker_whose_partner_hangs_ends_within_half_a_minute_of_a_signal(tmp_path):
+    chief, other = start_workers(tmp_path / "run", LONG, LONG)
+    wait_for_steps(tmp_path / "run", chief, other)
+    chief.send_signal(signal.SIGSTOP)
+    time.sleep(2)  # the step begun waits for the chief now
+    other.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    ((status, _, error),) = ends(other)
+    assert status == 143 and time.monotonic() - start < 60, error
+    # Whether TensorFlow's heartbeat notices first, or the thread that watches the signal.
+    assert "; the newest checkpoint is that of step" in error and "Traceback" not in error
+    chief.kill()
+    ends(chief)
+
+
+@pytest.mark.slow
+def test_a_worker_whose_chief_has_ended_says_so_in_one_line(tmp_path):
+    (tmp_path / "letter.txt").write_text("not a run")
+    (status, _, error), (other_status, _, other_error) = ends(*start_workers(tmp_path, [], []))
+    assert (status, other_status) == (2, 2), other_error
+    assert "holds files but no run" in error
+    assert "another worker is gone" in other_error.splitlines()[-1]
+    assert "Traceback" not in other_error
+
+
+@pytest.mark.parametrize(
+    ("tf_config", "said"),
+    [
+        (None, "KeyError: 'TF_CONFIG'"),
+        ("{", "JSONDecodeError"),
+        ('{"cluster": {"worker": ["localhost:1"]}}', "KeyError: 'task'"),
+        (
+            '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 1}}',
+            "no worker",
+        ),
+    ],
+)
+def test_no_or_a_wrong_cluster_is_refused_with_what_is_needed(monkeypatch, tf_config, said):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if tf_config is not None:
+        monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(ValueError, match=f"TF_CONFIG .*{said}.*its own index"):
+        distribution.strategy("multi_worker")

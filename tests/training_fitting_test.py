@@ -1,0 +1,192 @@
+"""A run stops anywhere and goes on to the same end, weights and logs."""
+
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sat_tf.attacks import PGD
+from sat_tf.callbacks import checkpoint
+from sat_tf.callbacks.checkpoint import Checkpoint
+from sat_tf.runs import Interrupted, checkpoints, distribution
+from sat_tf.training import AdversarialTrainer, fitting
+
+STEPS, EPOCHS, BATCH = 4, 3, 6
+ATTACK = PGD(epsilon=30, step_size=12, steps=1)
+PIXELS = np.random.default_rng(0).uniform(0, 255, (STEPS * BATCH, 3, 3, 1)).astype(np.float32)
+LABELS = np.random.default_rng(1).integers(0, 3, STEPS * BATCH).astype(np.int32)
+
+
+def examples():
+    return tf.data.Dataset.from_tensor_slices((PIXELS, LABELS)).batch(BATCH)
+
+
+def trainer_of(strategy="one_device"):
+    keras.utils.set_random_seed(1)
+    with distribution.strategy(strategy).scope():
+        inputs = keras.Input((3, 3, 1))
+        x = keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(inputs))
+        x = keras.layers.Activation("swish")(
+            keras.layers.BatchNormalization()(keras.layers.Dense(5)(x))
+        )
+        made = AdversarialTrainer(keras.Model(inputs, keras.layers.Dense(3)(x)), ATTACK, seed=4)
+        made.compile(keras.optimizers.SGD(0.5, momentum=0.9), ema_decay=0.7)
+    return made
+
+
+def keeper_of(workdir, every=0):
+    record = {"history": [], "best": None, "stopped": False}
+    return Checkpoint(workdir, record, steps_per_epoch=STEPS, every=every)
+
+
+class SignalAt(keras.callbacks.Callback):
+    """Sends this process Ctrl-C after some steps, or ends it as `kill -9` would."""
+
+    class Killed(BaseException):
+        pass
+
+    def __init__(self, keeper, step, kill=False):
+        super().__init__()
+        self.keeper, self.step, self.kill = keeper, step, kill
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.keeper.step + 1 == self.step:  # the keeper comes last and counts this step then
+            if self.kill:
+                raise self.Killed
+            signal.raise_signal(signal.SIGINT)
+
+
+def go_on(made, workdir, stop=None, every=0, kill=False):
+    """Continues the run in a workdir; returns its record and the first step of every `fit`."""
+    keeper, starts = keeper_of(workdir, every), []
+
+    def batches(start):
+        starts.append(start)
+        return examples().repeat().skip(start)
+
+    fitting.fit(
+        made,
+        batches,
+        examples(),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        keeper=keeper,
+        callbacks=lambda start, record: [] if stop is None else [SignalAt(keeper, stop, kill)],
+    )
+    return keeper.record, starts
+
+
+def values(state):
+    return [keras.ops.convert_to_numpy(v.value) for v in state]
+
+
+class Run:
+    """A trainer that begins anew, its traced step kept: tracing takes longest here."""
+
+    def __init__(self, strategy):
+        self.trainer = trainer_of(strategy)
+        self._first = values(self.trainer.state)
+
+    def anew(self):
+        for variable, value in zip(self.trainer.state, self._first, strict=True):
+            variable.assign(value)
+        return self.trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return uninterrupted("one_device", tmp_path_factory.mktemp("whole"))
+
+
+def uninterrupted(strategy, workdir):
+    run = Run(strategy)
+    record, starts = go_on(run.anew(), workdir)
+    assert starts == [0] and len({entry["loss"] for entry in record["history"]}) == EPOCHS
+    return run, record, values(run.trainer.state)
+
+
+def assert_same(record, whole):
+    run, expected, state = whole
+    assert record == expected
+    for ours, theirs in zip(values(run.trainer.state), state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 11, 12])
+def test_ctrl_c_after_any_step_changes_neither_weights_nor_logs(whole, tmp_path, stop):
+    run = whole[0]
+    with pytest.raises(Interrupted, match=f"after step {stop};"):
+        go_on(run.anew(), tmp_path, stop)
+    record, starts = go_on(run.anew(), tmp_path)
+    assert starts == {1: [1, 4], 4: [4], 6: [6, 8], 11: [11], 12: []}[stop]
+    assert_same(record, whole)
+
+
+def test_two_replicas_go_on_with_the_means_of_each(tmp_path):
+    both = uninterrupted("mirrored", tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        go_on(both[0].anew(), tmp_path / "run", 10)
+    record, _ = go_on(both[0].anew(), tmp_path / "run")
+    assert_same(record, both)
+
+
+@pytest.mark.parametrize("killed, first", [(2, 0), (7, 6)])
+def test_a_kill_goes_back_to_the_last_checkpoint_and_to_its_means(whole, tmp_path, killed, first):
+    run = whole[0]
+    with pytest.raises(SignalAt.Killed):
+        go_on(run.anew(), tmp_path, killed, every=3, kill=True)
+    record, starts = go_on(run.anew(), tmp_path, every=3)
+    assert starts[0] == first
+    assert_same(record, whole)
+
+
+def test_a_checkpoint_without_sums_is_restored_and_its_means_are_of_what_follows(whole, tmp_path):
+    run, expected, state = whole
+    with pytest.raises(Interrupted):
+        go_on(run.anew(), tmp_path, 5)
+    step, record = checkpoints.restore(tmp_path / "checkpoints", run.trainer.state)
+    sums = record.pop("sums")
+    assert {name: counts for name, (_, counts) in sums.items()} == {
+        "loss": [6.0], "adversarial_accuracy": [6.0], "clean_accuracy": [0.0], "attack_gain": [0.0]
+    }  # fmt: skip
+    checkpoints.save(tmp_path / "checkpoints", step, run.trainer.state, record)
+    record, _ = go_on(run.anew(), tmp_path)
+    whole_epoch, ours = expected["history"][1]["loss"], record["history"][1]["loss"]
+    total, _ = sums["loss"]
+    assert ours * 3 + total[0] / BATCH == pytest.approx(whole_epoch * 4, rel=1e-5)
+    for ours, theirs in zip(values(run.trainer.state), state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("replicas, shared", [(1, [[7.0], [9.0]]), (2, [[3.5] * 2, [4.5] * 2])])
+def test_means_are_shared_out_over_as_many_replicas_as_there_are(replicas, shared):
+    with distribution.strategy(["one_device", "mirrored"][replicas - 1]).scope():
+        made = Sums()
+    sums = {"loss": [[1.0, 2.0, 4.0], [3.0, 3.0, 3.0]], "gone": [[1.0], [1.0]]}
+    checkpoint._resume_means(made, sums)
+    assert checkpoint._sums(made, {})["loss"] == shared
+
+
+class Sums:
+    """A trainer that has one running mean."""
+
+    def __init__(self):
+        self.metrics = [keras.metrics.Mean("loss")]
+        self.distribute_strategy = tf.distribute.get_strategy()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 9), st.data())
+def test_the_segments_of_a_run_are_its_steps_in_order_and_end_with_epochs(epochs, steps, data):
+    step = data.draw(st.integers(0, epochs * steps))
+    done = []
+    for start, end in fitting._segments(step, epochs, steps):
+        initial_epoch, first = start // steps, start % steps
+        assert first == 0 or end == initial_epoch + 1  # Keras takes every epoch for as long
+        for epoch in range(initial_epoch, end):
+            done += range(start if epoch == initial_epoch else epoch * steps, (epoch + 1) * steps)
+    assert done == list(range(step, epochs * steps))
