@@ -114,8 +114,13 @@ def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
     """Returns the image shape (H, W, C) and the number of classes.
 
     Raises:
-      ValueError: not one fixed image size, or as `networks.image_form`.
+      ValueError: no Keras model, not one fixed image size, or as `networks.image_form`.
     """
+    if not isinstance(network, keras.Model):
+        raise ValueError(
+            f"a Keras model was expected, not a {type(network).__name__}: what was exported is "
+            "exported already, and its directory can be copied"
+        )
     image_shape, num_classes = loading.image_form(network)
     if None in image_shape:
         raise ValueError(

@@ -338,6 +338,11 @@ def test_verification_refuses_a_process_with_keras_or_the_project(version, name)
         ),
         (lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), "H, W, C"),
         (lambda: keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 3)]), "logits"),
+        (
+            # As a SavedModel answers that `--network` names.
+            lambda: types.SimpleNamespace(input_shape=(None, 4, 4, 3), output_shape=(None, 2)),
+            "a Keras model was expected, not a SimpleNamespace: what was exported",
+        ),
         (lambda: ending(1), r"\(None, 1\); a logit for each of at least 2 classes"),
     ],
 )

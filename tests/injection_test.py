@@ -126,6 +126,22 @@ def test_state_that_is_no_weight_comes_along(make):
     np.testing.assert_array_equal(make(network)(images), expected)
 
 
+@pytest.mark.slow
+def test_an_efficientnet_of_keras_keeps_the_normalisation_it_was_adapted_to():
+    network = keras.applications.EfficientNetB0(
+        weights=None, input_shape=(32, 32, 3), classes=3, classifier_activation=None
+    )
+    images = tf.random.uniform([4, 32, 32, 3], 0, 255)
+    before = network(images).numpy()
+    (normalise,) = [one for one in network.layers if isinstance(one, layers.Normalization)]
+    normalise.adapt(np.random.default_rng(0).normal([0.2, 0.5, 0.7], 0.3, [64, 8, 8, 3]))
+    expected = network(images).numpy()
+    largest = np.abs(expected).max()
+    assert np.abs(expected - before).max() > 0.1 * largest > 0
+    found = inject(network, "swish")(images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
+
+
 def test_constants_made_from_assigned_weights_are_renewed_in_nested_models_too():
     inputs, inner, innermost = (keras.Input((3,)) for _ in range(3))
     normalise = layers.Normalization()
