@@ -114,7 +114,7 @@ def check_network(network: keras.Model) -> tuple[tuple[int, int, int], int]:
     """Returns the image shape (H, W, C) and the number of classes.
 
     Raises:
-      ValueError: no Keras model, not one fixed image size, or as `networks.image_form`.
+      ValueError: no Keras model, not one fixed image size, or as `loading.image_form`.
     """
     if not isinstance(network, keras.Model):
         raise ValueError(

@@ -20,7 +20,7 @@ class Settings:
     """Which network, which images, which ball; every field that is not given is filled in.
 
     Attributes:
-      source: what `networks.load` takes.
+      source: what `loading.load` takes.
       report: where the report goes.
       dataset, split, data_dir, image_size, eval_resize: what `data.load` takes.
       epsilon: radius of the ball in pixels.
