@@ -5,7 +5,6 @@ import os
 import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from benchmarks import pytorch_loop, timing
@@ -105,7 +104,7 @@ def pytorch_case(given, network: keras.Model, batch, num_classes: int) -> timing
         width=options.get("width", 64),
         activation=given.activation,
         num_classes=num_classes,
-        num_parameters=sum(int(np.prod(v.shape)) for v in network.trainable_variables),
+        num_parameters=models.num_parameters(network),
         epsilon=EPSILON,
         threads=given.threads or len(os.sched_getaffinity(0)),
     )

@@ -73,7 +73,7 @@ def metadata(
         "unit": "pixels (0-255)",
         "model": choice.model,
         "activation": choice.activation,
-        "num_parameters": network.count_params(),
+        "num_parameters": models.num_parameters(network),
         "dataset": "imagenet2012",
         "num_classes": NUM_CLASSES,
         "class_order": "sorted WordNet ids, n01440764 first",

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from sat_tf import models
 from sat_tf.runs import sealed, workdir
 
 PREPROCESSINGS = ("none", "tf", "torch", "caffe")
@@ -239,14 +240,9 @@ def facts(network: Any) -> dict[str, Any]:
     known = hasattr(network, "variables")
     return {
         "name": getattr(network, "name", None) or getattr(network, "__name__", None),
-        "num_parameters": _num_parameters(network) if known else None,
+        "num_parameters": models.num_parameters(network) if known else None,
         "weights_sha256": weights_hash(network) if known else None,
     }
-
-
-def _num_parameters(network):
-    # What the literature counts: without the statistics of batch norm.
-    return sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
 
 
 def weights_hash(network: Any) -> str:

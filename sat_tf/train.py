@@ -8,7 +8,6 @@ A run that was stopped goes on with the same command.
 """
 
 import functools
-import math
 import pathlib
 import sys
 
@@ -17,7 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from flags import attack, data, method, model, run, training
-from sat_tf import callbacks, cli, evaluate, loading, quiet
+from sat_tf import callbacks, cli, evaluate, loading, models, quiet
 from sat_tf import data as datasets
 from sat_tf.callbacks import tensorboard
 from sat_tf.callbacks.checkpoint import Checkpoint
@@ -229,17 +228,13 @@ def _line(flag):
 
 def _headline(trainer, info, path):
     devices = trainer.distribute_strategy.extended.worker_devices
+    num_parameters = models.num_parameters(trainer.network)
     return (
-        f"{trainer.network.name} ({_num_parameters(trainer):,} weights, {FLAGS.activation}) "
+        f"{trainer.network.name} ({num_parameters:,} weights, {FLAGS.activation}) "
         f"on {info.num_examples['train']:,} images of {info.name}, {len(devices)} x "
         f"{tf.DeviceSpec.from_string(devices[0]).device_type}\n"
         f"{FLAGS.norm} epsilon {FLAGS.epsilon:g} pixels of 255, workdir {path}"
     )
-
-
-def _num_parameters(trainer):
-    # What the literature counts: without the statistics of batch norm.
-    return sum(math.prod(variable.shape) for variable in trainer.network.trainable_variables)
 
 
 def _metrics(trainer, info, record):
@@ -248,7 +243,7 @@ def _metrics(trainer, info, record):
         "unit": "pixels (0-255)",
         "model": FLAGS.model,
         "activation": FLAGS.activation,
-        "num_parameters": _num_parameters(trainer),
+        "num_parameters": models.num_parameters(trainer.network),
         "dataset": FLAGS.dataset,
         "num_examples": dict(info.num_examples),
         "num_classes": info.num_classes,

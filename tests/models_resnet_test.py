@@ -27,10 +27,6 @@ def shapes_only(name, **arguments):
         return build(name, **arguments)
 
 
-def num_parameters(network):
-    return sum(int(np.prod(w.shape)) for w in network.trainable_weights)
-
-
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -43,14 +39,14 @@ def num_parameters(network):
     ],
 )
 def test_parameters_are_the_papers_to_the_unit(name, parameters):
-    assert num_parameters(shapes_only(name)) == parameters
+    assert models.num_parameters(shapes_only(name)) == parameters
 
 
 def test_smoothrelu_adds_one_parameter_at_the_stem_and_three_a_block():
     network, sites = shapes_only("resnet50", activation="smoothrelu"), 1 + 3 * sum(NUM_BLOCKS)
     paths = [w.path for w in network.trainable_weights if "smoothrelu_beta" in w.path]
     assert len(paths) == len(set(paths)) == sites
-    assert num_parameters(network) == 25_557_032 + sites
+    assert models.num_parameters(network) == 25_557_032 + sites
 
 
 def test_checkpoint_scopes_can_be_read_off_the_names():

@@ -20,10 +20,6 @@ def build(name, activation="swish", num_classes=10, image_size=8, **options):
     )
 
 
-def num_parameters(network):
-    return sum(int(np.prod(w.shape)) for w in network.trainable_weights)
-
-
 def site_names(name, **options):
     """Names of the sites at which the network asked for an activation."""
     names = []
@@ -77,12 +73,12 @@ def preactivation_resnet(num_blocks, stem, width, classes=10):
     ],
 )
 def test_parameters_are_those_of_the_literature(name, published, closed_form):
-    assert num_parameters(build(name, "relu", image_size=32)) == published == closed_form
+    assert models.num_parameters(build(name, "relu", image_size=32)) == published == closed_form
 
 
 def test_wide_variants_of_the_imagenet_depths_are_those_of_the_literature():
     def count(name, **options):
-        return num_parameters(build(name, "relu", image_size=32, **options))
+        return models.num_parameters(build(name, "relu", image_size=32, **options))
 
     assert count("resnet18", width=64) == 11_173_962 == basic_resnet((2,) * 4, 64, True)
     assert count("resnet34", width=64) == 21_282_122 == basic_resnet((3, 4, 6, 3), 64, True)

@@ -1,8 +1,10 @@
 """Networks by name, their activation handed in: pixels > normalise > body > logits."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -59,6 +61,11 @@ def build(
     images = keras.layers.Rescaling(2 / 255, offset=-1.0, dtype="float32", name="normalise")(pixels)
     logits = body(images, activation_sites(activation), num_classes, **options)
     return keras.Model(pixels, logits, name=name)
+
+
+def num_parameters(network: Any) -> int:
+    """Counts the weights that are trained, as the literature does: no batch-norm statistics."""
+    return sum(math.prod(variable.shape) for variable in network.trainable_variables)
 
 
 def parse(spec: str) -> tuple[str, dict[str, int | float | bool | str]]:
