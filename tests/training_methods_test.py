@@ -7,7 +7,7 @@ from sat_tf import attacks
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.training import awp, gradient_quality, methods, objectives
 from sat_tf.training.free import FreeTrainer
-from sat_tf.training.methods import Method
+from sat_tf.training.methods import make
 
 LABELS = np.arange(8, dtype=np.int32) % 3
 IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 4, 4, 1)).astype(np.float32)
@@ -29,12 +29,12 @@ def trainer(method, attack=None, **options):
     return method.trainer(network(), attack or pgd(), validation_attack=pgd(), **options)
 
 
-@pytest.mark.parametrize("name", methods.NAMES)
+@pytest.mark.parametrize("name", methods.METHODS)
 @pytest.mark.parametrize("extra", [{}, {"awp_gamma": 0.01}, "gradients"])
 def test_every_method_trains_beside_every_option(name, extra):
     if extra == "gradients":
         extra = {"attack_gradient": "softplus", "update_gradient": "softplus"}
-    method = Method(name, **extra)
+    method = make(name, **extra)
     made = trainer(method)
     made.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
     before = made.network.get_weights()
@@ -49,14 +49,14 @@ def test_every_method_trains_beside_every_option(name, extra):
 
 
 def test_trades_attacks_the_divergence_in_the_ball_of_the_given_attack():
-    made = trainer(Method("trades"), pgd(norm="l2", batch_norm="batch"))
+    made = trainer(make("trades"), pgd(norm="l2", batch_norm="batch"))
     assert type(made.attack) is DivergencePGD
     settings = vars(made.attack) | {"random_start": True}
     assert settings == {**vars(pgd(norm="l2", batch_norm="batch")), "start_deviation": 0.255}
 
 
 def test_free_takes_ball_and_step_size_and_reads_each_batch_several_times():
-    method = Method("free", num_replays=3)
+    method = make("free", replays=3)
     made = trainer(method)
     assert type(made) is FreeTrainer and (made.epsilon, made.step_size) == (8.0, 4.0)
 
@@ -64,7 +64,7 @@ def test_free_takes_ball_and_step_size_and_reads_each_batch_several_times():
         return tf.data.Dataset.range(start, 4).map(lambda x: (x,))
 
     assert [int(x) for (x,) in method.batches(load, 4)] == [1, 1, 2, 2, 2, 3, 3, 3]
-    assert [int(x) for (x,) in Method().batches(load, 2)] == [2, 3]
+    assert [int(x) for (x,) in make("pgd_at").batches(load, 2)] == [2, 3]
 
 
 def losses(name, beta):
@@ -73,7 +73,7 @@ def losses(name, beta):
     def given(images, training):
         return tf.constant(next(answers), tf.float32)
 
-    return trainer(Method(name, beta=beta)).objective(given, None, None, tf.range(3))[0].numpy()
+    return trainer(make(name, beta=beta)).objective(given, None, None, tf.range(3))[0].numpy()
 
 
 @pytest.mark.parametrize("name, default", [("trades", 6.0), ("mart", 5.0)])
@@ -97,7 +97,7 @@ def test_smoothing_adds_its_share_of_the_other_classes(name):
     def given(images, training):
         return tf.constant(answers)
 
-    made = trainer(Method(name, beta=beta), label_smoothing=0.2)
+    made = trainer(make(name, beta=beta), label_smoothing=0.2)
     losses = made.objective(given, None, None, tf.constant(LABELS))[0]
     log_p = answers - np.log(np.exp(np.float64(answers)).sum(1, keepdims=True))
     expected = -0.8 * log_p[np.arange(8), LABELS] - 0.2 * log_p.mean(1)
@@ -116,7 +116,7 @@ def test_the_gradient_of_every_method_changes_with_each_of_its_settings(name):
     keras.utils.set_random_seed(3)
     net, found = network(), []
     for setting in settings:
-        made = Method(name, **setting).trainer(net, pgd(), batch_size=8, validation_attack=pgd())
+        made = make(name, **setting).trainer(net, pgd(), batch_size=8, validation_attack=pgd())
         found.append(gradient(made.objective, net)[1])
         norm = np.linalg.norm(found[0])
     for i, one in enumerate(found):
@@ -129,7 +129,7 @@ def test_a_perturbation_twice_as_large_raises_the_loss_twice_as_much():
     net = network()
     none, one, two = (
         gradient(
-            Method(awp_gamma=gamma)
+            make("pgd_at", awp_gamma=gamma)
             .trainer(net, pgd(), batch_size=8, validation_attack=pgd())
             .objective,
             net,
@@ -142,19 +142,19 @@ def test_a_perturbation_twice_as_large_raises_the_loss_twice_as_much():
 @pytest.mark.parametrize(
     "make, hint",
     [
-        (lambda: Method("tradse"), "use one of: pgd_at, trades, mart, free"),
-        (lambda: Method("pgd_at", beta=6.0), "beta is of trades and mart"),
-        (lambda: Method("mart", num_replays=4), "replays are of free"),
-        (lambda: Method("free", num_replays=0), "number of replays is 0"),
-        (lambda: Method("free", update_gradient="softplus"), "give both the same gradient"),
-        (lambda: trainer(Method("free"), pgd(norm="l2")), "knows the norm linf, not l2"),
-        (lambda: trainer(Method("free"), attacks.identity), "free needs a ball"),
-        (lambda: trainer(Method("trades"), attacks.identity), "trades needs a ball"),
-        (lambda: trainer(Method("trades"), pgd(random_start=False)), "leave random_start on"),
-        (lambda: trainer(Method("mart"), label_smoothing=0.1), "mart has no label smoothing"),
-        (lambda: trainer(Method(awp_gamma=-1.0)), "gamma is -1.0"),
+        (lambda: make("tradse"), "use one of: pgd_at, trades, mart, free"),
+        (lambda: make("pgd_at", beta=6.0), "beta is of trades and mart"),
+        (lambda: make("mart", replays=4), "replays is of free"),
+        (lambda: make("free", replays=0), "number of replays is 0"),
+        (lambda: make("free", update_gradient="softplus"), "give both the same gradient"),
+        (lambda: trainer(make("free"), pgd(norm="l2")), "knows the norm linf, not l2"),
+        (lambda: trainer(make("free"), attacks.identity), "free needs a ball"),
+        (lambda: trainer(make("trades"), attacks.identity), "trades needs a ball"),
+        (lambda: trainer(make("trades"), pgd(random_start=False)), "leave random_start on"),
+        (lambda: trainer(make("mart"), label_smoothing=0.1), "mart has no label smoothing"),
+        (lambda: trainer(make("pgd_at", awp_gamma=-1.0)), "gamma is -1.0"),
         (
-            lambda: trainer(Method(attack_gradient="softplus"), attacks.identity),
+            lambda: trainer(make("pgd_at", attack_gradient="softplus"), attacks.identity),
             "attack_gradient needs a ball",
         ),
     ],
@@ -164,11 +164,11 @@ def test_what_does_not_fit_together_is_named(make, hint):
         make()
 
 
-def objective_of(smoothing=0.0, **settings):
+def objective_of(smoothing=0.0, name="pgd_at", **settings):
     """Makes the objective of a method; returns the losses of the images and their gradients."""
     keras.utils.set_random_seed(3)
     net = network()
-    made = Method(**settings).trainer(
+    made = make(name, **settings).trainer(
         net, pgd(), validation_attack=pgd(), batch_size=8, label_smoothing=smoothing
     )
     return net, made.objective
@@ -226,17 +226,17 @@ def test_every_setting_makes_an_objective_of_its_own_and_the_one_it_names():
         assert np.abs(others - row).max(axis=1).min() > 1e-5, list(found)[i]
 
 
-@pytest.mark.parametrize("name", methods.NAMES)
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_hands_on_what_is_the_trainers(name):
     strong = pgd(steps=9)
-    made = Method(name).trainer(network(), pgd(), batch_size=4, validation_attack=strong, seed=7)
+    made = make(name).trainer(network(), pgd(), batch_size=4, validation_attack=strong, seed=7)
     assert made.validation_attack is strong and made.seed == 7
 
 
 def test_trades_attacks_the_divergence_through_the_view_of_the_attack_alone():
     keras.utils.set_random_seed(3)
     net = network()
-    made = Method("trades", attack_gradient="softplus").trainer(net, pgd(), batch_size=8)
+    made = make("trades", attack_gradient="softplus").trainer(net, pgd(), batch_size=8)
     view = gradient_quality.backward_view(net, "softplus")
     seed = tf.constant([1, 2])
     attack = DivergencePGD(epsilon=8.0, step_size=4.0, steps=2)
@@ -249,5 +249,5 @@ def test_free_takes_eight_replays_unless_told():
     def load(start):
         return tf.data.Dataset.range(start, 4).map(lambda x: (x,))
 
-    assert [int(x) for (x,) in Method("free").batches(load, 21)] == [2] * 3 + [3] * 8
-    assert [int(x) for (x,) in Method("free", num_replays=1).batches(load, 2)] == [2, 3]
+    assert [int(x) for (x,) in make("free").batches(load, 21)] == [2] * 3 + [3] * 8
+    assert [int(x) for (x,) in make("free", replays=1).batches(load, 2)] == [2, 3]

@@ -161,8 +161,8 @@ def test_a_radius_below_a_pixel_is_asked_about_and_no_other(given, capsys):
     ],
 )
 def test_every_value_reaches_the_method(given, values):
-    names = {"method": "name", "replays": "num_replays"}
-    expected = methods.Method(**{names.get(name, name): value for name, value in values.items()})
+    settings = {name: value for name, value in values.items() if name != "method"}
+    expected = methods.make(values.get("method", "pgd_at"), **settings)
     assert recipe.method(given(**values)) == expected != methods.Method()
 
 

@@ -102,10 +102,10 @@ def strong_attack(recipe: Any, steps: int) -> attacks.PGD:
 
 def method(recipe: Any) -> methods.Method:
     """Makes the choice of objective, trainer and gradients."""
-    return methods.Method(
+    return methods.make(
         recipe.method,
         beta=recipe.beta,
-        num_replays=recipe.replays,
+        replays=recipe.replays,
         awp_gamma=recipe.awp_gamma,
         attack_gradient=recipe.attack_gradient,
         update_gradient=recipe.update_gradient,
