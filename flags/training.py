@@ -6,6 +6,7 @@ from flags import numbers
 
 numbers.whole("epochs", 30, "Passes over the training images.", 1, 100_000)
 numbers.whole("batch_size", 128, "Images in a global batch, over all replicas.", 1, 2**20)
+flags.DEFINE_string("optimizer", "sgd", "Optimiser: sgd, which is SGD with momentum.")
 numbers.real("learning_rate", 0.1, "Peak learning rate, for the global batch as it is.", 0, 1_000)
 flags.DEFINE_string("schedule", "one_cycle", "constant, step, cosine or one_cycle.")
 numbers.real(

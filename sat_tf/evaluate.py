@@ -182,8 +182,7 @@ def _dataset(given, chosen, network):
 
 
 def _attacks(given, chosen, network, epsilon):
-    if 0 < epsilon < 1:
-        print(f"warning: epsilon is {epsilon:g} of 255 pixels; is that meant?", file=sys.stderr)
+    attack_names.warn_of_fraction(epsilon)
     return attack_names.parse(
         given.attacks,
         epsilon=epsilon,

@@ -30,7 +30,7 @@ GRADIENTS = {"attack_gradient": "softplus", "update_gradient": "parametric_softp
 # Flags that other laws of this file give another value, and those that the program reads itself.
 ELSEWHERE = {
     "model", "activation", "image_size", "attack", "random_start", "method", "beta", "replays",
-    "awp_gamma", "attack_gradient", "update_gradient", "activation_weight_decay",
+    "awp_gamma", "attack_gradient", "update_gradient", "activation_weight_decay", "optimizer",
 }  # fmt: skip
 OF_THE_PROGRAM = {
     "dataset", "data_dir", "download", "augment", "eval_resize", "on_overfitting", "workdir",
@@ -148,7 +148,7 @@ def test_a_radius_below_a_pixel_is_asked_about_and_no_other(given, capsys):
     recipe.training_attack(given(epsilon=1.0))
     assert capsys.readouterr().err == ""
     recipe.training_attack(given(epsilon=8 / 255))
-    assert "if 8/255 is meant, write --epsilon=8\n" in capsys.readouterr().err
+    assert "if 8/255 is meant, give 8\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,8 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
         recipe.default_epsilon("folder:cats", "linf")
     with pytest.raises(ValueError, match="a batch of 12 cannot be cut into 2 .* multiple of 10"):
         recipe.trainer(given(batch_size=12, gradient_accumulation=5), INFO, 2)
+    with pytest.raises(ValueError, match="optimizer 'sdg' is unknown; use one of: sgd"):
+        recipe.optimizer(given(optimizer="sdg"), 10)
     for wrong in ({"schedule": "step"}, {"schedule": "cosine", "boundary": [3.0]}):
         with pytest.raises(ValueError, match="'step' needs at least one --boundary"):
             recipe.optimizer(given(**wrong), 10)

@@ -1,5 +1,6 @@
 """Attacks by name, with the settings of an evaluation."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,7 @@ def parse(
       epsilon: radius in pixels.
       norm: "linf", "l2" or "l1", as far as the attacks support it.
       num_classes: of the network.
-      step_size: of PGD, in pixels; None takes `epsilon / 4` (1 pixel at epsilon 4, as the paper; 2
-        at epsilon 8), and for fewer than 4 steps `epsilon / steps`, which reaches the ball's edge.
+      step_size: of PGD, in pixels; None takes that of `pgd`.
 
     Raises:
       ValueError: an unknown name, one that is given twice, none, or a norm that an attack lacks.
@@ -73,6 +73,37 @@ def name_of(attack: Any) -> str:
     return f"pgd-{attack.steps}" if isinstance(attack, PGD) else attack.name
 
 
+def pgd(steps: int, *, epsilon: float, norm: str, step_size: float | None = None) -> PGD:
+    """Makes PGD that measures robustness.
+
+    A step is `epsilon / 4` unless given (1 pixel at epsilon 4, as the paper; 2 at epsilon 8), and
+    for fewer than 4 steps `epsilon / steps`, which reaches the ball's edge.
+    """
+    if step_size is None:
+        step_size = epsilon / min(4, steps)
+    return PGD(epsilon=epsilon, step_size=step_size, steps=steps, norm=norm)
+
+
+def training_step_size(epsilon: float, steps: int) -> float:
+    """Returns the step of PGD inside training, in pixels: `epsilon * min(1, 2.5 / steps)`.
+
+    Up to two steps that is epsilon, as the paper (one is FGSM with random start); for more it is
+    that of Madry et al.
+    """
+    return epsilon * min(1, 2.5 / max(steps, 1))  # 0 steps are refused by PGD, in words
+
+
+def warn_of_fraction(epsilon: float) -> None:
+    """Warns on stderr of a radius below a pixel, as others give it for images in [0, 1]."""
+    if 0 < epsilon < 1:
+        meant = f"{epsilon * 255:.3g}"
+        print(
+            f"warning: epsilon is {epsilon:g} pixels of 255, which is next to nothing; if "
+            f"{meant}/255 is meant, give {meant}",
+            file=sys.stderr,
+        )
+
+
 def _version(name):
     if name == "autoattack":
         return "standard"
@@ -85,6 +116,4 @@ def _pgd(name, epsilon, norm, step_size):
         raise ValueError(f"unknown; use some of: {', '.join(NAMES)}, such as pgd-50")
     if int(steps) > _MOST_STEPS:
         raise ValueError(f"{steps} steps came; give at most {_MOST_STEPS:,}")
-    if step_size is None:
-        step_size = epsilon / min(4, int(steps))
-    return PGD(epsilon=epsilon, step_size=step_size, steps=int(steps), norm=norm)
+    return pgd(int(steps), epsilon=epsilon, norm=norm, step_size=step_size)

@@ -5,13 +5,13 @@ A recipe is the parsed flags of `flags.model`, `data`, `attack`, `method`, `trai
 """
 
 import math
-import sys
 from typing import Any
 
 import keras
 
 from sat_tf import attacks, models
 from sat_tf import data as datasets
+from sat_tf.attacks import names
 from sat_tf.training import AdversarialTrainer, methods, schedules
 
 # CIFAR and ImageNet as RobustBench; that of the digits is ours: 8 x 8 pixels can bear more.
@@ -70,22 +70,16 @@ def training_attack(recipe: Any) -> attacks.Attack:
     Raises:
       ValueError: an unknown name, or settings that PGD refuses.
     """
-    if recipe.attack == "none":
-        return attacks.identity
-    if recipe.attack != "pgd":
-        raise ValueError(f"attack {recipe.attack!r} is unknown; use one of: pgd, none")
-    epsilon, step_size = recipe.epsilon, recipe.step_size
-    if 0 < epsilon < 1:
-        meant = f"{epsilon * 255:.3g}"
-        print(
-            f"warning: epsilon is {epsilon:g} pixels of 255, which is next to nothing; if "
-            f"{meant}/255 is meant, write --epsilon={meant}",
-            file=sys.stderr,
-        )
+    return _named(ATTACKS, "attack", recipe.attack)(recipe)
+
+
+def _pgd(recipe):
+    names.warn_of_fraction(recipe.epsilon)
+    step_size = recipe.step_size
     if step_size is None:
-        step_size = epsilon * min(1, 2.5 / max(recipe.attack_steps, 1))
+        step_size = names.training_step_size(recipe.epsilon, recipe.attack_steps)
     return attacks.PGD(
-        epsilon=epsilon,
+        epsilon=recipe.epsilon,
         step_size=step_size,
         steps=recipe.attack_steps,
         random_start=recipe.random_start and 1 - recipe.clean_start,
@@ -94,10 +88,12 @@ def training_attack(recipe: Any) -> attacks.Attack:
     )
 
 
+ATTACKS = {"pgd": _pgd, "none": lambda recipe: attacks.identity}
+
+
 def strong_attack(recipe: Any, steps: int) -> attacks.PGD:
-    """Makes the attack of validation and test: steps of epsilon / 4, longer if they are fewer."""
-    step_size = recipe.epsilon / min(4, steps)
-    return attacks.PGD(epsilon=recipe.epsilon, step_size=step_size, steps=steps, norm=recipe.norm)
+    """Makes the attack of validation and test, as `evaluate` makes it."""
+    return names.pgd(steps, epsilon=recipe.epsilon, norm=recipe.norm)
 
 
 def method(recipe: Any) -> methods.Method:
@@ -113,7 +109,11 @@ def method(recipe: Any) -> methods.Method:
 
 
 def optimizer(recipe: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Makes momentum SGD with a schedule."""
+    """Makes the optimiser with its schedule.
+
+    Raises:
+      ValueError: an unknown name; boundaries that the schedule has no use for, or lacks.
+    """
     if (recipe.schedule == "step") != bool(recipe.boundary):
         raise ValueError(
             f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
@@ -130,7 +130,20 @@ def optimizer(recipe: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
         boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
         factor=recipe.factor,
     )
+    return _named(OPTIMIZERS, "optimizer", recipe.optimizer)(schedule, recipe)
+
+
+def _sgd(schedule, recipe):
     return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+OPTIMIZERS = {"sgd": _sgd}
+
+
+def _named(table, kind, name):
+    if name not in table:
+        raise ValueError(f"{kind} {name!r} is unknown; use one of: {', '.join(table)}")
+    return table[name]
 
 
 def trainer(recipe: Any, info: datasets.Info, num_replicas: int) -> AdversarialTrainer:
