@@ -1,22 +1,54 @@
-"""Names with options: `resnet18:width=16`."""
+"""The grammar of names with options: `resnet18:width=16`, `celu:alpha=1.6`.
+
+    spec   = name [":" option {"," option}]
+    option = key "=" value
+
+White space around names, keys and values does not count, nor does an empty option, such as the one
+after a last comma. What stands after a key's first "=" is its value.
+"""
+
+from collections.abc import Mapping
+
+
+def split(spec: str, *, path: bool = False) -> tuple[str, dict[str, str]]:
+    """Splits a spec into its name and the texts of its options.
+
+    Args:
+      spec: as above.
+      path: whether the name is `package.module:callable`, which holds a colon of its own.
+
+    Raises:
+      ValueError: an option without a key or "=", or one that is given twice.
+    """
+    name, *tails = spec.split(":", 2 if path else 1)
+    if path and tails:
+        name = f"{name.strip()}:{tails.pop(0).strip()}"
+    name = name.strip()
+    options: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in "".join(tails).split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not key or not equals:
+            raise ValueError(f"option {item!r} of {spec!r} lacks a value; write {name}:key=value")
+        if key in options:
+            raise ValueError(f"option {key!r} of {spec!r} is given twice; leave one out")
+        options[key] = value
+    return name, options
+
+
+def join(name: str, options: Mapping[str, object]) -> str:
+    """Writes the spec that `split` reads."""
+    texts = ",".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}:{texts}" if texts else name
 
 
 def parse(spec: str) -> tuple[str, dict[str, int | float | bool | str]]:
-    """Splits `name:key=value,key=value`.
-
-    Values become bool ("true", "false"), int or float where they read so, else stay text.
+    """Splits a spec; values become bool ("true", "false"), int or float where they read so.
 
     Raises:
-      ValueError: an option without "=".
+      ValueError: as `split`.
     """
-    name, _, tail = spec.partition(":")
-    options = {}
-    for item in filter(None, tail.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"option {item!r} of {spec!r} lacks a value; write {name}:key=value")
-        options[key.strip()] = _value(value.strip())
-    return name.strip(), options
+    name, options = split(spec)
+    return name, {key: _value(text) for key, text in options.items()}
 
 
 def _value(text):

@@ -24,6 +24,15 @@ Source: Xie et al., Smooth Adversarial Training, arXiv 2006.14536; PSSiLU from D
 """
 
 from sat_tf.activations.layers import Activation, PSSiLU, SmoothReLU, factory, make
-from sat_tf.activations.specs import NAMES, parse
+from sat_tf.activations.specs import NAMES, parse, with_derivative
 
-__all__ = ["NAMES", "Activation", "PSSiLU", "SmoothReLU", "factory", "make", "parse"]
+__all__ = [
+    "NAMES",
+    "Activation",
+    "PSSiLU",
+    "SmoothReLU",
+    "factory",
+    "make",
+    "parse",
+    "with_derivative",
+]

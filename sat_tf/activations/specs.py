@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from sat_tf import specs
 from sat_tf.activations.functions import FUNCTIONS, ScalarFunction, with_backward
 
 _ALIASES = {"silu": "swish"}
@@ -28,21 +29,41 @@ def parse(spec: str) -> tuple[str, dict[str, float | str]]:
     Raises:
       ValueError: an unknown name or parameter, or a value that is not a finite number.
     """
-    head, _, tail = str(spec).strip().partition(":")
-    head = head.strip()
-    if head.lower() in NAMES:
-        head = _ALIASES.get(head.lower(), head.lower())
-        return head, _parse_parameters(spec, tail, _valid_parameters(head, tail))
-    target, _, tail = tail.partition(":")
-    if not target or "=" in target:
+    spec = str(spec)
+    name, options = _split(spec)
+    known = name.lower()
+    if known in NAMES:
+        known = _ALIASES.get(known, known)
+        return known, _parameters(spec, options, _valid_parameters(known, options))
+    if "=" in name or not name.partition(":")[2]:
         raise ValueError(
             f"unknown activation {spec!r}; use one of: {', '.join(NAMES)}; or a dotted path "
             "such as my_package.my_module:my_activation"
         )
-    path = f"{head}:{target.strip()}"
-    parameters = _parse_parameters(spec, tail, None)
-    _try(path, tuple(sorted(parameters.items())), keras.config.dtype_policy().compute_dtype)
-    return path, parameters
+    parameters = _parameters(spec, options, None)
+    _try(name, tuple(sorted(parameters.items())), keras.config.dtype_policy().compute_dtype)
+    return name, parameters
+
+
+def with_derivative(spec: str, gradient: str) -> str:
+    """Writes the spec of `spec` forward and the derivative of `gradient` backward.
+
+    Raises:
+      ValueError: as `parse`; a spec that has trained parameters or a derivative of its own.
+    """
+    name, own = _split(spec)
+    other, parameters = _split(gradient)
+    if "backward" in own:
+        raise ValueError(f"activation {spec!r} has a derivative of its own; leave backward= out")
+    backward = {f"backward_{key}": value for key, value in parameters.items()}
+    combined = specs.join(name, {**own, "backward": other, **backward})
+    parse(combined)
+    return combined
+
+
+def _split(spec: str) -> tuple[str, dict[str, str]]:
+    named = spec.partition(":")[0].strip().lower() in NAMES
+    return specs.split(spec, path=not named)
 
 
 def function_of(
@@ -57,14 +78,13 @@ def function_of(
     return make(name, parameters)
 
 
-def _valid_parameters(function: str, tail: str) -> tuple[str, ...]:
+def _valid_parameters(function: str, options: dict[str, str]) -> tuple[str, ...]:
     if function in _TRAINABLE:
         return tuple(_TRAINABLE[function])
     valid = (*FUNCTIONS[function].defaults, "backward")
-    for item in tail.split(","):
-        key, _, value = item.partition("=")
-        if key.strip() == "backward":
-            valid += tuple(f"backward_{p}" for p in FUNCTIONS[_backward(value)].defaults)
+    if "backward" in options:
+        other = FUNCTIONS[_backward(options["backward"])]
+        valid += tuple(f"backward_{p}" for p in other.defaults)
     return valid
 
 
@@ -76,17 +96,16 @@ def _backward(value: str) -> str:
     return name
 
 
-def _parse_parameters(
-    spec: str, text: str, valid: tuple[str, ...] | None
+def _parameters(
+    spec: str, options: dict[str, str], valid: tuple[str, ...] | None
 ) -> dict[str, float | str]:
     parameters = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or (valid is not None and key not in valid):
-            known = "any name=number" if valid is None else ", ".join(valid) or "none"
-            raise ValueError(f"activation {spec!r}: cannot read {item!r}; parameters: {known}")
-        if key in parameters:
-            raise ValueError(f"activation {spec!r}: parameter {key!r} is given twice")
+    for key, value in options.items():
+        if valid is not None and key not in valid:
+            raise ValueError(
+                f"activation {spec!r}: cannot read {f'{key}={value}'!r}; "
+                f"parameters: {', '.join(valid) or 'none'}"
+            )
         if valid is not None and key == "backward":
             parameters[key] = _backward(value)
         else:

@@ -37,7 +37,14 @@ def backward_view(network: keras.Model, gradient: str) -> keras.Model:
             f"the hidden activations of {network.name!r} are {', '.join(sorted(own)) or 'none'}; "
             "a view needs one function everywhere, such as --activation=relu"
         )
-    return injection.inject(network, _with_derivative(*own, gradient), share_weights=True)
+    (spec,) = own
+    try:
+        combined = activations.with_derivative(spec, gradient)
+    except ValueError as error:
+        raise ValueError(
+            f"no view computes {spec!r} with the derivative of {gradient!r}: {error}"
+        ) from error
+    return injection.inject(network, combined, share_weights=True)
 
 
 def on_view(view: keras.Model, function: Callable) -> Callable:
@@ -48,19 +55,3 @@ def on_view(view: keras.Model, function: Callable) -> Callable:
         return function(view, *arguments, **options)
 
     return on_this_view
-
-
-def _with_derivative(spec: str, gradient: str) -> str:
-    """Writes the spec of `spec` forward and the derivative of `gradient` backward."""
-    name, _, own = spec.partition(":")
-    other, _, parameters = gradient.strip().partition(":")
-    parts = [p for p in own.split(",") if p]
-    parts += [f"backward={other}", *(f"backward_{p.strip()}" for p in parameters.split(",") if p)]
-    combined = f"{name}:{','.join(parts)}"
-    try:
-        activations.parse(combined)
-    except ValueError as error:
-        raise ValueError(
-            f"no view computes {spec!r} with the derivative of {gradient!r}: {error}"
-        ) from error
-    return combined
