@@ -81,12 +81,6 @@ class APGD(stepped.Stepped):
         self.schedule = apgd_schedule.schedule(iterations, runs, norm, stages)
         self.num_steps = len(self.schedule["first"])
 
-    def unavailable(self, num_classes: int) -> str | None:
-        """Returns why the attack cannot run with that many classes, or None where it can."""
-        return losses.too_few_classes(self.loss, num_classes) or stepped.too_many_targets(
-            self.num_targets, num_classes
-        )
-
     def start(self, images, labels, seeds, logits) -> stepped.State:
         """Returns the state of images that took no step yet (see `stepped.SteppedAttack`)."""
         zeros = tf.zeros_like(labels, tf.float32)
@@ -190,11 +184,7 @@ class APGD(stepped.Stepped):
         # A later stage goes on from the best point, a new run from a random one.
         iterate = stepped.where(first, self.project(state["best"], state, radius), moved)
         if self.schedule["fresh"].sum() > 1:
-            iterate = tf.cond(
-                tf.reduce_any(fresh),
-                lambda: stepped.where(fresh, self.random_start(state, radius), iterate),
-                lambda: iterate,
-            )
+            iterate = stepped.restarted(fresh, lambda: self.random_start(state, radius), iterate)
         return {**state, "iterate": iterate, "previous": state["iterate"]}
 
     def moved(self, state: stepped.State, radius: tf.Tensor) -> tf.Tensor:
@@ -217,7 +207,7 @@ class APGD(stepped.Stepped):
         if self.norm == "l1":
             offset *= geometry.PIXEL_MAX - geometry.PIXEL_MIN
         else:
-            offset *= geometry.per_image(radius / geometry.norms(offset, self.norm))
+            offset = geometry.scaled(offset, radius, self.norm)
         return self.project(images + offset, state, radius)
 
     def project(self, points, state, radius) -> tf.Tensor:

@@ -1,11 +1,37 @@
 """Attacks by name, and the ensembles of AutoAttack as lists of them."""
 
+from typing import Any, NamedTuple
+
 from sat_tf.attacks import geometry, stepped
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
 from sat_tf.attacks.square import Square
 
-NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+
+class _Kind(NamedTuple):
+    """What a name makes.
+
+    Attributes:
+      make: the attack's class; its `norms` are those for which it is defined.
+      settings: arguments that the name stands for.
+      targeted: whether it aims at classes, as many as the network has up to `_MAX_TARGETS`.
+    """
+
+    make: type[stepped.Stepped]
+    settings: dict[str, Any]
+    targeted: bool = False
+
+
+# The table of attacks by name: one that stands here is known to every program.
+_KINDS = {
+    "apgd-ce": _Kind(APGD, {"loss": "ce"}),
+    "apgd-dlr": _Kind(APGD, {"loss": "dlr"}),
+    "apgd-t": _Kind(APGD, {"loss": "dlr-targeted"}, targeted=True),
+    "fab": _Kind(FAB, {"targeted": False}),
+    "fab-t": _Kind(FAB, {"targeted": True}, targeted=True),
+    "square": _Kind(Square, {}),
+}
+NAMES = tuple(_KINDS)
 # What each version runs, in its order: a name, and the settings that differ from `make`'s.
 _ORDERS = {
     "standard": (("apgd-ce", {}), ("apgd-t", {}), ("fab-t", {}), ("square", {})),
@@ -20,8 +46,6 @@ _ORDERS = {
     "rand": (("apgd-ce", {"eot_steps": 20}), ("apgd-dlr", {"eot_steps": 20})),
 }
 VERSIONS = tuple(_ORDERS)
-# Norms for which an attack is defined, where not for all.
-_NORMS = {"fab": ("linf", "l2"), "fab-t": ("linf", "l2"), "square": ("linf", "l2")}
 _MAX_TARGETS = 9
 
 
@@ -45,16 +69,19 @@ def make(
     """
     if name not in NAMES:
         raise ValueError(f"attack {name!r} is unknown; use one of: {', '.join(NAMES)}")
-    geometry.check_norm(norm, _NORMS.get(name, geometry.NORMS))
-    settings = {"epsilon": epsilon, "norm": norm, **settings}
-    if name.endswith("-t"):
+    kind = _KINDS[name]
+    geometry.check_norm(norm, kind.make.norms)
+    settings = {**kind.settings, "epsilon": epsilon, "norm": norm, **settings}
+    if kind.targeted:
         settings.setdefault("num_targets", max(min(_MAX_TARGETS, num_classes - 1), 1))
-    if name == "square":
-        return Square(**settings)
-    if name.startswith("fab"):
-        return FAB(targeted=name == "fab-t", **settings)
-    losses = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
-    return APGD(loss=losses[name], **{"wide": norm == "l1", **settings})
+    if kind.make is APGD:
+        settings.setdefault("wide", norm == "l1")
+    return kind.make(**settings)
+
+
+def members(version: str) -> tuple[str, ...]:
+    """Returns the names of a version's attacks, in its order."""
+    return tuple(name for name, _ in _order(version))
 
 
 def ensemble(
@@ -84,7 +111,7 @@ def ensemble(
     """
     attacks = []
     for name, settings in _order(version):
-        if norm in _NORMS.get(name, geometry.NORMS):
+        if norm in _KINDS[name].make.norms:
             settings = {**settings, **_l1_settings(name, norm, num_classes)}
             attack = make(name, epsilon=epsilon, norm=norm, num_classes=num_classes, **settings)
             if attack.unavailable(num_classes) is None:
@@ -96,7 +123,7 @@ def left_out(version: str = "standard", *, norm: str = "linf", num_classes: int)
     """Returns which attacks of a version `ensemble` leaves out, and why: what a report must say."""
     reasons = {}
     for name, settings in _order(version):
-        known = _NORMS.get(name, geometry.NORMS)
+        known = _KINDS[name].make.norms
         if norm not in known:
             reasons[name] = f"{name} is not defined for {norm}, only for {' and '.join(known)}"
             continue

@@ -42,6 +42,8 @@ class FAB(stepped.Stepped):
       ValueError: an argument outside these bounds.
     """
 
+    norms = ("linf", "l2")
+
     def __init__(
         self,
         *,
@@ -57,18 +59,12 @@ class FAB(stepped.Stepped):
     ):
         stepped.check_counts(iterations=iterations, restarts=restarts)
         self.epsilon = stepped.check_epsilon(epsilon)
-        self.norm = geometry.check_norm(norm, ("linf", "l2"))
+        self.norm = geometry.check_norm(norm, self.norms)
         self.name = "fab-t" if targeted else "fab"
         self.num_targets = stepped.check_targets(num_targets, targeted)
         self.iterations, self.restarts = iterations, restarts
         self.alpha_max, self.eta, self.beta = alpha_max, eta, beta
         self.num_steps = iterations * restarts * max(self.num_targets, 1)
-
-    def unavailable(self, num_classes: int) -> str | None:
-        """Returns why the attack cannot run with that many classes, or None where it can."""
-        return losses.too_few_classes("ce", num_classes) or stepped.too_many_targets(
-            self.num_targets, num_classes
-        )
 
     def start(self, images, labels, seeds, logits) -> stepped.State:
         """Returns the state of images that took no step yet (see `stepped.SteppedAttack`)."""
@@ -134,17 +130,12 @@ class FAB(stepped.Stepped):
         iterate = stepped.where(fresh, images, iterate)
         if self.restarts == 1:
             return iterate
-        return tf.cond(
-            tf.reduce_any(fresh & again),
-            lambda: stepped.where(fresh & again, self.random_point(state), iterate),
-            lambda: iterate,
-        )
+        return stepped.restarted(fresh & again, lambda: self.random_point(state), iterate)
 
     def random_point(self, state: stepped.State) -> tf.Tensor:
         """Returns points at half of epsilon that depend on the images' seeds and steps alone."""
         offset = starts.random_direction(state, self.norm)
-        offset *= 0.5 * self.epsilon / geometry.per_image(geometry.norms(offset, self.norm))
-        point = state["images"] + offset
+        point = state["images"] + geometry.scaled(offset, 0.5 * self.epsilon, self.norm)
         return tf.clip_by_value(point, geometry.PIXEL_MIN, geometry.PIXEL_MAX)
 
 

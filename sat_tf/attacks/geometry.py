@@ -48,6 +48,11 @@ def norms(x: tf.Tensor, norm: str) -> tf.Tensor:
     return tf.reduce_sum(tf.abs(x), axes)
 
 
+def scaled(x: tf.Tensor, radius: float | tf.Tensor, norm: str) -> tf.Tensor:
+    """Gives every image the norm `radius`, a scalar or [N]: `x * radius / |x|`."""
+    return x * per_image(radius / norms(x, norm))
+
+
 def steepest_direction(gradient: tf.Tensor, norm: str) -> tf.Tensor:
     """Computes the direction of unit norm that raises a linear function the most.
 

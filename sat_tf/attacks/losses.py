@@ -33,10 +33,7 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def log_odds(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes `z_y - log sum_{i != y} exp(z_i)`, the logarithm of the odds of the label, [N]."""
-    logits = tf.cast(logits, tf.float32)
-    own = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
-    others = tf.reduce_logsumexp(tf.where(own, logits.dtype.min, logits), 1)
-    return logit(logits, labels) - others
+    return logit(logits, labels) - tf.reduce_logsumexp(_others(logits, labels), 1)
 
 
 def ascent(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -46,17 +43,20 @@ def ascent(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     other classes' logits and `S` their share of the probability; this is `q - onehot(y)`, float32
     [N, classes], exact however small S is.
     """
-    own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)
-    others = tf.nn.softmax(tf.where(own, logits.dtype.min, logits))
-    return others - tf.cast(own, others.dtype)
+    own = tf.one_hot(labels, logits.shape[-1])
+    return tf.nn.softmax(_others(logits, labels)) - own
 
 
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes `z_y - max_{i != y} z_i`: at most 0 where another class is at least as likely."""
+    return logit(logits, labels) - tf.reduce_max(_others(logits, labels), 1)
+
+
+def _others(logits, labels):
+    """Returns the logits in float32, the label's as low as that goes."""
     logits = tf.cast(logits, tf.float32)
     own = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
-    best_other = tf.reduce_max(tf.where(own, logits.dtype.min, logits), 1)
-    return logit(logits, labels) - best_other
+    return tf.where(own, logits.dtype.min, logits)
 
 
 def logit(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

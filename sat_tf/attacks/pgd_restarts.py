@@ -55,10 +55,6 @@ class RestartedPGD(stepped.Stepped):
         self.name = f"pgd-{steps}" if restarts == 1 else f"pgd-{steps}x{restarts}"
         self.num_steps = restarts * (steps + 1)
 
-    def unavailable(self, num_classes: int) -> str | None:
-        """Returns why the attack cannot run with that many classes, or None where it can."""
-        return losses.too_few_classes("ce", num_classes)
-
     def start(self, images, labels, seeds, logits) -> stepped.State:
         """Returns the state of images that took no step yet (see `stepped.SteppedAttack`)."""
         del logits
@@ -94,11 +90,7 @@ class RestartedPGD(stepped.Stepped):
         fresh = state["step"] % (self.steps + 1) == 0
         if self.num_steps == self.steps + 1:
             return moved
-        return tf.cond(
-            tf.reduce_any(fresh),
-            lambda: stepped.where(fresh, self.random_point(state), moved),
-            lambda: moved,
-        )
+        return stepped.restarted(fresh, lambda: self.random_point(state), moved)
 
     def random_point(self, state: stepped.State) -> tf.Tensor:
         """Returns starts that depend on the images' seeds and steps alone."""

@@ -37,6 +37,7 @@ class Square(stepped.Stepped):
     """
 
     name = "square"
+    norms = ("linf", "l2")
 
     def __init__(
         self,
@@ -51,13 +52,9 @@ class Square(stepped.Stepped):
         if not 0 < p_init <= 1:
             raise ValueError(f"p_init is {p_init}; give a share of the pixels in (0, 1]")
         self.epsilon = stepped.check_epsilon(epsilon)
-        self.norm = geometry.check_norm(norm, ("linf", "l2"))
+        self.norm = geometry.check_norm(norm, self.norms)
         self.queries, self.restarts, self.p_init = queries, restarts, p_init
         self.num_steps = queries * restarts
-
-    def unavailable(self, num_classes: int) -> str | None:
-        """Returns why the attack cannot run with that many classes, or None where it can."""
-        return losses.too_few_classes("ce", num_classes)
 
     def start(self, images, labels, seeds, logits) -> stepped.State:
         """Returns the state of images that took no step yet (see `stepped.SteppedAttack`)."""
@@ -92,11 +89,7 @@ class Square(stepped.Stepped):
         if self.restarts == 1:
             return point
         fresh = state["step"] % self.queries == 0
-        return tf.cond(
-            tf.reduce_any(fresh),
-            lambda: stepped.where(fresh, self.first_point(state), point),
-            lambda: point,
-        )
+        return stepped.restarted(fresh, lambda: self.first_point(state), point)
 
     def first_point(self, state: stepped.State) -> tf.Tensor:
         """Returns the points of a run's first query."""
@@ -111,7 +104,7 @@ class Square(stepped.Stepped):
         signs = tf.reshape(signs, [-1, height, width, channels + 1])
         tiles = tf.where(signs[..., :1] < 0, upright[..., None], turned[..., None])
         offset = signs[..., 1:] * tiles
-        offset *= self.epsilon / geometry.per_image(geometry.norms(offset, "l2"))
+        offset = geometry.scaled(offset, self.epsilon, "l2")
         return self.project(images + offset, images)
 
     def linf_change(self, state: stepped.State) -> tf.Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from sat_tf.attacks import noise
+from sat_tf.attacks import geometry, losses, noise
 
 Network = Callable[..., tf.Tensor]
 State = dict[str, tf.Tensor]
@@ -61,12 +61,21 @@ class SteppedAttack(Protocol):
 
 
 class Stepped(abc.ABC):
-    """Makes a stepped attack callable like any other: `attack(network, images, labels, seed)`."""
+    """Makes a stepped attack callable like any other: `attack(network, images, labels, seed)`.
+
+    Attributes:
+      norms: for which the attack is defined.
+      loss: the name of a loss (see `losses.MIN_CLASSES`), which says how few classes are too few.
+      num_targets: how many classes the attack aims at, one after the other.
+    """
 
     name: str
     norm: str
     epsilon: float
     num_steps: int
+    norms: tuple[str, ...] = geometry.NORMS
+    loss = "ce"
+    num_targets = 0
 
     def __call__(
         self,
@@ -101,6 +110,12 @@ class Stepped(abc.ABC):
             maximum_iterations=self.num_steps,
         )[0]
         return tf.stop_gradient(state["adversarial"])
+
+    def unavailable(self, num_classes: int) -> str | None:
+        """Returns why the attack cannot run with that many classes, or None where it can."""
+        return losses.too_few_classes(self.loss, num_classes) or too_many_targets(
+            self.num_targets, num_classes
+        )
 
     @abc.abstractmethod
     def start(
@@ -155,6 +170,14 @@ def advance(
         "broken": state["broken"] | (active & hit),
         "adversarial": where(active, adversarial, state["adversarial"]),
     }
+
+
+def restarted(fresh: tf.Tensor, start: Callable[[], tf.Tensor], moved: tf.Tensor) -> tf.Tensor:
+    """Returns `moved`, and `start()` for the images whose next run begins, `fresh` [N].
+
+    Starts cost random numbers and projections, so they are made only where some image needs one.
+    """
+    return tf.cond(tf.reduce_any(fresh), lambda: where(fresh, start(), moved), lambda: moved)
 
 
 def where(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

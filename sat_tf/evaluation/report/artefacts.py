@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from sat_tf.attacks import autoattack
 from sat_tf.evaluation import kept_images, saved_images
 from sat_tf.evaluation.outcome import steps_curve
 from sat_tf.evaluation.report import Report, page, plots
@@ -24,7 +25,6 @@ _SUFFIXES = {
     "tfrecord": ".images.tfrecord",
 }
 _LAST_SUMMARY = "evaluation/pictures"
-_STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -216,7 +216,7 @@ def model_info(report: Report, about: dict[str, Any]) -> dict[str, Any]:
         "eps": f"{epsilon:g}/255" if first["norm"] == "linf" else f"{epsilon / 255:.4g}",
         "clean_acc": f"{100 * report.clean_accuracy:.2f}",
         "reported": robust,
-        "autoattack_acc": robust if names == _STANDARD else None,
+        "autoattack_acc": robust if names == autoattack.members("standard") else None,
         "footnote": f"{len(report.labels)} images, sat_tf {report.facts['versions']['sat_tf']}",
         "unreliable": any(check["passed"] is False for check in report.checks),
     }
