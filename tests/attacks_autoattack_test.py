@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sat_tf import attacks
 from sat_tf.attacks import autoattack, stepped
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
@@ -223,3 +224,13 @@ def test_unknown_names_are_refused_with_the_known_ones():
         autoattack.make("square", epsilon=1.0, norm="l1", num_classes=10)
     with pytest.raises(TypeError, match="abstract"):
         stepped.Stepped()
+
+
+def test_the_room_makes_every_attack_by_its_name_and_lists_the_names():
+    pgd = attacks.make("pgd-3", epsilon=6.0, num_classes=4)
+    assert (type(pgd), pgd.steps, pgd.step_size) == (attacks.PGD, 3, 2.0)
+    made = [attacks.make(name, epsilon=6.0, num_classes=4) for name in autoattack.NAMES]
+    assert tuple(attack.name for attack in made) == autoattack.NAMES
+    for name in ("autoattack", "pgd-x", "fgsm"):
+        with pytest.raises(ValueError, match=f"^attack '{name}': unknown; use.*pgd-STEPS, apgd-ce"):
+            attacks.make(name, epsilon=6.0, num_classes=4)

@@ -1,14 +1,38 @@
 """Attacks by name, with the settings of an evaluation."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sat_tf.attacks import PGD, autoattack
+from sat_tf.attacks import autoattack
+from sat_tf.attacks.pgd import PGD
 
 _MOST_STEPS = 10_000  # as --attack_steps
 
-NAMES = ("pgd-STEPS", *autoattack.NAMES, "autoattack", *autoattack.VERSIONS)
+_SINGLE = ("pgd-STEPS", *autoattack.NAMES)
+NAMES = (*_SINGLE, "autoattack", *autoattack.VERSIONS)
+
+
+def make(
+    name: str,
+    *,
+    epsilon: float,
+    norm: str = "linf",
+    num_classes: int,
+    step_size: float | None = None,
+) -> Any:
+    """Makes one attack with the settings of an evaluation; arguments as `parse`.
+
+    Raises:
+      ValueError: an unknown name, or a norm that the attack lacks.
+    """
+    with _named_in_errors(name):
+        if name.startswith("pgd"):
+            return _pgd(name, epsilon, norm, step_size)
+        if name not in autoattack.NAMES:
+            raise ValueError(f"unknown; use one of: {', '.join(_SINGLE)}")
+        return autoattack.make(name, epsilon=epsilon, norm=norm, num_classes=num_classes)
 
 
 def parse(
@@ -36,22 +60,15 @@ def parse(
     if not names:
         raise ValueError(f"no attack is given; use some of: {', '.join(NAMES)}")
     attacks = []
+    common = {"epsilon": epsilon, "norm": norm, "num_classes": num_classes}
     for name in names:
-        try:
-            if name.startswith("pgd"):
-                attacks.append(_pgd(name, epsilon, norm, step_size))
-            elif _version(name):
-                attacks += autoattack.ensemble(
-                    _version(name), epsilon=epsilon, norm=norm, num_classes=num_classes
-                )
-            elif name in autoattack.NAMES:
-                attacks.append(
-                    autoattack.make(name, epsilon=epsilon, norm=norm, num_classes=num_classes)
-                )
-            else:
-                raise ValueError(f"unknown; use some of: {', '.join(NAMES)}")
-        except ValueError as error:
-            raise ValueError(f"attack {name!r}: {error}") from error
+        if version := _version(name):
+            with _named_in_errors(name):
+                attacks += autoattack.ensemble(version, **common)
+        elif name.startswith("pgd") or name in autoattack.NAMES:
+            attacks.append(make(name, step_size=step_size, **common))
+        else:
+            raise ValueError(f"attack {name!r}: unknown; use some of: {', '.join(NAMES)}")
     kinds = [name_of(attack) for attack in attacks]
     twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if twice:
@@ -102,6 +119,14 @@ def warn_of_fraction(epsilon: float) -> None:
             f"{meant}/255 is meant, give {meant}",
             file=sys.stderr,
         )
+
+
+@contextlib.contextmanager
+def _named_in_errors(name):
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"attack {name!r}: {error}") from error
 
 
 def _version(name):
