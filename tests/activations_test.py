@@ -207,6 +207,19 @@ def test_gradients_of_trained_scalars_equal_finite_differences(spec, names, sign
         assert float(gradient[0]) == pytest.approx(expected, rel=1e-5, abs=1e-10)
 
 
+@pytest.mark.parametrize("name", activations.TRAINED)
+def test_a_trained_activation_has_the_scalars_and_defaults_of_the_table(name):
+    kind, layer = activations.TRAINED[name], activations.make(name)
+    layer.build((None, 4))
+    assert tuple(weight.name for weight in layer.weights) == kind.scalars
+    values = [weight.numpy()[0] for weight in layer.weights]
+    np.testing.assert_array_equal(values, np.float32(list(kind.defaults.values())))
+    other = ",".join(f"{key}=0.5" for key in kind.defaults)
+    layer = activations.make(f"{name}:{other}")
+    layer.build((None, 4))
+    assert all(weight.numpy() == 0.5 for weight in layer.weights)
+
+
 def test_smoothrelu_starts_at_the_paper_s_400_and_tends_to_relu():
     layer = activations.make("smoothrelu")
     assert float(layer(tf.constant([1.0]))[0]) == pytest.approx(0.985, abs=5e-4)

@@ -680,6 +680,8 @@ def test_only_hidden_activations_are_watched_those_of_nested_models_too():
     inner = keras.Model(inner_input, keras.layers.ReLU(name="inner_relu")(inner_input))
     x = pixels = keras.Input([4])
     x = keras.layers.Activation("sigmoid", name="gate")(inner(x))
+    x = keras.layers.Activation("tanh", name="another_gate")(x)
+    x = keras.layers.ReLU(6, name="hard_sigmoid_times_6")(x + 3.0)
     x = Scale(name="scale")(keras.layers.Dense(4, activation="relu")(x))
     network = keras.Model(pixels, keras.layers.Softmax()(x))
     names = [layer.name for layer in curves.activation_layers(network)]

@@ -23,11 +23,13 @@ parameters as `backward_...`: `relu:backward=parametric_softplus,backward_alpha=
 Source: Xie et al., Smooth Adversarial Training, arXiv 2006.14536; PSSiLU from Dai et al. 2021.
 """
 
-from sat_tf.activations.layers import Activation, PSSiLU, SmoothReLU, factory, make
+from sat_tf.activations.layers import Activation, factory, make
 from sat_tf.activations.specs import NAMES, parse, with_derivative
+from sat_tf.activations.trained import TRAINED, PSSiLU, SmoothReLU
 
 __all__ = [
     "NAMES",
+    "TRAINED",
     "Activation",
     "PSSiLU",
     "SmoothReLU",

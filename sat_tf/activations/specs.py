@@ -13,14 +13,14 @@ import tensorflow as tf
 
 from sat_tf import specs
 from sat_tf.activations.functions import FUNCTIONS, ScalarFunction, with_backward
+from sat_tf.activations.trained import TRAINED
 
 _ALIASES = {"silu": "swish"}
-_TRAINABLE = {"smoothrelu": {"beta": 20.0}, "pssilu": {"a": 1.0, "b": 1e-8}}
 
 # An activation that is a program would come back here.
 _being_tried: set[str] = set()
 
-NAMES = (*FUNCTIONS, *_ALIASES, *_TRAINABLE)
+NAMES = (*FUNCTIONS, *_ALIASES, *TRAINED)
 
 
 def parse(spec: str) -> tuple[str, dict[str, float | str]]:
@@ -79,8 +79,8 @@ def function_of(
 
 
 def _valid_parameters(function: str, options: dict[str, str]) -> tuple[str, ...]:
-    if function in _TRAINABLE:
-        return tuple(_TRAINABLE[function])
+    if function in TRAINED:
+        return tuple(TRAINED[function].defaults)
     valid = (*FUNCTIONS[function].defaults, "backward")
     if "backward" in options:
         other = FUNCTIONS[_backward(options["backward"])]

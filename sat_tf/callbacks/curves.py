@@ -8,25 +8,26 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
+from sat_tf import injection
+
 _LIMIT, _NUM_POINTS = 4.0, 321
 _PANEL, _MARGIN, _HEADER = (400, 230), 40, 50
 _SHARP = 3  # drawn this much larger, then reduced: smooth lines
 _INK, _GRID, _PAPER = (32, 33, 36), (218, 220, 224), (255, 255, 255)
 _FIRST, _LAST = np.array([26, 115, 232]), np.array([217, 48, 37])
-_NOT_HIDDEN = {"linear", "softmax", "sigmoid", "hard_sigmoid", "log_softmax"}
 
 
 def activation_layers(network: keras.Model) -> list[keras.layers.Layer]:
     """Finds the activation layers of a network, those of nested models too.
 
     These are the layers whose class lives in a module named `activations` (Keras' and this
-    project's own), except gates and heads: sigmoid, softmax and linear.
+    project's own), except those that `injection` takes for gates and heads.
     """
     found = {}
     for layer in network.layers:
         if isinstance(layer, keras.Model):
             found |= {id(inner): inner for inner in activation_layers(layer)}
-        elif "activations" in type(layer).__module__.split(".") and not _is_gate(layer):
+        elif "activations" in type(layer).__module__.split(".") and not injection.is_gate(layer):
             found[id(layer)] = layer
     return list(found.values())
 
@@ -72,12 +73,6 @@ def draw(layers: Sequence[keras.layers.Layer]) -> np.ndarray:
     _header(ImageDraw.Draw(page), kinds, len(layers))
     reduced = page.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(reduced)
-
-
-def _is_gate(layer):
-    function = getattr(layer, "activation", None)
-    name = getattr(function, "__name__", type(layer).__name__).lower()
-    return name in _NOT_HIDDEN
 
 
 def _distinct(layers):

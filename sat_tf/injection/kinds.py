@@ -6,9 +6,12 @@ import keras
 
 from sat_tf import activations
 
+# Ours, and what only Keras has.
 HIDDEN = frozenset(
-    "relu relu6 leaky_relu prelu elu celu selu silu swish hard_silu hard_swish gelu gelu_tanh "
-    "mish softplus parametric_softplus squareplus sparse_plus smoothrelu pssilu".split()
+    (
+        *activations.NAMES,
+        *"relu6 leaky_relu prelu selu hard_silu hard_swish squareplus sparse_plus".split(),
+    )
 )
 _KEPT = frozenset(
     "linear sigmoid hard_sigmoid log_sigmoid sparse_sigmoid softmax log_softmax sparsemax tanh "
@@ -18,8 +21,7 @@ _SITE_LAYERS = {
     keras.layers.LeakyReLU: "leaky_relu",
     keras.layers.PReLU: "prelu",
     keras.layers.ELU: "elu",
-    activations.SmoothReLU: "smoothrelu",
-    activations.PSSiLU: "pssilu",
+    **{layer: name for name, layer in activations.TRAINED.items()},
 }
 # They apply their `activation` last, so a layer after them does the same.
 _HOSTS = (
@@ -63,6 +65,13 @@ def fused_activation(operation) -> str | None:
     if isinstance(operation, _HOSTS) and type(operation).call.__module__.startswith("keras."):
         return _hidden_name(operation.activation, operation)
     return None
+
+
+def is_gate(layer: keras.layers.Layer) -> bool:
+    """Tells if an activation layer is a gate or a head: sigmoid, tanh, softmax, linear …"""
+    function = getattr(layer, "activation", None)
+    name = getattr(function, "__name__", type(layer).__name__).lower()
+    return name in _KEPT or _is_written_out_hard_sigmoid(layer)
 
 
 def _hidden_name(function, operation) -> str | None:

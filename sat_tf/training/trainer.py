@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sat_tf import injection
+from sat_tf import activations, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
 from sat_tf.runs import distribution
@@ -18,7 +18,7 @@ from sat_tf.training.objectives import (
     own_losses,
 )
 
-_ACTIVATION_SCALARS = ("smoothrelu_beta", "pssilu_a", "pssilu_b")
+_ACTIVATION_SCALARS = tuple(name for one in activations.TRAINED.values() for name in one.scalars)
 
 
 class AdversarialTrainer(keras.Model):
@@ -98,7 +98,7 @@ class AdversarialTrainer(keras.Model):
           optimizer: any Keras optimiser.
           weight_decay: coefficient of `0.5 * |kernel|^2`, coupled (part of the loss), on kernels
             only: not on biases and batch-norm scales.
-          activation_weight_decay: the same on the trained scalars of SmoothReLU and PSSiLU.
+          activation_weight_decay: the same on the trained scalars of `activations.TRAINED`.
           ema_decay: d of the average `a <- d a + (1 - d) w` over all weights, batch-norm
             statistics included; what is no real number, such as a count, is taken over as it is.
             0 keeps none. The average is made here, so layers such as `Normalization` are to be
@@ -117,7 +117,7 @@ class AdversarialTrainer(keras.Model):
         if activation_weight_decay and not self._named(*_ACTIVATION_SCALARS):
             raise ValueError(
                 f"activation_weight_decay is {activation_weight_decay}, but the network has no "
-                "trained activation; use it with smoothrelu or pssilu, or set it to 0"
+                f"trained activation; use it with {' or '.join(activations.TRAINED)}, or set 0"
             )
         self.ema_decay = ema_decay
         self.gradient_accumulation = gradient_accumulation
