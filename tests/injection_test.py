@@ -568,6 +568,13 @@ def test_activation_written_out_in_the_graph_is_refused_by_name(written):
         inject(network, "swish")
 
 
+def test_a_bound_that_is_not_zero_is_no_activation(images):
+    bounded = _Hidden(lambda x: tf.minimum(tf.maximum(x, -3.0), 250.0), name="bounded")
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, layers.ReLU(name="site")(bounded(inputs)))
+    assert hidden_activations(network) == {"site": "relu"}
+
+
 def test_layer_of_one_s_own_without_an_activation_is_kept(images):
     scaled = _Hidden(lambda x: tf.pad(x * 2.0, [[0, 0]] * 4), name="harmless")
     gate = _Hidden(lambda x: x * tf.sigmoid(tf.reduce_mean(x, [1, 2], True)), name="gate")

@@ -149,6 +149,12 @@ def test_an_input_range_stands_between_pixels_and_network(images, low, high):
     assert loading.weights_hash(adapted) == loading.weights_hash(other)
 
 
+@pytest.mark.parametrize("ends", [(1.0, 1.0), (1.0, 0.0), (0.0,), (0.0, 1.0, 2.0)])
+def test_an_input_range_has_two_ends_that_rise(ends):
+    with pytest.raises(ValueError, match="is not LOW,HIGH, such as 0,1"):
+        loading.adapt(network_of(), ends)
+
+
 def test_preprocessing_is_that_of_keras_applications():
     inputs = keras.Input((4, 4, 3))
     identity = keras.Model(inputs, keras.layers.Flatten()(inputs))
