@@ -3,13 +3,13 @@
 import io
 import re
 
-from sat_tf.evaluation.progress import Progress
+from sat_tf.evaluation.progress import Countdown
 
 
 def test_the_percentage_never_falls_and_ends_at_the_whole():
     now, stream = [0.0], io.StringIO()
-    progress = Progress("pgd", 4 * 10, lambda done: f"{done // 10}/4 images", stream=stream,
-                        clock=lambda: now[0])  # fmt: skip
+    progress = Countdown("pgd", 4 * 10, lambda done: f"{done // 10}/4 images", stream=stream,
+                         clock=lambda: now[0])  # fmt: skip
     # Four slots work on four images of ten steps; a report of what is in flight comes late.
     for flying, finished in [(12, 0), (28, 2), (12, 0), (16, 1), (4, 1), (0, 0)]:
         now[0] += 60

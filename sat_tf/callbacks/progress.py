@@ -1,7 +1,5 @@
 """What a person sees while training runs."""
 
-import math
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -10,18 +8,15 @@ from typing import TextIO
 import keras
 
 from sat_tf.callbacks.throughput import Throughput
+from sat_tf.runs.line import Line, duration
 
-_DAY = 24 * 60 * 60
-_TERMINAL_SECONDS, _FILE_SECONDS = 0.5, 30.0
 _MIN_BAR, _MAX_BAR = 8, 30
-_ERASE_LINE = "\r\x1b[K"
 
 
 class Progress(keras.callbacks.Callback):
     """Shows how far training is, how fast it goes and when it ends; a summary line an epoch.
 
-    On a terminal one line is redrawn twice a second; into a file or a pipe goes a plain line every
-    30 seconds, without control characters. The summary is broken where it would exceed the width.
+    The line is a `runs.line.Line`. The summary is broken where it would exceed the width.
     Time left in the epoch is `steps_left * seconds_per_step + c`, and in the run that plus
     `epochs_left * (steps_per_epoch * seconds_per_step + c) + test_work * v`, where `c` is what the
     end of the last epoch took (validation, checkpoint, pictures) and `v` what its validation took;
@@ -58,12 +53,8 @@ class Progress(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.initial_step = initial_step
         self.test_work = test_work
-        self._stream = stream or sys.stdout
         self._clock = clock
-        self._terminal = self._stream.isatty()
-        self._interval = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS
-        self._line_open = False
-        self._last_drawn = clock()
+        self._line = Line(stream or sys.stdout, clock)
         self._throughput = Throughput(clock)
         self._seconds_per_step = None
         self._closing = 0.0  # seconds from an epoch's last step to the next epoch's begin
@@ -77,10 +68,7 @@ class Progress(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Ends a line that is still being redrawn; call it before printing an error."""
-        if self._line_open:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._line_open = False
+        self._line.keep()
 
     def seconds_left(self) -> tuple[float, float] | None:
         """Returns the seconds left in the epoch and in the run, None before two steps ended."""
@@ -105,8 +93,8 @@ class Progress(keras.callbacks.Callback):
         self._step = self.initial_step
         self._throughput.restart()
         if self._step:
-            self._print(f"{self._name()} continues after step {self._step:,}")
-        if self._terminal:  # the first step may be minutes away: it compiles the graph
+            self._line.write(f"{self._name()} continues after step {self._step:,}")
+        if self._line.terminal:  # the first step may be minutes away: it compiles the graph
             self._draw(self._step, self.steps_per_epoch, "", [])
 
     def on_train_batch_end(self, batch, logs=None):
@@ -115,7 +103,7 @@ class Progress(keras.callbacks.Callback):
         self._throughput.record(self._step)
         self._seconds_per_step = self._throughput.seconds_per_step() or self._seconds_per_step
         self._last_step_ended = self._clock()
-        if self._is_time():
+        if self._line.is_due():
             figures = [*_figures(logs or {}, ""), *self._speed()]
             self._draw(self._step, self.steps_per_epoch, "", figures)
 
@@ -125,7 +113,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_test_batch_end(self, batch, logs=None):
         """Draws the validation inside `fit`, if it is time to."""
-        if self._epoch is not None and self._is_time():
+        if self._epoch is not None and self._line.is_due():
             self._draw(batch + 1, self._validation_batches, "validation ", [])
         self._batches_seen = batch + 1
 
@@ -137,15 +125,15 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Prints the epoch's summary."""
         logs = logs or {}
-        parts = [f"{self._name()} in {_duration(self._clock() - self._epoch_began)}"]
+        parts = [f"{self._name()} in {duration(self._clock() - self._epoch_began)}"]
         parts += self._speed()
         parts += ["train: " + ", ".join(_figures(logs, ""))]
         if any(name.startswith("val_") for name in logs):
             parts += ["validation: " + ", ".join(_figures(logs, "val_"))]
         left = self.seconds_left()
         if left is not None and (epoch + 1 < self.epochs or self.test_work):
-            parts += [f"{_duration(left[1])} left"]
-        self._print(self._joined(parts))
+            parts += [f"{duration(left[1])} left"]
+        self._line.write(self._joined(parts))
         self.initial_step = 0
 
     def on_train_end(self, logs=None):
@@ -154,7 +142,7 @@ class Progress(keras.callbacks.Callback):
 
     def _joined(self, parts):
         lines = parts[:1]
-        room = shutil.get_terminal_size().columns - 1 if self._terminal else math.inf
+        room = self._line.room()
         for part in parts[1:]:
             if len(lines[-1]) + len(part) + 3 > room:
                 lines.append(" " * 6 + part)
@@ -169,39 +157,22 @@ class Progress(keras.callbacks.Callback):
         speed = self._throughput.per_second(self.batch_size)
         return [] if speed is None else [f"{speed:,.0f} images/s"]
 
-    def _is_time(self):
-        return self._clock() - self._last_drawn >= self._interval
-
     def _draw(self, done, total, phase, figures):
         left = self.seconds_left()
-        epoch, run = ("?", "?") if left is None else map(_duration, left)
+        epoch, run = ("?", "?") if left is None else map(duration, left)
         count = f"{done:,}" if total is None else f"{done:{len(str(total))}}/{total}"
         head = f"{self._name()} {phase}{count}"
-        columns = shutil.get_terminal_size().columns - 1 if self._terminal else math.inf
+        columns = self._line.room()
         parts = [*figures, f"left: epoch {epoch}, run {run}"]
         while len(parts) > 1 and len("  ".join([head, *parts])) > columns:
             del parts[-2]  # the time left stays
         tail = "  ".join(parts)
-        if not self._terminal:
-            self._print(f"{head}  {tail}")
-            return
         room = min(_MAX_BAR, columns - len(head) - len(tail) - 5)
         bar = ""
-        if total and room >= _MIN_BAR:
+        if total and room >= _MIN_BAR and self._line.terminal:
             filled = min(room, room * done // total)
             bar = f" [{'#' * filled}{'.' * (room - filled)}]"
-        line = f"{head}{bar}  {tail}"[:columns]
-        self._stream.write(_ERASE_LINE + line)
-        self._stream.flush()
-        self._line_open = True
-        self._last_drawn = self._clock()
-
-    def _print(self, line):
-        start = _ERASE_LINE if self._line_open else ""
-        self._stream.write(f"{start}{line}\n")
-        self._stream.flush()
-        self._line_open = False
-        self._last_drawn = self._clock()
+        self._line.draw(f"{head}{bar}  {tail}")
 
 
 def _figures(logs, prefix):
@@ -211,11 +182,3 @@ def _figures(logs, prefix):
         if name in logs:
             figures.append(f"{kind} {100 * logs[name]:.1f} %")
     return figures
-
-
-def _duration(seconds):
-    if seconds >= _DAY:
-        return f"{int(seconds // _DAY):,} days {_duration(seconds % _DAY)}"
-    seconds = round(seconds)
-    hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -16,7 +16,7 @@ from sat_tf.evaluation import ball, checks, judging, plan, saved_images
 from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by
-from sat_tf.evaluation.progress import Progress
+from sat_tf.evaluation.progress import Countdown
 from sat_tf.evaluation.runner import Runner
 from sat_tf.evaluation.stream import Stream
 from sat_tf.evaluation.verdicts import VerdictFile
@@ -163,7 +163,7 @@ class Session:
                 self.kept.close()
 
     def _progress(self, title, steps, images):
-        return Progress(
+        return Countdown(
             title,
             steps * images,
             lambda done: f"{done // steps}/{images} images",

@@ -1,4 +1,4 @@
-"""A run on the disk and on its devices: its folder, its checkpoints, its workers."""
+"""A run on the disk, its devices and the terminal: folder, checkpoints, workers, a line."""
 
 
 class Interrupted(Exception):
