@@ -8,6 +8,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+from tests import forks
+
 # Must precede the first TensorFlow operation of the process.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -19,3 +21,11 @@ tf.config.threading.set_inter_op_parallelism_threads(2)
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Starts programs in processes of their own without importing TensorFlow for each."""
+    parent = forks.Parent()
+    yield parent
+    parent.close()

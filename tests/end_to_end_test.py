@@ -1,8 +1,9 @@
-"""The real programs, as a user starts them."""
+"""The real program, in a process of its own."""
 
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -17,23 +18,16 @@ TINY = ["--epochs=2", "--warmup_epochs=1", "--epsilon=32", "--threads=1", "--pic
 RANDOMNESS = ["--checkpoint_every=3", "--ema_decay=0.9", "--validation_steps=2", "--test_steps=0"]
 
 
-def start(workdir, *flags, program="sat_tf.train"):
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", program, f"--workdir={workdir}", *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(forked):
+    """Starts the training program with flags."""
+    return lambda workdir, *flags: forked.start("sat_tf.train", f"--workdir={workdir}", *flags)
 
 
-def run(workdir, *flags, program="sat_tf.train"):
-    process = start(workdir, *flags, program=program)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+@pytest.fixture
+def run(forked):
+    """Runs the training program to its end; returns its status, stdout and stderr."""
+    return lambda workdir, *flags: forked.run("sat_tf.train", f"--workdir={workdir}", *flags)
 
 
 def final_state(workdir):
@@ -42,20 +36,31 @@ def final_state(workdir):
         return newest.name, {name: arrays[name] for name in arrays.files if name != "record.json"}
 
 
-def wait_for(workdir, step, process):
+def steps(workdir):
+    names = (path.name for path in (workdir / "checkpoints").glob("step_*.npz"))
+    return [int(re.search(r"\d+", name)[0]) for name in names] or [0]
+
+
+def wait_past(step, workdir, process):
     deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / f"step_{step:09d}.npz").exists():
+    while max(steps(workdir)) <= step:
         if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"no checkpoint of step {step}: {process.communicate()}")
+            pytest.fail(f"no checkpoint after step {step}: {process.communicate()}")
         time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
+    """As a user starts it."""
     workdir = tmp_path_factory.mktemp("run") / "whole"
-    status, out, err = run(workdir, *TINY, *RANDOMNESS)
-    assert status == 0, err
-    return workdir, out, err
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    command = [sys.executable, "-m", "sat_tf.train", f"--workdir={workdir}", *TINY, *RANDOMNESS]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout, done.stderr
 
 
 def test_a_run_leaves_everything_it_promises(uninterrupted):
@@ -70,32 +75,34 @@ def test_a_run_leaves_everything_it_promises(uninterrupted):
     assert "epoch 2/2" in out
 
 
-@pytest.mark.parametrize(("stop", "step"), [(signal.SIGKILL, 6), (signal.SIGTERM, 10)])
-def test_a_stopped_run_ends_with_identical_weights(uninterrupted, tmp_path, stop, step):
-    process = start(tmp_path / "run", *TINY, *RANDOMNESS)
-    wait_for(tmp_path / "run", step, process)
-    process.send_signal(stop)
-    _, err = process.communicate(timeout=120)
-    if stop == signal.SIGTERM:
-        assert process.returncode == 128 + stop
-        assert "the same command continues" in err and len(err.splitlines()) == 1
-    else:
-        assert process.returncode == -stop
-    name, _ = final_state(tmp_path / "run")
-    assert name < "step_000000020.npz"
-    status, _, err = run(tmp_path / "run", *TINY, *RANDOMNESS)
+def test_a_run_stopped_twice_ends_with_identical_weights(uninterrupted, tmp_path, start, run):
+    workdir = tmp_path / "run"
+    process = start(workdir, *TINY, *RANDOMNESS)
+    wait_past(5, workdir, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    killed = max(steps(workdir))
+    process = start(workdir, *TINY, *RANDOMNESS)
+    wait_past(killed, workdir, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command continues" in err and len(err.splitlines()) == 1
+    assert 5 < killed < max(steps(workdir)) < 20
+    status, _, err = run(workdir, *TINY, *RANDOMNESS)
     assert status == 0, err
     expected_name, expected = final_state(uninterrupted[0])
-    name, state = final_state(tmp_path / "run")
+    name, state = final_state(workdir)
     assert name == expected_name and state.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_array_equal(state[key], value, err_msg=key)
-    epochs = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    epochs = json.loads((workdir / "metrics.json").read_text())
     whole = json.loads((uninterrupted[0] / "metrics.json").read_text())
     assert (epochs["history"], epochs["best"]) == (whole["history"], whole["best"])
 
 
-def test_a_finished_run_stays_as_it_is(uninterrupted):
+def test_a_finished_run_stays_as_it_is(uninterrupted, run):
     workdir = uninterrupted[0]
     before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").iterdir()}
     status, _, err = run(workdir, *TINY, *RANDOMNESS)
@@ -103,19 +110,20 @@ def test_a_finished_run_stays_as_it_is(uninterrupted):
     assert {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").iterdir()} == before
 
 
-def test_other_flags_in_the_same_workdir_are_refused_by_name(uninterrupted):
+def test_other_flags_in_the_same_workdir_are_refused_by_name(uninterrupted, run):
     status, _, err = run(uninterrupted[0], *TINY, *RANDOMNESS, "--activation=relu")
     assert status == 2
     assert "--activation=swish became --activation=relu" in err and "--overwrite" in err
     assert len(err.splitlines()) == 1
 
 
-def test_two_logical_cpus_train_under_mirrored(tmp_path):
+def test_two_logical_cpus_train_under_mirrored(tmp_path, run):
     flags = ["--strategy=mirrored", "--logical_cpus=2", "--gradient_accumulation=2"]
-    status, out, err = run(tmp_path / "run", *TINY, *flags, "--epochs=1", "--warmup_epochs=0.5")
+    short = ["--epochs=1", "--warmup_epochs=0.5", "--validation_steps=1", "--test_steps=2"]
+    status, out, err = run(tmp_path / "run", *TINY, *flags, *short)
     assert status == 0, err
     assert "2 x CPU" in out
-    report = json.loads((tmp_path / "run" / "test_pgd_20.json").read_text())
+    report = json.loads((tmp_path / "run" / "test_pgd_2.json").read_text())
     assert report["num_images"] == 359
 
 
@@ -142,14 +150,14 @@ def test_two_logical_cpus_train_under_mirrored(tmp_path):
         ("--seed=-2147483649", "range [0, 2147483647]"),
     ],
 )
-def test_bad_flags_get_one_line_and_leave_nothing(tmp_path, flag, message):
+def test_bad_flags_get_one_line_and_leave_nothing(tmp_path, run, flag, message):
     status, _, err = run(tmp_path / "run", flag)
     assert status == 2
     assert message in err and len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_an_epsilon_below_one_pixel_warns(tmp_path):
+def test_an_epsilon_below_one_pixel_warns(tmp_path, run):
     _, _, err = run(tmp_path / "run", "--epsilon=0.03137", "--schedule=none")  # warns, then fails
     warning, error = err.splitlines()
     assert "0.03137 pixels of 255" in warning and "write --epsilon=8" in warning
