@@ -1,15 +1,13 @@
-"""Injection replaces every hidden activation, nothing else, and refuses what it cannot reach."""
-
-import functools
+"""Injection replaces every hidden activation, nothing else, and keeps all weights and names."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import activations
 from sat_tf.injection import copy, hidden_activations, inject
 from sat_tf.injection.layer_state import renew
+from tests.injection_refusals_test import Seen
 
 layers, ops = keras.layers, keras.ops
 
@@ -176,7 +174,7 @@ def test_a_copy_keeps_what_is_frozen_and_a_model_whose_graph_cannot_be_seen(imag
     network = _network()
     network.get_layer("block").trainable = False
     assert len(copy(network).trainable_weights) == len(network.trainable_weights)
-    hidden = _Seen(name="unseen")
+    hidden = Seen(name="unseen")
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, layers.ReLU()(hidden(inputs)))
     for one in (network, hidden):
@@ -241,111 +239,6 @@ def test_pssilu_in_a_sequential_network_survives_a_file_with_all_its_sites(tmp_p
     expected = expected @ network.layers[-1].kernel.numpy() + network.layers[-1].bias.numpy()
     for model in (injected, keras.models.load_model(tmp_path / "network.keras")):
         np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "function, name",
-    [
-        (ops.relu, "relu"),
-        (ops.relu6, "relu6"),
-        (ops.silu, "silu"),
-        (ops.gelu, "gelu"),
-        (ops.leaky_relu, "leaky_relu"),
-        (ops.hard_silu, "hard_silu"),
-        (ops.elu, "elu"),
-        (layers.ReLU(6.0), "relu6"),
-        (layers.ReLU(negative_slope=0.1), "relu"),
-        (layers.LeakyReLU(), "leaky_relu"),
-        (layers.PReLU(), "prelu"),
-        (layers.ELU(), "elu"),
-        (layers.Activation(tf.nn.relu), "relu"),
-        (layers.Activation("mish"), "mish"),
-        (layers.Dense(4, activation=layers.LeakyReLU()), "leaky_relu"),
-        (activations.make("celu:alpha=2"), "celu:alpha=2"),
-        (activations.make("smoothrelu"), "smoothrelu"),
-    ],
-)
-def test_graph_operations_and_layers_of_every_family_become_the_new_activation(function, name):
-    inputs = keras.Input((4,))
-    network = keras.Model(inputs, layers.Dense(2)(function(inputs)))
-    assert list(hidden_activations(network).values()) == [name]
-    injected = inject(network, "swish")
-    assert list(hidden_activations(injected).values()) == ["swish"]
-    x = tf.random.normal([3, 4])
-    if isinstance(function, layers.Dense):
-        expected = x @ function.kernel + function.bias
-    else:
-        expected = x
-    expected = expected * tf.sigmoid(expected)
-    expected = expected @ network.layers[-1].kernel + network.layers[-1].bias
-    np.testing.assert_allclose(injected(x), expected, atol=1e-5)
-
-
-def test_every_function_of_keras_is_known_as_an_activation_layer_and_as_an_operation():
-    hidden = "relu relu6 leaky_relu elu celu selu silu hard_silu gelu mish softplus squareplus"
-    for name in (*hidden.split(), "sparse_plus"):
-        function = getattr(keras.activations, name)
-        inputs = keras.Input((4,))
-        applied = layers.Activation(functools.partial(function))(layers.Activation(name)(inputs))
-        applied = getattr(ops, name, layers.Activation(name))(applied)  # mish is no operation
-        found = hidden_activations(keras.Model(inputs, applied))
-        assert list(found.values()) == [name] * 3
-    kept = "linear sigmoid hard_sigmoid log_sigmoid sparse_sigmoid softmax log_softmax tanh"
-    for name in (*kept.split(), "hard_tanh", "softsign", "exponential", "sparsemax"):
-        inputs = keras.Input((4,))
-        applied = layers.Activation(name)(layers.Dense(4, activation=name)(inputs))
-        assert hidden_activations(keras.Model(inputs, applied)) == {}
-
-
-@pytest.mark.parametrize(
-    "host, shape",
-    [
-        (layers.Dense(4, activation="relu"), (4,)),
-        (layers.EinsumDense("ab,bc->ac", 4, bias_axes="c", activation="relu"), (4,)),
-        *((kind(3, 2, activation="relu"), (5, 4)) for kind in (
-            layers.Conv1D, layers.Conv1DTranspose, layers.SeparableConv1D)),
-        *((kind(3, 2, activation="relu"), (5, 5, 4)) for kind in (
-            layers.Conv2D, layers.Conv2DTranspose, layers.SeparableConv2D)),
-        *((kind(3, 2, activation="relu"), (4, 4, 4, 2)) for kind in (
-            layers.Conv3D, layers.Conv3DTranspose)),
-        (layers.DepthwiseConv1D(2, activation="relu"), (5, 4)),
-        (layers.DepthwiseConv2D(2, activation="relu"), (5, 5, 4)),
-    ],
-)  # fmt: skip
-def test_every_host_gives_its_activation_away_and_keeps_its_kernel(host, shape):
-    inputs = keras.Input(shape)
-    injected = inject(keras.Model(inputs, host(inputs)), "swish")
-    assert list(hidden_activations(injected)) == [f"{host.name}_relu"]
-    x = tf.random.normal([2, *shape])
-    host.activation = keras.activations.silu
-    expected = host(x)
-    assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(injected(x), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_relu6_after_another_sum_than_plus_3_is_a_site():
-    inputs = keras.Input((4,))
-    for added in (inputs + 1.0, inputs + layers.Dense(4)(inputs), 3.0 * inputs):
-        network = keras.Model(inputs, ops.relu6(added))
-        assert list(hidden_activations(network).values()) == ["relu6"]
-
-
-def test_hard_sigmoid_written_with_relu6_is_a_gate():
-    inputs = keras.Input((4,))
-    x = layers.multiply([layers.Dense(4)(inputs), layers.ReLU(6.0)(inputs + 3.0) * (1 / 6)])
-    assert hidden_activations(keras.Model(inputs, x)) == {}
-
-
-def test_shared_layer_stays_shared_with_its_activation_after_each_call():
-    first, second = keras.Input((4,)), keras.Input((4,))
-    dense = layers.Dense(4, activation="relu", name="dense")
-    network = keras.Model([first, second], dense(first) - dense(second))
-    injected = inject(network, "swish")
-    assert len(injected.weights) == 2
-    x = tf.random.normal([3, 4])
-    np.testing.assert_allclose(
-        injected([x, 0 * x]), tf.nn.silu(x @ dense.kernel), rtol=1e-5, atol=1e-6
-    )
 
 
 def test_view_shares_every_weight_and_differs_only_in_its_gradient(images):
@@ -454,201 +347,6 @@ def test_injected_network_can_be_saved_and_loaded(tmp_path, images):
     np.testing.assert_array_equal(loaded(images), injected(images))
 
 
-class _Hidden(layers.Layer):
-    def __init__(self, function, **kwargs):
-        super().__init__(**kwargs)
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-
-class _Holder(layers.Layer):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.inner = layers.ReLU()
-
-    def call(self, x):
-        return self.inner(x)
-
-
-class _Seen(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = layers.Dense(4)
-
-    def build(self, input_shape):
-        self.dense.build(input_shape)
-
-    def call(self, x):
-        return self.dense(x)
-
-
-class _Doubled(layers.Dense):
-    def call(self, inputs):
-        return self.activation(inputs @ self.kernel) * 2
-
-
-def _nested(function):
-    """A model to be held by a layer or by another model."""
-    inputs = keras.Input((4,))
-    return keras.Model(inputs, function(inputs))
-
-
-class _Subclassed(keras.Model):
-    def call(self, x):
-        return tf.nn.relu(x)
-
-
-@pytest.mark.parametrize(
-    "culprit",
-    [
-        _Hidden(tf.nn.relu, name="culprit"),
-        _Hidden(lambda x: tf.nn.relu(x), name="culprit"),
-        _Hidden(lambda x: tf.nn.silu(x), name="culprit"),
-        _Hidden(lambda x: keras.activations.gelu(x), name="culprit"),
-        _Hidden(lambda x: keras.activations.mish(x), name="culprit"),
-        _Hidden(tf.function(lambda x: tf.nn.elu(x)), name="culprit"),
-        _Hidden(lambda x: tf.maximum(x, 0.0), name="culprit"),
-        _Hidden(lambda x: x - tf.minimum(x, 0.0), name="culprit"),
-        _Hidden(lambda x: 2.0 * x * tf.sigmoid(x), name="culprit"),
-        _Hidden(lambda x: tf.where(x > 0, x, tf.exp(x) - 1), name="culprit"),
-        _Hidden(lambda x: x * tf.cast(x > 0, x.dtype), name="culprit"),
-        _Hidden(lambda x: x * (0.5 + 0.5 * tf.math.erf(x)), name="culprit"),
-        _Holder(name="culprit"),
-        layers.Lambda(lambda x: tf.nn.relu(x), name="culprit"),
-        layers.Activation(lambda x: x * x, name="culprit"),
-        layers.TimeDistributed(layers.Dense(4, activation="relu"), name="culprit"),
-        layers.LSTM(4, activation="relu", name="culprit"),
-        layers.RNN(
-            layers.StackedRNNCells([layers.LSTMCell(4), layers.LSTMCell(4, activation="elu")]),
-            name="culprit",
-        ),
-        _Doubled(4, activation="relu", name="culprit"),
-        layers.TimeDistributed(_nested(lambda x: _nested(ops.relu)(x)), name="culprit"),
-        layers.TimeDistributed(_nested(lambda x: ops.maximum(x, 0.0)), name="culprit"),
-        layers.Bidirectional(layers.SimpleRNN(2, activation="relu"), name="culprit"),
-        _Subclassed(name="culprit"),
-    ],
-)
-def test_what_cannot_be_reached_is_refused_by_name(culprit):
-    inputs = keras.Input((5, 4))
-    network = keras.Model(inputs, culprit(inputs))
-    for ask in (hidden_activations, lambda model: inject(model, "swish")):
-        with pytest.raises(ValueError, match="culprit"):
-            ask(network)
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        lambda x: ops.maximum(x, 0),
-        lambda x: ops.maximum(x, 0.0),
-        lambda x: ops.maximum(np.float32(0), x),
-        lambda x: ops.maximum(x, np.zeros(4)),
-        lambda x: ops.maximum(x1=x, x2=0.0),
-        lambda x: x - ops.minimum(x, 0.0),
-        lambda x: x * 0.5 * (1.0 + ops.erf(x * 0.7)),
-        lambda x: ops.where(x > 0, x, 0.0),
-        lambda x: ops.where(x <= 0.0, 0.1 * x, x),
-        lambda x: x * ops.cast(x > 0, "float32"),
-        lambda x: x * ops.sigmoid(x),
-        lambda x: ops.sigmoid(1.7 * x) * x,
-        lambda x: layers.multiply([x, layers.Activation("sigmoid")(x)]),
-        lambda x: x * ops.relu6(x + 3.0) / 6.0,
-    ],
-)
-def test_activation_written_out_in_the_graph_is_refused_by_name(written):
-    inputs = keras.Input((4,))
-    network = keras.Model(inputs, written(inputs))
-    with pytest.raises(ValueError, match="multiply|maximum|minimum|where"):
-        inject(network, "swish")
-
-
-def test_a_bound_that_is_not_zero_is_no_activation(images):
-    bounded = _Hidden(lambda x: tf.minimum(tf.maximum(x, -3.0), 250.0), name="bounded")
-    inputs = keras.Input((8, 8, 3))
-    network = keras.Model(inputs, layers.ReLU(name="site")(bounded(inputs)))
-    assert hidden_activations(network) == {"site": "relu"}
-
-
-def test_layer_of_one_s_own_without_an_activation_is_kept(images):
-    scaled = _Hidden(lambda x: tf.pad(x * 2.0, [[0, 0]] * 4), name="harmless")
-    gate = _Hidden(lambda x: x * tf.sigmoid(tf.reduce_mean(x, [1, 2], True)), name="gate")
-    mask = _Hidden(lambda x: tf.where(tf.reduce_mean(x) > 0.0, x, 0.0), name="mask")
-    inputs = keras.Input((8, 8, 3))
-    x = mask(gate(scaled(inputs)))
-    x = ops.where(layers.GlobalMaxPooling2D(keepdims=True)(x) > 0, x, 0.0)
-    network = keras.Model(inputs, layers.ReLU(name="site")(x))
-    assert hidden_activations(network) == {"site": "relu"}
-
-
-class _ActsAfterwards(keras.Sequential):
-    def call(self, inputs, training=None, mask=None):
-        return tf.nn.relu(super().call(inputs))
-
-
-def test_a_sequential_model_with_code_of_its_own_is_refused_and_copied_whole():
-    model = _ActsAfterwards([keras.Input((4,)), layers.Dense(3)], name="acts")
-    with pytest.raises(ValueError, match="'acts' is a _ActsAfterwards, whose graph cannot be seen"):
-        inject(model, "swish")
-    x = tf.random.normal([9, 4])
-    made = copy(model)
-    assert type(made) is _ActsAfterwards and tf.reduce_min(model(x)) == 0
-    np.testing.assert_array_equal(made(x), model(x))
-
-
-def test_subclassed_model_is_refused_by_name():
-    model = _Subclassed(name="subclassed")
-    model(tf.zeros([1, 4]))
-    with pytest.raises(ValueError, match="'subclassed'.*functional"):
-        inject(model, "swish")
-    with pytest.raises(ValueError, match="not built"):
-        inject(keras.Sequential([layers.Dense(3)]), "swish")
-
-
 def test_unknown_activation_is_refused_with_the_names():
     with pytest.raises(ValueError, match="parametric_softplus"):
         inject(_network(), "swihs")
-
-
-APPLICATIONS = {
-    "MobileNetV3Small": (32, 33, {"hard_silu", "relu"}),
-    "VGG16": (32, 15, {"relu"}),
-    "ResNet50": (32, 49, {"relu"}),
-    "MobileNetV2": (32, 35, {"relu6"}),
-    "EfficientNetB0": (32, 49, {"silu"}),
-    "DenseNet121": (32, 121, {"relu"}),
-    "EfficientNetV2B0": (32, 55, {"silu"}),
-    "NASNetMobile": (32, 192, {"relu"}),
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "MobileNetV3Small" else pytest.param(name, marks=pytest.mark.slow)
-        for name in APPLICATIONS
-    ],
-)
-def test_networks_of_keras_applications_lose_every_old_activation(name):
-    size, num_sites, old = APPLICATIONS[name]
-    application = getattr(keras.applications, name)
-    network = application(weights=None, input_shape=(size, size, 3), classes=3)
-    found = hidden_activations(network)
-    assert (len(found), set(found.values())) == (num_sites, old)
-    injected = inject(network, "mish")
-    assert list(hidden_activations(injected).values()) == ["mish"] * num_sites
-    # NASNet was built in name scopes, which a rebuilt network has no part in: layer and variable.
-    names = [[w.path.split("/")[-2:] for w in one.weights] for one in (injected, network)]
-    assert names[0] == names[1]
-    images = tf.random.uniform([1, size, size, 3], 0, 255)
-    if len(old) == 1:
-        (same,) = old
-        same = "tensorflow:nn.relu6" if same == "relu6" else same
-        np.testing.assert_allclose(
-            inject(network, same)(images), network(images), rtol=1e-4, atol=1e-6
-        )

@@ -7,7 +7,6 @@ import pytest
 from tests import (
     attacks_losses_test,
     attacks_pgd_test,
-    callbacks_test,
     evaluate_test,
     evaluation_resume_test,
     linear_network,
@@ -18,6 +17,7 @@ from tests import (
     training_gradient_quality_test,
     training_methods_test,
     training_trainer_test,
+    watched,
 )
 from tests.telling import telling
 
@@ -27,7 +27,7 @@ from tests.telling import telling
 ONE_WINNER = ("free", "losses, sure", "pgd, linear")
 NETWORKS = {
     "awp": training_awp_test.deep_network,
-    "callbacks": lambda: callbacks_test.Trainer().network,
+    "callbacks": lambda: watched.Trainer().network,
     "evaluate": evaluate_test.small_network,
     "free": lambda: training_free_test.trainer().network,
     "gradient quality": training_gradient_quality_test.network,

@@ -1,0 +1,149 @@
+"""Laws of the pictures: the grid of images and the curves of activations."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf.callbacks import PictureGrid, curves, pictures
+from tests.watched import Scale, compiled, dataset, lower
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (28, 20, 1), (64, 224, 3)])
+def test_the_grid_holds_the_enlarged_images_and_the_amplified_perturbation(shape):
+    random = np.random.default_rng(1)
+    clean = random.integers(3, 252, [2, *shape]).astype(np.float32)
+    labels = np.array([4, 7])
+    adversarial = np.asarray(lower(None, tf.constant(clean), labels))
+    chances = np.full([2, 10], 0.1)
+    page = pictures.draw(clean, adversarial, labels, (chances, chances))
+    height, width = shape[:2]
+    boxes = []
+    for row in range(2):
+        for column, expected in enumerate((clean, None, adversarial)):
+            left, top, right, bottom = pictures.cell(row, column, height, width)
+            scale = (right - left) // width
+            assert (right - left, bottom - top) == (width * scale, height * scale)
+            assert min(right - left, bottom - top) >= 64
+            boxes.append((left, top, right, bottom))
+            shown = page[top:bottom, left:right]
+            if column == 1:
+                # 42 = floor(127 / 3); the untouched right half is grey.
+                half = width // 2 * scale
+                assert (shown[:, :half] == 128 - 42 * 3).all()
+                assert (shown[:, half:] == 128).all()
+            else:
+                big = np.kron(expected[row], np.ones([scale, scale, 1]))
+                assert (shown == big).all()
+    assert len(set(boxes)) == 6
+    assert all(r <= page.shape[1] and b <= page.shape[0] for _, _, r, b in boxes)
+
+
+def test_without_a_perturbation_the_middle_column_is_grey():
+    clean = np.full([1, 8, 8, 1], 77, np.float32)
+    chances = np.eye(10)[:1]
+    page = pictures.draw(clean, clean, np.array([0]), (chances, chances))
+    left, top, right, bottom = pictures.cell(0, 1, 8, 8)
+    assert (page[top:bottom, left:right] == 128).all()
+
+
+def test_a_caption_never_leaves_its_column_and_colour_says_right_or_wrong():
+    clean = np.zeros([1, 8, 8, 1], np.float32)
+
+    def page_of(names, label, chances=(1.0, 0.0)):
+        chances = np.array([chances])
+        return pictures.draw(clean, clean, np.array([label]), (chances, chances), names)
+
+    left, _, _, bottom = pictures.cell(0, 0, 8, 8)
+    second = pictures.cell(0, 1, 8, 8)[0]
+    third = pictures.cell(0, 2, 8, 8)[0]
+    short, long = page_of(["ox", "fly"], 0), page_of(["w" * 90, "fly"], 0)
+    differs = np.nonzero((short != long).any(axis=(0, 2)))[0]
+    assert differs.min() >= left
+    assert not ((differs >= second) & (differs < third)).any()
+    right, wrong = short, page_of(["ox", "fly"], 1)
+
+    def colourful(page):
+        caption = page[bottom:, third:].reshape(-1, 3).astype(int)
+        return caption[np.abs(caption[:, 0] - caption[:, 1]).argmax()]
+
+    assert colourful(right)[1] > colourful(right)[0]  # green
+    assert colourful(wrong)[0] > colourful(wrong)[1]  # red
+    unlike = (np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))  # the attack succeeds
+    fooled = pictures.draw(clean, clean, np.array([0]), unlike, ["ox", "fly"])
+    assert (fooled[bottom:, :third] == right[bottom:, :third]).all()
+    assert colourful(fooled)[0] > colourful(fooled)[1]
+    nothing = page_of(["ox", "fly"], 0, (np.nan, np.nan))  # argmax says 0
+    assert colourful(nothing)[0] > colourful(nothing)[1]
+
+
+def test_the_grid_shows_the_attack_with_the_same_seed_every_time():
+    seeds = []
+
+    def attack(network, images, labels, seed):
+        seeds.append(tuple(seed.numpy()))
+        return images + 1
+
+    images, labels = next(iter(dataset()))
+    grid = PictureGrid(images[:2], labels[:2], attack, seed=5)
+    network = compiled().network
+    first, second = grid(network), grid(network)
+    assert (first == second).all()
+    PictureGrid(images[:2], labels[:2], attack, seed=6)(network)
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_pictures_refuse_what_they_cannot_draw():
+    with pytest.raises(ValueError, match=r"1 or 3\]; got \[2, 8, 8, 2\]"):
+        PictureGrid(np.zeros([2, 8, 8, 2]), np.zeros(2), lower)
+    with pytest.raises(ValueError, match=r"labels \[3\] for 2 images"):
+        PictureGrid(np.zeros([2, 8, 8, 1]), np.zeros(3), lower)
+
+
+def test_curves_are_the_function_and_its_derivative():
+    points = np.linspace(-4, 4, 33, dtype=np.float32)
+    value, slope = curves.evaluate(keras.layers.Activation("silu"), points)
+    x = points.astype(np.float64)
+    sigmoid = 1 / (1 + np.exp(-x))
+    np.testing.assert_allclose(value, x * sigmoid, atol=1e-6)
+    np.testing.assert_allclose(slope, sigmoid * (1 + x * (1 - sigmoid)), atol=1e-6)
+
+
+def test_only_hidden_activations_are_watched_those_of_nested_models_too():
+    inner_input = keras.Input([4])
+    inner = keras.Model(inner_input, keras.layers.ReLU(name="inner_relu")(inner_input))
+    x = pixels = keras.Input([4])
+    x = keras.layers.Activation("sigmoid", name="gate")(inner(x))
+    x = keras.layers.Activation("tanh", name="another_gate")(x)
+    x = keras.layers.ReLU(6, name="hard_sigmoid_times_6")(x + 3.0)
+    x = Scale(name="scale")(keras.layers.Dense(4, activation="relu")(x))
+    network = keras.Model(pixels, keras.layers.Softmax()(x))
+    names = [layer.name for layer in curves.activation_layers(network)]
+    assert names == ["inner_relu", "scale"]
+
+
+def test_equal_activations_share_a_line_and_trained_ones_do_not():
+    def colours(layers):
+        page = curves.draw(layers)[60:]
+        flat = page.reshape(-1, 3)
+        strong = flat[flat.max(1).astype(int) - flat.min(1) > 120].astype(int)
+        return {"blue": (strong[:, 2] > strong[:, 0]).any(), "red": (strong[:, 0] > 150).any()}
+
+    fixed = [keras.layers.Activation("swish", name=f"a{i}") for i in range(3)]
+    assert colours(fixed) == {"blue": True, "red": False}
+    trained = [Scale(name=f"s{i}") for i in range(2)]
+    for i, layer in enumerate(trained):
+        layer.build([None, 4])
+        layer.factor.assign([1.0 + i])
+    assert colours(trained) == {"blue": True, "red": True}
+
+
+def test_ticks_are_round_and_inside():
+    for low, high in [(-4, 4), (-0.3, 1.1), (0, 1e-3), (-250.0, 900.0)]:
+        ticks = curves.round_ticks(low, high)
+        assert 2 <= len(ticks) <= 7
+        assert all(low <= tick <= high for tick in ticks)
+        for gap in np.diff(ticks):
+            assert re.fullmatch(r"[125]\.0+e[+-]\d+", f"{gap:.6e}")

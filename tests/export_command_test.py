@@ -1,0 +1,151 @@
+"""What the program makes of a run and of its flags."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import keras
+import pytest
+import tensorflow as tf
+
+from export import extras, saved_model, signatures, verify
+from sat_tf.runs import workdir
+from tests.served import NAMES, ending, make_network
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return make_network()
+
+
+def test_a_wrong_number_of_names_is_refused(network, tmp_path):
+    with pytest.raises(ValueError, match="2 class names came for a network of 3 classes"):
+        saved_model.export(network, tmp_path, class_names=["a", "b"])
+
+
+def given(**values):
+    names = ("workdir", "network", "directory", "version", "labels", "resize")
+    return types.SimpleNamespace(**{**dict.fromkeys(names), "verify": False, **values})
+
+
+def test_the_program_exports_a_run_with_its_names(network, tmp_path):
+    run, serving = tmp_path / "run", tmp_path / "serving"
+    run.mkdir()
+    network.save(run / "network.keras")
+    metrics = {"class_names": NAMES, "dataset": "pets", "eval_resize": "whole"}
+    (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    labels = tmp_path / "other.txt"
+    labels.write_text("x\ny\nz\n", encoding="utf-8")
+    first = saved_model.from_flags(given(workdir=str(run), directory=str(serving)))
+    network_file = str(run / "network.keras")
+    second = saved_model.from_flags(
+        given(network=network_file, directory=str(serving), labels=str(labels), version=7)
+    )
+    found = [
+        (version / "assets.extra/labels.txt").read_text("utf-8") for version in (first, second)
+    ]
+    assert found == ["cat\ndog\ngroßer Hund\n", "x\ny\nz\n"]
+    assert (first, second) == (serving / "1", serving / "7")
+
+
+def test_labels_in_another_order_than_the_runs_are_refused(network, tmp_path):
+    network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text(json.dumps({"class_names": NAMES}), encoding="utf-8")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(NAMES[::-1]), encoding="utf-8")
+    with pytest.raises(ValueError, match="in another order; .*: cat, dog, großer Hund"):
+        saved_model.from_flags(
+            given(workdir=str(tmp_path), labels=str(labels), directory=str(tmp_path / "s"))
+        )
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("of_run", "of_flag", "expected"),
+    [
+        (None, None, "fit"),
+        ("whole", None, "fit"),  # which is what evaluation calls it
+        ("shorter_side", None, "shorter_side"),
+        ("shorter_side", "fit", "fit"),
+        (None, "shorter_side", "shorter_side"),
+    ],
+)
+def test_a_run_is_served_as_it_was_evaluated(tmp_path, monkeypatch, of_run, of_flag, expected):
+    made = []
+    monkeypatch.setattr(
+        signatures, "Servable", lambda *args: made.append(args) or types.SimpleNamespace(answers={})
+    )
+    monkeypatch.setattr(tf.saved_model, "save", lambda servable, path, *_: os.mkdir(path))
+    network = ending(3)
+    network.save(tmp_path / "network.keras")
+    metrics = {"class_names": NAMES, "epsilon": 4.0}
+    if of_run is not None:
+        metrics["eval_resize"] = of_run
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    values = {"workdir": str(tmp_path), "directory": str(tmp_path / "s"), "resize": of_flag}
+    version = saved_model.from_flags(given(**values))
+    found = json.loads((version / "assets.extra" / "metadata.json").read_text(encoding="utf-8"))
+    assert (found["resize"], found["training"]) == (expected, metrics)
+    ((_, image_shape, names, resize),) = made
+    assert (image_shape, names, resize) == ((4, 4, 3), NAMES, expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "--workdir=RUN or --network"),
+        ({"workdir": "a", "network": "b"}, "--workdir=RUN or --network"),
+        ({"workdir": "a"}, "--directory is missing"),
+        ({"workdir": "{tmp}", "directory": "{tmp}/s"}, "network.keras is not there"),
+        ({"network": "{tmp}/bad.keras", "directory": "{tmp}/s"}, "bad.keras"),
+        ({"network": "resnet", "directory": "{tmp}/s"}, "'resnet' is not there"),
+    ],
+)
+def test_what_the_flags_do_not_name_is_refused(tmp_path, values, words):
+    (tmp_path / "bad.keras").write_bytes(b"PK no zip")
+    values = {key: value.format(tmp=tmp_path) for key, value in values.items()}
+    with pytest.raises(ValueError, match=words):
+        saved_model.from_flags(given(**values))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "is damaged"), ("[]", "a JSON object")])
+def test_damaged_metrics_are_refused(tmp_path, text, words):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        workdir.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "a\n\nb\n"])
+def test_labels_with_an_empty_line_are_refused(tmp_path, text):
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(ValueError, match="one class name a line"):
+        extras.read_labels(tmp_path / "labels.txt")
+
+
+def test_the_program_ends_with_status_2_and_one_line(tmp_path):
+    command = [sys.executable, "-m", "export.saved_model", f"--workdir={tmp_path}"]
+    root = os.path.dirname(os.path.dirname(saved_model.__file__))
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith(
+        "--directory is missing; give serving/NAME, the parent of the versions"
+    )
+    assert "Traceback" not in result.stderr
+
+
+def test_the_check_says_in_one_line_what_is_no_version(tmp_path, monkeypatch, capsys):
+    for arguments, status, said in (
+        ([str(tmp_path)], 2, f"verify.py: {tmp_path} is no exported version, as it has no"),
+        ([], 2, "usage: python export/verify.py NAME/VERSION"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["export/verify.py", *arguments])
+        assert verify.main() == status
+        out, err = capsys.readouterr()
+        assert out == "" and len(err.splitlines()) == 1 and err.startswith(said)
+    monkeypatch.setattr(sys, "argv", ["export/verify.py", "--help"])
+    assert verify.main() == 0
+    assert capsys.readouterr().out.startswith("usage: ")
