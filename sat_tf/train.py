@@ -130,11 +130,9 @@ def test(info: datasets.Info, path: pathlib.Path) -> None:
         network,
         _load("test"),
         [recipe.strong_attack(FLAGS, FLAGS.test_steps)],
-        batch_size=FLAGS.batch_size,
-        seed=FLAGS.seed,
-        show_progress=True,
+        evaluate.Options(batch_size=FLAGS.batch_size, seed=FLAGS.seed, show_progress=True),
+        about={"network": {"source": str(path / "network.keras")}},
     )
-    report.facts |= {"network": {"source": str(path / "network.keras")}}
     report.save(report_path)
     last = report.outcomes[-1].last_iterate.mean()
     figures = {"clean_accuracy": report.clean_accuracy, "adversarial_accuracy": last}

@@ -9,7 +9,7 @@ from sat_tf import attacks as doors
 from sat_tf.attacks import PGD, autoattack, scaling
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from sat_tf.training import free
 from tests import linear_network
 
@@ -55,7 +55,7 @@ def test_every_attack_breaks_what_breaks_where_some_derivatives_are_nan(norm):
     assert np.isfinite(logits).all() and np.isnan(slope[:, :2]).all()
     epsilon = 3.0 * linear_network.distances(NETWORK, images, labels, norm).max()
     for attack in attacks_of(norm, epsilon):
-        report = evaluate(rooted, (images, labels), [attack], batch_size=6)
+        report = evaluate(rooted, (images, labels), [attack], Options(batch_size=6))
         assert not report.outcomes[0].standing.any(), (attack, norm)
     (check,) = [check for check in report.checks if check["name"] == "gradients"]
     assert not check["passed"] and "6 one with entries that are not finite" in check["found"]

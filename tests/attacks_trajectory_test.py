@@ -8,7 +8,7 @@ from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.attacks.trajectory import Trajectory
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from tests import linear_network
 
 LEADS = (0.0, 8.0, 17.0, 40.0, 90.0, 120.0, 200.0)
@@ -85,7 +85,7 @@ def test_verdicts_on_a_sure_network_are_those_of_the_exact_distances(norm, last_
     certain = np.abs(distances / epsilon - 1) > 0.02
     for attack in attacks:
         report = evaluate(
-            network, (images, labels), [attack], batch_size=10, last_iterate=last_iterate
+            network, (images, labels), [attack], Options(batch_size=10, last_iterate=last_iterate)
         )
         (outcome,) = report.outcomes
         expected = distances > epsilon

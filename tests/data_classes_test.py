@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from sat_tf import data, evaluate, loading, train
+from sat_tf import data, loading, train
+from sat_tf.evaluation import settings
 
 DIGITS = tuple(map(str, range(10)))
 INFO = data.Info("pets", ("cat", "dog", "hare"), (8, 8, 1), {"train": 1, "test": 1})
@@ -63,10 +64,11 @@ def test_a_run_and_an_exported_version_know_the_names_of_their_classes(tmp_path)
 
 def evaluated(run, classes=None):
     """Labels as the command `evaluate` reads them for the network of a run."""
-    given = types.SimpleNamespace(batch_size=100, ids=None, classes=classes, max_pixels=4096**2)
-    chosen = types.SimpleNamespace(source=str(run), dataset="digits", split="test", data_dir=None,
-                                   image_size=None, eval_resize=None)  # fmt: skip
-    batches = evaluate._dataset(given, chosen, loading.load(str(run)))
+    flags = types.SimpleNamespace(batch_size=100, num_images=None, ids=None, classes=classes,
+                                  max_pixels=4096**2)  # fmt: skip
+    chosen = types.SimpleNamespace(flags=flags, source=str(run), dataset="digits", split="test",
+                                   data_dir=None, image_size=None, eval_resize=None)  # fmt: skip
+    batches, _ = settings.load_images(chosen, loading.load(str(run)))
     return np.concatenate([labels for _, labels in batches])
 
 
@@ -112,7 +114,7 @@ def test_a_run_is_neither_continued_nor_tested_on_other_classes(tmp_path, monkey
     )  # fmt: skip
     monkeypatch.setattr(train, "FLAGS", flags)
     monkeypatch.setattr(train.datasets, "describe", lambda *_: INFO)
-    for name in ("set_up_process", "_check_data", "_settings", "fit"):
+    for name in ("set_up_process", "_check_data", "_settings", "_defaults", "fit"):
         monkeypatch.setattr(train, name, lambda *_: None)
     monkeypatch.setattr(train.recipe, "trainer", lambda *_: None)
     monkeypatch.setattr(train.workers, "claim", lambda *_: contextlib.nullcontext(run))

@@ -15,9 +15,11 @@ import tensorflow as tf
 from absl import flags
 from sklearn import datasets
 
-from sat_tf import evaluate
+from sat_tf import data, evaluate, loading
 from sat_tf.attacks import PGD, autoattack, names
+from sat_tf.data import classes, selection
 from sat_tf.evaluation import settings, verdicts
+from sat_tf.runs import distribution
 
 # Values unlike the defaults, and unlike what the data set or the network would say.
 ASKED = {
@@ -72,20 +74,15 @@ def parse(monkeypatch):
 
 
 class Report:
-    """Stands for a report: what the program asks of it and tells it."""
+    """Stands for a report: what the program asks of it."""
 
-    def __init__(self):
-        self.labels, self.facts = np.zeros(1), {"network": {}, "data": {}}
-        self.checks, self.curve, self.saved_images, self.positions = [], [], None, None
+    labels = np.zeros(1)
 
     def save(self, path):
         self.path = path
 
-    def table(self):
-        return "the table"
-
-    def steps_table(self):
-        return "the steps"
+    def text(self, with_steps):
+        return "the table, the steps" if with_steps else "the table"
 
 
 @pytest.fixture
@@ -107,21 +104,19 @@ def run(parse, monkeypatch):
         report = Report()
         network = types.SimpleNamespace(input_shape=(None, side, side, 3), output_shape=(None, 3))
         strategy = types.SimpleNamespace(scope=contextlib.nullcontext)
-        replace(evaluate.loading, "load", network)
-        replace(evaluate.loading, "adapt", network)
-        replace(evaluate.loading, "class_names", list("abc"))
-        replace(evaluate.distribution, "split_cpu", None)
-        replace(evaluate.distribution, "strategy", strategy)
-        info = evaluate.data.Info(
-            "set", tuple("abc"), (None, None, 3), {"test": 9, "validation": 9}
-        )
-        replace(evaluate.data, "describe", info)
-        replace(evaluate.classes, "labelled", ["batches"])
-        replace(evaluate.selection, "positions", [5, 2])
+        replace(loading, "load", network)
+        replace(loading, "adapt", network)
+        replace(loading, "class_names", list("abc"))
+        replace(distribution, "split_cpu", None)
+        replace(distribution, "strategy", strategy)
+        info = data.Info("set", tuple("abc"), (None, None, 3), {"test": 9, "validation": 9})
+        replace(data, "describe", info)
+        replace(classes, "labelled", ["batches"])
+        replace(selection, "positions", [5, 2])
         replace(evaluate, "evaluate", report)
         replace(evaluate.artefacts, "write", [])
         replace(evaluate.artefacts, "require_space", None)
-        replace(evaluate.data, "load", ["batches"])
+        replace(data, "load", ["batches"])
         seen["adapted"] = network
         parse(*arguments)
         evaluate.main()
@@ -132,20 +127,20 @@ def run(parse, monkeypatch):
 
 def test_every_flag_reaches_what_it_decides(run, parse, capsys):
     seen, report = run(*(f"--{name}={value}" for name, value in ASKED.items()))
-    options = seen["evaluate.options"]
-    attacks, curve = seen["evaluate.attacks"], options["curve"]
+    options, about = seen["evaluate.options"], seen["evaluate.about"]
+    attacks, curve = seen["evaluate.attacks"], options.curve
     pgd = attacks[-1]
     path = pathlib.Path("there/mine.json")
     printed = capsys.readouterr().out
     left_out = autoattack.left_out("standard", norm="l2", num_classes=3)
     assert left_out
     found = {
-        "network": report.facts["network"]["source"] == seen["load.source"] == "nets/mine.keras",
+        "network": about["network"]["source"] == seen["load.source"] == "nets/mine.keras",
         "input_range": seen["adapt.input_range"] == (0.0, 1.0),
         "preprocessing": seen["adapt.preprocessing"] == "caffe",
-        "dataset": seen["load.name"] == report.facts["data"]["dataset"] == "some_set"
+        "dataset": seen["load.name"] == about["data"]["dataset"] == "some_set"
         and seen["positions.dataset"] == seen["describe.name"] == "some_set",
-        "split": seen["load.split"] == report.facts["data"]["split"] == "validation"
+        "split": seen["load.split"] == about["data"]["split"] == "validation"
         and seen["positions.split"] == "validation",
         "data_dir": seen["load.data_dir"] == seen["describe.data_dir"] == "/sets",
         "classes": seen["labelled.path"] == "classes.txt"
@@ -155,35 +150,36 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "max_pixels": seen["load.max_pixels"] == seen["describe.max_pixels"] == 9_000
         and seen["positions.max_pixels"] == 9_000,
         "eval_resize": seen["load.eval_resize"] == "shorter_side",
-        "num_images": options["num_images"] == 1,
-        "ids": seen["positions.path"] == "ids.txt" and report.positions.tolist() == [2],
+        "num_images": options.num_images == 1,
+        "ids": seen["positions.path"] == "ids.txt"
+        and seen["evaluate.dataset"].wanted.tolist() == [2, 5],
         "attacks": names.name_of(pgd) == "pgd-3"
         and len(attacks) > 1
-        and options["left_out"] == left_out,
+        and options.left_out == left_out,
         "epsilon": {one.epsilon for one in attacks} == {5.0},
         "step_size": pgd.step_size == curve[1.0][-1].step_size == 1.25,
         "norm": {one.norm for one in [*attacks, *curve[1.0]]} == {"l2"},
-        "restarts": options["restarts"] == 3,
-        "last_iterate": options["last_iterate"] is False,
+        "restarts": options.restarts == 3,
+        "last_iterate": options.last_iterate is False,
         "curve": {e: {one.epsilon for one in some} for e, some in curve.items()}
         == {2.5: {2.5}, 1.0: {1.0}},
         "steps_curve": "the steps" in printed and "the table" in printed,
-        "seed": options["seed"] == 7,
-        "batch_size": options["batch_size"] == seen["load.batch_size"] == 19,
-        "strategy": seen["strategy.name"] == "mirrored" and options["strategy"] is not None,
+        "seed": options.seed == 7,
+        "batch_size": options.batch_size == seen["load.batch_size"] == 19,
+        "strategy": seen["strategy.name"] == "mirrored" and options.strategy is not None,
         "logical_cpus": seen["split_cpu.num_devices"] == 2,
         "json": report.path == seen["write.path"] == path
-        and options["verdict_file"] == verdicts.verdict_path(path),
+        and options.verdict_file == verdicts.verdict_path(path),
         "write": seen["write.names"] == ["npz", "plots"]
-        and options["image_file"] == path.with_suffix(".images.npy"),
-        "image_type": options["image_type"] == seen["require_space.image_type"] == "uint8",
-        "overwrite": options["overwrite"] is True,
-        "save_every": options["save_every"] == 4.5,
+        and options.image_file == path.with_suffix(".images.npy"),
+        "image_type": options.image_type == seen["require_space.image_type"] == "uint8",
+        "overwrite": options.overwrite is True,
+        "save_every": options.save_every == 4.5,
     }
     assert [name for name, right in found.items() if not right] == []
     assert seen["evaluate.network"] is seen["adapted"]
     # A new flag needs a line above: the report repeats them all.
-    assert set(found) == set(ASKED) == set(report.facts["flags"]) - {"workdir"}
+    assert set(found) == set(ASKED) == set(about["flags"]) - {"workdir"}
     asked, defaults = flags.FLAGS, parse()
     assert [name for name in ASKED if asked[name].value == defaults[name].value] == []
 
@@ -233,8 +229,8 @@ def test_without_a_size_the_images_have_the_networks(run):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2")
     seen, _ = run(*asked, side=12)
     assert seen["load.image_size"] == 12 and seen["load.split"] == "test"
-    assert seen["evaluate.options"]["strategy"] is None and "strategy.name" not in seen
-    assert seen["evaluate.options"]["image_file"] is None  # html alone needs no images
+    assert seen["evaluate.options"].strategy is None and "strategy.name" not in seen
+    assert seen["evaluate.options"].image_file is None  # html alone needs no images
 
 
 @pytest.mark.parametrize(
@@ -265,7 +261,7 @@ def test_restarts_of_pgd_are_said_where_there_is_pgd(run, capsys):
 def test_what_a_norm_leaves_out_is_said(run):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=autoattack")
     seen, _ = run(*asked, "--norm=l1")
-    found = seen["evaluate.options"]["left_out"]
+    found = seen["evaluate.options"].left_out
     assert found == autoattack.left_out("standard", norm="l1", num_classes=3)
     assert "square" in found  # for want of the norm, not of classes
 
@@ -303,7 +299,7 @@ def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(
         network,
         (pixels[..., None], labels),
         [PGD(epsilon=10, step_size=10 / 3, steps=3)],
-        restarts=2,
+        evaluate.Options(restarts=2),
     )
     assert report["images"]["standing"] == library.standing.astype(int).tolist()
     assert report["restarts"] == report["attacks"][0]["settings"]["restarts"] == 2

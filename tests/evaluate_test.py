@@ -15,7 +15,7 @@ from sat_tf import evaluate as program
 from sat_tf.attacks import PGD, names
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from sat_tf.runs import atomic
 from tests import linear_network
 
@@ -81,7 +81,7 @@ def test_two_class_linear_network_has_the_accuracy_of_the_closed_form(linear):
     for norm, epsilon in (("linf", 8.0), ("l2", 30.0)):
         expected = worst_margins(images, labels, weights, epsilon, norm).min(1) > 0
         attack = PGD(epsilon=epsilon, step_size=epsilon / 2, steps=60, norm=norm)
-        outcome = evaluate(network, (images, labels), [attack], batch_size=16).outcomes[0]
+        outcome = evaluate(network, (images, labels), [attack], Options(batch_size=16)).outcomes[0]
         assert 0.2 < expected.mean() < 0.8
         np.testing.assert_array_equal(outcome.last_iterate, expected)
         np.testing.assert_array_equal(outcome.standing, expected)
@@ -92,11 +92,11 @@ def test_every_image_is_counted_also_in_a_partial_last_batch(linear):
     logits = images.reshape(60, -1).astype(np.float64) @ weights
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(7)
     attack = PGD(epsilon=EPSILON, step_size=2, steps=3)
-    report = evaluate(network, dataset, [attack], batch_size=16)
+    report = evaluate(network, dataset, [attack], Options(batch_size=16))
     np.testing.assert_array_equal(report.labels, labels)
     np.testing.assert_array_equal(report.clean, logits.argmax(1) == labels)
     assert len(report.outcomes[0].standing) == 60
-    few = evaluate(network, dataset, [attack], batch_size=16, num_images=23)
+    few = evaluate(network, dataset, [attack], Options(batch_size=16, num_images=23))
     np.testing.assert_array_equal(few.labels, labels[:23])
     np.testing.assert_array_equal(few.outcomes[0].standing, report.outcomes[0].standing[:23])
 
@@ -105,9 +105,9 @@ def test_a_short_attack_is_the_beginning_of_a_long_one():
     network = small_network()
     dataset = images_of(network, 40)
     attacks = [PGD(epsilon=EPSILON, step_size=1.5, steps=steps) for steps in (1, 3, 8)]
-    together = evaluate(network, dataset, attacks, batch_size=16)
+    together = evaluate(network, dataset, attacks, Options(batch_size=16))
     for attack, outcome in zip(attacks, together.outcomes, strict=True):
-        alone = evaluate(network, dataset, [attack], batch_size=16).outcomes[0]
+        alone = evaluate(network, dataset, [attack], Options(batch_size=16)).outcomes[0]
         np.testing.assert_array_equal(outcome.last_iterate, alone.last_iterate)
         np.testing.assert_array_equal(outcome.standing, alone.standing)
         np.testing.assert_array_equal(outcome.broken_step, alone.broken_step)
@@ -122,7 +122,7 @@ def test_last_iterate_verdict_is_that_of_the_attack_called_directly():
     attack = PGD(epsilon=EPSILON, step_size=1.5, steps=5, random_start=False)
     adversarial = attack(network, tf.constant(images), tf.constant(labels))
     expected = np.argmax(network.predict(adversarial, verbose=0), -1) == labels
-    outcome = evaluate(network, (images, labels), [attack], batch_size=9).outcomes[0]
+    outcome = evaluate(network, (images, labels), [attack], Options(batch_size=9)).outcomes[0]
     np.testing.assert_array_equal(outcome.last_iterate, expected)
     assert 0 < expected.mean() < 1
 
@@ -132,7 +132,8 @@ def test_verdicts_do_not_depend_on_the_batch_size():
     dataset = images_of(network, 37)
     attack = PGD(epsilon=EPSILON, step_size=1.5, steps=6)
     outcomes = [
-        evaluate(network, dataset, [attack], batch_size=size).outcomes[0] for size in (1, 5, 64)
+        evaluate(network, dataset, [attack], Options(batch_size=size)).outcomes[0]
+        for size in (1, 5, 64)
     ]
     for other in outcomes[1:]:
         np.testing.assert_array_equal(outcomes[0].broken_step, other.broken_step)
@@ -143,8 +144,8 @@ def test_restarts_are_taken_worst_for_each_image():
     network = small_network()
     dataset = images_of(network, 64)
     attack = PGD(epsilon=EPSILON, step_size=1, steps=1)
-    one = evaluate(network, dataset, [attack], batch_size=32).outcomes[0]
-    four = evaluate(network, dataset, [attack], batch_size=32, restarts=4).outcomes[0]
+    one = evaluate(network, dataset, [attack], Options(batch_size=32)).outcomes[0]
+    four = evaluate(network, dataset, [attack], Options(batch_size=32, restarts=4)).outcomes[0]
     assert not (four.standing & ~one.standing).any()
     assert not (four.last_iterate & ~one.last_iterate).any()
     assert four.standing.sum() < one.standing.sum()
@@ -153,7 +154,7 @@ def test_restarts_are_taken_worst_for_each_image():
 def test_epsilon_zero_leaves_the_clean_accuracy(linear):
     network, images, labels, _ = linear
     attack = PGD(epsilon=0, step_size=1, steps=2)
-    report = evaluate(network, (images, labels), [attack], batch_size=16)
+    report = evaluate(network, (images, labels), [attack], Options(batch_size=16))
     np.testing.assert_array_equal(report.outcomes[0].last_iterate, report.clean)
     np.testing.assert_array_equal(report.outcomes[0].standing, report.clean)
     assert 0.5 < report.clean_accuracy < 1
@@ -162,7 +163,7 @@ def test_epsilon_zero_leaves_the_clean_accuracy(linear):
 def test_the_examples_of_what_no_attack_was_given_are_the_clean_images(linear):
     network, images, labels, _ = linear
     attacks = names.parse(["apgd-ce"], epsilon=EPSILON, norm="linf", num_classes=3)
-    report = evaluate(network, (images, labels), attacks, batch_size=16)
+    report = evaluate(network, (images, labels), attacks, Options(batch_size=16))
     shown, clean = report.examples, report.clean[:8]
     assert not clean.all() and clean.any()
     np.testing.assert_array_equal(shown.adversarial[~clean], images[:8][~clean])
@@ -175,7 +176,7 @@ def test_same_seed_same_verdicts_and_another_seed_others():
     dataset = images_of(network, 64)
     attack = PGD(epsilon=EPSILON, step_size=1, steps=2)
     first, again, other = (
-        evaluate(network, dataset, [attack], batch_size=32, seed=seed).outcomes[0]
+        evaluate(network, dataset, [attack], Options(batch_size=32, seed=seed)).outcomes[0]
         for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first.broken_step, again.broken_step)
@@ -188,7 +189,7 @@ def test_packing_saves_what_a_plain_loop_would_spend_on_broken_images():
     labels[:5] = (labels[:5] + 1) % 3
     attack = PGD(epsilon=EPSILON, step_size=1.5, steps=19)
     options = {"batch_size": 16, "restarts": 2, "last_iterate": False}
-    (found,) = evaluate(network, (images, labels), [attack], **options).outcomes
+    (found,) = evaluate(network, (images, labels), [attack], Options(**options)).outcomes
     assert found.plain_steps == found.attacked.sum() * 2 * 20 == 43 * 40
     steps = np.where(found.broken_step >= 0, found.broken_step + 1, 40)
     assert found.image_steps == steps[found.attacked].sum()
@@ -221,7 +222,7 @@ def test_wrong_arguments_are_refused(linear):
     network, images, labels, _ = linear
     attack = PGD(epsilon=1, step_size=1, steps=1)
     with pytest.raises(ValueError, match="restarts is 0"):
-        evaluate(network, (images, labels), [attack], restarts=0)
+        evaluate(network, (images, labels), [attack], Options(restarts=0))
     with pytest.raises(ValueError, match="attacks is empty"):
         evaluate(network, (images, labels), [])
     with pytest.raises(ValueError, match="from [0-9.]+ to 2.*expected pixels"):
@@ -265,7 +266,9 @@ def test_the_curve_of_a_linear_network_is_the_closed_form_and_never_rises(flat):
     # The largest ball is attacked with a step that reaches nothing new.
     curve = {middle: [straight(middle)], 0.0: [straight(0.0)], small: [straight(small)],
              large: [straight(large, step_size=1e-3)]}  # fmt: skip
-    report = evaluate(network, (images, labels), [straight(small)], curve=curve, batch_size=8)
+    report = evaluate(
+        network, (images, labels), [straight(small)], Options(curve=curve, batch_size=8)
+    )
     assert [point.epsilon for point in report.curve] == [0.0, small, middle, large]
     for point, radius in zip(report.curve, (0.0, small, middle, middle), strict=True):
         np.testing.assert_array_equal(point.standing, gaps > radius)
@@ -280,7 +283,7 @@ def test_the_curve_of_a_linear_network_is_the_closed_form_and_never_rises(flat):
     assert found == [np.mean(gaps > radius) for radius in (0.0, small, middle, middle)]
     curve = {middle: [straight(middle, step_size=1e-3), straight(middle)]}
     options = {"curve": curve, "batch_size": 8}
-    several = evaluate(network, (images, labels), [straight(small)], **options)
+    several = evaluate(network, (images, labels), [straight(small)], Options(**options))
     np.testing.assert_array_equal(several.curve[0].standing, gaps > middle)
 
 
@@ -297,12 +300,12 @@ def test_a_radius_of_the_curve_that_is_the_evaluations_own_is_not_attacked_again
             small: [straight(small)],
         }
         options = {"verdict_file": tmp_path / f"{reached}.npz", "batch_size": 8}
-        report = evaluate(network, (images, labels), attacks, curve=curve, **options)
+        report = evaluate(network, (images, labels), attacks, Options(curve=curve, **options))
         assert [point.epsilon for point in report.curve] == [small, middle, large]
         assert [point.seconds > 0 for point in report.curve] == [True, False, True]
         for point, radius in zip(report.curve, (small, reached, reached), strict=True):
             np.testing.assert_array_equal(point.standing, gaps > radius)
-        again = evaluate(network, (images, labels), attacks, curve=curve, **options)
+        again = evaluate(network, (images, labels), attacks, Options(curve=curve, **options))
         assert [point.standing.tolist() for point in again.curve] == [
             point.standing.tolist() for point in report.curve
         ]
@@ -320,7 +323,7 @@ def test_attacks_that_differ_in_more_than_their_steps_are_run_apart(flat):
         straight(round_ball, norm="l2"),
         straight(large, random_start=True),
     ]
-    report = evaluate(network, (images, labels), attacks, batch_size=30)
+    report = evaluate(network, (images, labels), attacks, Options(batch_size=30))
     right = [gaps["linf"] > radius for radius in (small, large, small, large)]
     right.append(gaps["l2"] > round_ball)
     for outcome, attack, expected in zip(report.outcomes, attacks, right, strict=False):
@@ -337,7 +340,7 @@ def test_pgd_that_stops_at_the_break_is_the_pgd_that_was_asked_for(flat):
         (radius,) = radii_of(gaps[norm], 0.5)
         attack = straight(radius, norm=norm)
         options = {"last_iterate": False, "restarts": 3, "batch_size": 8}
-        (outcome,) = evaluate(network, (images, labels), [attack], **options).outcomes
+        (outcome,) = evaluate(network, (images, labels), [attack], Options(**options)).outcomes
         np.testing.assert_array_equal(outcome.standing, gaps[norm] > radius)
         asked = {"epsilon": radius, "step_size": radius, "steps": 1, "norm": norm,
                  "random_start": False, "num_steps": 2}  # fmt: skip
@@ -345,7 +348,7 @@ def test_pgd_that_stops_at_the_break_is_the_pgd_that_was_asked_for(flat):
         np.testing.assert_array_equal(outcome.attacked, gaps[norm] > 0)
         assert outcome.plain_steps == 2 * (gaps[norm] > 0).sum()
     noisy = straight(radius, norm="l2", random_start=True)
-    (outcome,) = evaluate(network, (images[:9], labels[:9]), [noisy], **options).outcomes
+    (outcome,) = evaluate(network, (images[:9], labels[:9]), [noisy], Options(**options)).outcomes
     assert outcome.settings["num_steps"] == 6 and outcome.settings["random_start"] is True
 
 
@@ -356,11 +359,13 @@ def test_the_last_image_that_stands_is_attacked_too(flat):
     chosen = [one, *np.flatnonzero(gaps["linf"] == 0)[:2]]
     attacks = [straight(radius, step_size=1e-3), Square(epsilon=radius, queries=1),
                APGD(epsilon=radius, iterations=2)]  # fmt: skip
-    report = evaluate(network, (images[chosen], labels[chosen]), attacks, batch_size=2)
+    report = evaluate(network, (images[chosen], labels[chosen]), attacks, Options(batch_size=2))
     assert [outcome.attacked.sum() for outcome in report.outcomes][0] == 3
     assert report.outcomes[-1].attacked.tolist() in ([True, False, False], [False] * 3)
     assert not report.standing.any() and report.clean.tolist() == [True, False, False]
-    alone = evaluate(network, (images[[one]], labels[[one]]), [straight(radius)], batch_size=4)
+    alone = evaluate(
+        network, (images[[one]], labels[[one]]), [straight(radius)], Options(batch_size=4)
+    )
     assert not alone.standing.any() and alone.clean.all()
 
 
@@ -369,14 +374,17 @@ def test_a_label_that_the_network_has_no_class_for_is_refused(flat):
     for wrong in (2, -1):
         spoilt = np.where(np.arange(30) == 29, wrong, labels)
         with pytest.raises(ValueError, match=rf"labels run from .*{wrong}.*2 classes"):
-            evaluate(network, (images, spoilt), [straight(1.0)], batch_size=8)
+            evaluate(network, (images, spoilt), [straight(1.0)], Options(batch_size=8))
 
 
 def test_facts_say_how_it_was_evaluated(flat):
     network, images, labels, _ = flat
     options = {"seed": 5, "batch_size": 7, "restarts": 2, "left_out": {"fab-t": "why"}}
-    report = evaluate(network, (images[:8], labels[:8]), [straight(1.0)], **options)
-    facts = report.to_dict()
+    about = {"network": {"source": "here"}, "flags": {"seed": 5}}
+    few = images[:8], labels[:8]
+    facts = evaluate(network, few, [straight(1.0)], Options(**options), about).to_dict()
+    assert set(facts["network"]) == {"name", "num_parameters", "weights_sha256", "source"}
+    assert facts["network"]["source"] == "here" and facts["flags"] == {"seed": 5}
     assert [facts[name] for name in ("seed", "batch_size", "restarts")] == [5, 7, 2]
     assert facts["attacks_left_out"] == {"fab-t": "why"} and facts["classes"] == 2
     assert facts["images"]["label"] == labels[:8].tolist() and facts["num_images"] == 8
@@ -436,16 +444,15 @@ def test_a_disk_that_fills_at_the_end_costs_no_figure(suffix, tmp_path, monkeypa
         return replacing(path)
 
     monkeypatch.setattr(atomic, "replacing", full)
-    monkeypatch.setattr(program, "_own_flags", list)
     given = types.SimpleNamespace(write=["html"], steps_curve=False)
-    chosen = types.SimpleNamespace(
-        source="it", dataset="digits", split="test", norm="linf", epsilon=8.0, about={},
+    settings = types.SimpleNamespace(
+        flags=given, source="it", dataset="digits", norm="linf", epsilon=8.0, about={},
         report=tmp_path / "report.json",
     )  # fmt: skip
     with pytest.raises(OSError, match="cannot write it"):
-        program._tell(report, (images, labels), given, chosen)
+        program._write(report, settings)
     assert report.table() in capsys.readouterr().out
-    assert chosen.report.exists() == (suffix == ".html")  # an artefact does not cost the report
+    assert settings.report.exists() == (suffix == ".html")  # an artefact does not cost the report
 
 
 @pytest.mark.parametrize(

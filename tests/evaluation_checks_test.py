@@ -7,7 +7,7 @@ import tensorflow as tf
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation import checks
 from sat_tf.evaluation.report.report import Outcome
 from sat_tf.evaluation.stream import Stream
@@ -98,7 +98,7 @@ def test_an_image_with_a_logit_that_is_not_finite_counts_nowhere_and_every_image
     network = spoilt(value, images[bad, 0, 0, 0])
     attacks = [PGD(epsilon=0, step_size=1, steps=1), Square(epsilon=0, queries=2)]
     # The last five images come in the last batches only.
-    report = evaluate(network, (images, labels), attacks, batch_size=8)
+    report = evaluate(network, (images, labels), attacks, Options(batch_size=8))
     right = ~np.isin(np.arange(40), bad)
     np.testing.assert_array_equal(report.clean, right)
     for outcome in report.outcomes:
@@ -122,8 +122,8 @@ def test_masked_gradients_that_pgd_calls_robust_are_broken_by_square_and_named(i
         PGD(epsilon=epsilon, step_size=epsilon / 4, steps=10, random_start=False),
         Square(epsilon=epsilon, queries=300),
     ]
-    honest_report = evaluate(honest, (images, labels), attacks, batch_size=8)
-    masked = evaluate(quantised, (images, labels), attacks, batch_size=8)
+    honest_report = evaluate(honest, (images, labels), attacks, Options(batch_size=8))
+    masked = evaluate(quantised, (images, labels), attacks, Options(batch_size=8))
     assert masked.outcome("pgd-10").standing.all()
     assert masked.adversarial_accuracy < 0.8
     assert honest_report.adversarial_accuracy <= masked.adversarial_accuracy
@@ -140,7 +140,7 @@ def test_with_too_few_classes_an_attack_is_left_out_and_the_report_says_so(image
         PGD(epsilon=4, step_size=1, steps=3),
         APGD(epsilon=4, loss="dlr", iterations=3),
     ]
-    report = evaluate(network, (images, network.labels(images)), attacks, batch_size=8)
+    report = evaluate(network, (images, network.labels(images)), attacks, Options(batch_size=8))
     assert [outcome.name for outcome in report.outcomes] == ["pgd-3"]
     assert "3 classes" in report.facts["attacks_left_out"]["apgd-dlr"]
     (check,) = [check for check in report.checks if check["name"] == "classes"]

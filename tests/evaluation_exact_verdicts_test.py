@@ -15,7 +15,7 @@ import tensorflow as tf
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from tests import linear_network
 
 # Attacks come within a few percent of the boundary; nothing may be broken from beyond it.
@@ -59,7 +59,10 @@ def assert_exact(network, images, labels, distances, norm, *, near=NEAR, missed=
     epsilon = float(np.median(distances))
     num_classes = int(network(images[:1]).shape[1])
     report = evaluate(
-        network, (images, labels), attacks_of(norm, epsilon, num_classes), restarts=2, **options
+        network,
+        (images, labels),
+        attacks_of(norm, epsilon, num_classes),
+        Options(restarts=2, **options),
     )
     assert report.clean.all()
     for outcome in report.outcomes:

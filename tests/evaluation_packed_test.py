@@ -7,9 +7,11 @@ import tensorflow as tf
 
 from sat_tf.attacks import losses, noise, stepped
 from sat_tf.attacks.pgd_restarts import RestartedPGD
-from sat_tf.evaluation import ball, passes, runner
-from sat_tf.evaluation.packing.packed import Packed, Waiting
+from sat_tf.evaluation import ball, runner
+from sat_tf.evaluation.packing.packed import Packed
+from sat_tf.evaluation.packing.slots import Waiting, even_slots
 from sat_tf.evaluation.stream import Stream
+from sat_tf.evaluation.sweep import Sweep
 from sat_tf.runs import distribution
 from tests import linear_network
 from tests.telling import telling
@@ -139,14 +141,14 @@ def test_steps_are_those_of_the_closed_form_on_a_linear_network():
     assert 2 < np.sum(gaps < 72) < 18
 
 
-def work_of(attack, count):
-    return passes.Pass.blank("pass", attack, count)
+def sweep_of(attack, count):
+    return Sweep.blank("sweep", attack, count, title="title", noise="noise")
 
 
-def finish(driver, work, candidates, **options):
-    for _ in driver.run(work, candidates, salt="salt", **options):
-        pass
-    return work
+def finish(driver, sweep, candidates):
+    for verdict in driver.run(sweep, candidates):
+        sweep.note(verdict, 0.5)
+    return sweep
 
 
 class Liar(stepped.Stepped):
@@ -169,10 +171,10 @@ class Liar(stepped.Stepped):
 def test_a_break_that_a_second_evaluation_does_not_confirm_is_no_break(network, images, labels):
     driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     clean = driver.clean()
-    work = finish(driver, work_of(Liar(), COUNT), np.ones(COUNT, bool))
-    np.testing.assert_array_equal(work.broken, ~clean.correct)
-    np.testing.assert_array_equal(work.unconfirmed, clean.correct)
-    assert work.done.all() and clean.correct.any() and not clean.correct.all()
+    sweep = finish(driver, sweep_of(Liar(), COUNT), np.ones(COUNT, bool))
+    np.testing.assert_array_equal(sweep.broken, ~clean.correct)
+    np.testing.assert_array_equal(sweep.unconfirmed, clean.correct)
+    assert sweep.done.all() and clean.correct.any() and not clean.correct.all()
 
 
 @pytest.mark.parametrize("shift, said", [(2.001, "2.00101 is beyond"), (230.0, "lie in")])
@@ -181,39 +183,39 @@ def test_an_image_outside_the_ball_or_the_range_stops_everything(
 ):
     driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     with pytest.raises(ball.OutsideBall, match=said):
-        finish(driver, work_of(Liar(shift), COUNT), np.ones(COUNT, bool))
+        finish(driver, sweep_of(Liar(shift), COUNT), np.ones(COUNT, bool))
 
 
 def test_only_candidates_are_attacked(network, images, labels):
     driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     candidates = np.zeros(COUNT, bool)
     candidates[[2, 17, 40]] = True
-    work = finish(driver, work_of(attack_of(), COUNT), candidates)
-    np.testing.assert_array_equal(work.done, candidates)
-    np.testing.assert_array_equal(work.steps > 0, candidates)
+    sweep = finish(driver, sweep_of(attack_of(), COUNT), candidates)
+    np.testing.assert_array_equal(sweep.done, candidates)
+    np.testing.assert_array_equal(sweep.steps > 0, candidates)
 
 
-def test_a_pass_that_goes_on_adds_to_what_it_has_cost(network, images, labels):
+def test_a_sweep_that_goes_on_adds_to_what_it_has_cost(network, images, labels):
     driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     candidates = np.arange(COUNT) < 9
-    fresh = finish(driver, work_of(attack_of(), COUNT), candidates)
-    resumed = work_of(attack_of(), COUNT)
+    fresh = finish(driver, sweep_of(attack_of(), COUNT), candidates)
+    resumed = sweep_of(attack_of(), COUNT)
     resumed.slot_steps, resumed.seconds = 1000, 500.0
     finish(driver, resumed, candidates)
     assert resumed.slot_steps == 1000 + fresh.slot_steps > 1000
-    assert resumed.seconds > 500
+    assert resumed.seconds == 500 + 9 * 0.5
     np.testing.assert_array_equal(resumed.steps, fresh.steps)
 
 
 @pytest.mark.parametrize("images", [1, 2, 31, 128, 129, 256, 257, 1000])
 def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
-    slots = runner.balanced_slots(images, 128)
+    slots = even_slots(images, 128)
     rounds = -(-images // slots)
     assert 1 <= slots <= 128
     assert rounds == -(-images // 128)
     assert rounds * slots - images < rounds  # not one slot too many in any round
     strategy = distribution.strategy("mirrored")
-    shared = runner.balanced_slots(images, 128, strategy)
+    shared = even_slots(images, 128, strategy)
     assert shared % 2 == 0 and slots <= shared <= slots + 1
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
-from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import passes, runner, verdicts
+from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluation import runner, sweep, verdicts
 from tests import linear_network
 
 ATTACKS = [
@@ -47,7 +47,7 @@ def data_of(network):
 def evaluate_here(path, **options):
     network = network_of()
     options = {"batch_size": 4, "save_every": 0.0, "restarts": 2} | options
-    return evaluate(network, data_of(network), ATTACKS, verdict_file=path, **options)
+    return evaluate(network, data_of(network), ATTACKS, Options(verdict_file=path, **options))
 
 
 def content(report):
@@ -73,7 +73,7 @@ def test_a_run_that_stops_anywhere_continues_to_the_same_report(
     class Killed(BaseException):
         pass
 
-    noted, note = [], runner.Runner._note
+    noted, note = [], sweep.Sweep.note
 
     def note_until_killed(self, *arguments):
         if len(noted) == killed_after:
@@ -83,11 +83,11 @@ def test_a_run_that_stops_anywhere_continues_to_the_same_report(
 
     path = tmp_path / "report.verdicts.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Runner, "_note", note_until_killed)
+        patch.setattr(sweep.Sweep, "note", note_until_killed)
         with pytest.raises(Killed):
             evaluate_here(path)
     before = len(noted)
-    monkeypatch.setattr(runner.Runner, "_note", lambda *a: noted.append(1) or note(*a))
+    monkeypatch.setattr(sweep.Sweep, "note", lambda *a: noted.append(1) or note(*a))
     resumed = evaluate_here(path)
     assert content(resumed) == content(reference)
     found, expected = resumed.examples.adversarial, reference.examples.adversarial
@@ -171,30 +171,40 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     evaluate_here(path)
     other = network_of(1)
     with pytest.raises(ValueError, match="another evaluation.*other weights of the network"):
-        evaluate(other, data_of(network_of()), ATTACKS, verdict_file=path, batch_size=4, restarts=2)
+        evaluate(
+            other,
+            data_of(network_of()),
+            ATTACKS,
+            Options(verdict_file=path, batch_size=4, restarts=2),
+        )
     same, (images, labels) = network_of(), data_of(network_of())
     labels[-1] = (labels[-1] + 1) % 4
     with pytest.raises(ValueError, match="another evaluation.*other images or labels"):
-        evaluate(same, (images, labels), ATTACKS, verdict_file=path, batch_size=4, restarts=2)
+        evaluate(
+            same, (images, labels), ATTACKS, Options(verdict_file=path, batch_size=4, restarts=2)
+        )
 
 
-def test_every_entry_of_a_pass_comes_back_as_it_was_saved(tmp_path):
+def test_every_entry_of_a_sweep_comes_back_as_it_was_saved(tmp_path):
     rng = np.random.default_rng(0)
 
     def filled(columns):
-        work = passes.Pass.blank("key", None, 7, columns)
-        for field in dataclasses.fields(work):
-            value = getattr(work, field.name)
+        found = sweep.Sweep.blank("key", None, 7, title="a", noise="b", columns=columns)
+        for field in dataclasses.fields(found):
+            value = getattr(found, field.name)
             if isinstance(value, np.ndarray):
                 value[...] = rng.integers(0, 2 if value.dtype == bool else 99, value.shape)
             elif isinstance(value, int | float):
-                setattr(work, field.name, type(value)(rng.integers(1, 99)))
-        return work
+                setattr(found, field.name, type(value)(rng.integers(1, 99)))
+        return found
 
     saved, examples = [filled(0), filled(5)], rng.uniform(0, 255, [2, 4, 4, 1]).astype(np.float32)
     path = tmp_path / "v.npz"
     verdicts.VerdictFile(path, {"seed": 0}).save(saved, examples)
-    read = [passes.Pass.blank("key", None, 7, columns) for columns in (0, 5)]
+    read = [
+        sweep.Sweep.blank("key", None, 7, title="a", noise="b", columns=columns)
+        for columns in (0, 5)
+    ]
     examples_read = np.zeros_like(examples)
     assert not verdicts.VerdictFile(path, {"seed": 1}, overwrite=True).restore(read, examples_read)
     assert not examples_read.any() and not read[1].done.any()

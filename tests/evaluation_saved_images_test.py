@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import evaluate as program
 from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
-from sat_tf.evaluate import evaluate
-from sat_tf.evaluation import ball, runner
+from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluation import ball, sweep
 from sat_tf.evaluation.report import artefacts
 from tests import linear_network
 from tests.telling import telling
@@ -48,9 +47,11 @@ def run(problem, folder, attacks=ATTACKS, **options):
         network,
         (images, labels),
         attacks,
-        verdict_file=folder / "report.verdicts.npz",
-        image_file=folder / "report.images.npy",
-        **options,
+        Options(
+            verdict_file=folder / "report.verdicts.npz",
+            image_file=folder / "report.images.npy",
+            **options,
+        ),
     )
 
 
@@ -173,7 +174,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         pass
 
     _, whole = reference
-    noted, note = [], runner.Runner._note
+    noted, note = [], sweep.Sweep.note
 
     def note_until_killed(self, *arguments):
         if len(noted) == killed_after:
@@ -182,7 +183,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         note(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Runner, "_note", note_until_killed)
+        patch.setattr(sweep.Sweep, "note", note_until_killed)
         with pytest.raises(Killed):
             run(problem, tmp_path)
     resumed = run(problem, tmp_path)
@@ -229,10 +230,11 @@ def test_verdicts_without_their_images_are_refused_by_name(problem, tmp_path):
     images.write_bytes(whole)
     network, clean, labels = problem
     options = {"batch_size": 8, "restarts": 2, "verdict_file": verdicts}
-    evaluate(network, (clean, labels), ATTACKS[:1], **options)  # only the report, without images
+    # Only the report, without images.
+    evaluate(network, (clean, labels), ATTACKS[:1], Options(**options))
     run(problem, tmp_path, ATTACKS[:1])
     assert len(before) == verdicts.stat().st_size
-    evaluate(network, (clean, labels), ATTACKS[:1], overwrite=True, **options)
+    evaluate(network, (clean, labels), ATTACKS[:1], Options(overwrite=True, **options))
     with pytest.raises(ValueError, match="holds verdicts without their images"):
         run(problem, tmp_path, ATTACKS[:1])
     assert images.read_bytes() == whole
@@ -275,7 +277,7 @@ def test_pixels_between_whole_numbers_are_rounded_where_the_ball_has_room_and_el
             ball.whole_pixels(clean, clean, epsilon, norm)
 
 
-def test_the_report_says_where_the_images_are_and_how_they_fared(problem, tmp_path, capsys):
+def test_the_report_says_where_the_images_are_and_how_they_fared(problem, tmp_path):
     report = run(problem, tmp_path, ATTACKS[:1], image_type="uint8")
     report.save(tmp_path / "report.json")
     read = json.loads((tmp_path / "report.json").read_text())
@@ -285,6 +287,5 @@ def test_the_report_says_where_the_images_are_and_how_they_fared(problem, tmp_pa
     broken = report.clean & ~report.standing
     still = broken & ~report.saved_images.correct
     assert still.sum() < (~report.saved_images.correct).sum()  # the others were wrong when clean
-    program._print(report, with_steps=False)
     said = f"{still.sum()} of {broken.sum()} broken images are still broken as they are saved"
-    assert said in capsys.readouterr().out
+    assert said in report.text()

@@ -13,7 +13,7 @@ import tensorflow as tf
 from sat_tf import loading, models
 from sat_tf.attacks import PGD
 from sat_tf.data import selection
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from tests import linear_network
 
 
@@ -128,7 +128,7 @@ def test_a_saved_model_is_evaluated_like_its_network(saved, images):
     labels = np.argmax(network_of()(images), -1).astype(np.int32)
     attack = PGD(epsilon=20, step_size=5, steps=5)
     served, kept = (
-        evaluate(network, (images.numpy(), labels), [attack], batch_size=4).outcomes[0]
+        evaluate(network, (images.numpy(), labels), [attack], Options(batch_size=4)).outcomes[0]
         for network in (loading.load(str(saved / "served")), network_of())
     )
     np.testing.assert_array_equal(served.broken_step, kept.broken_step)

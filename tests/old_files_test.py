@@ -20,7 +20,7 @@ from absl.testing import flagsaver
 
 from sat_tf import data, loading
 from sat_tf.attacks import names as attack_names
-from sat_tf.evaluate import evaluate
+from sat_tf.evaluate import Options, evaluate
 from sat_tf.runs import sealed
 from sat_tf.training import schedules
 from tests import programs
@@ -130,9 +130,7 @@ def resume(path):
         network,
         data.load("digits", "test", batch_size=16),
         attack_names.parse(["pgd-5", "apgd-ce"], **options),
-        verdict_file=path,
-        num_images=48,
-        batch_size=16,
+        Options(verdict_file=path, num_images=48, batch_size=16),
     )
 
 

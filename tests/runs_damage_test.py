@@ -11,7 +11,7 @@ import pytest
 from export import saved_model
 from sat_tf import loading
 from sat_tf.evaluation.kept_images import KeptImages
-from sat_tf.evaluation.passes import Pass
+from sat_tf.evaluation.sweep import Sweep
 from sat_tf.evaluation.verdicts import VerdictFile
 from sat_tf.runs import checkpoints, sealed, workdir
 from sat_tf.training import fitting
@@ -46,22 +46,22 @@ class Checkpoints:
 class Verdicts:
     def __init__(self, folder):
         self.files = [folder / "report.verdicts.npz"]
-        work = self.blank()[0]
-        for name in ("done", "broken", "steps", "distance", "wrong"):
-            getattr(work, name)[...] = RNG.integers(0, 2, getattr(work, name).shape)
-        self.file().save([work], IMAGES[:2])
+        sweep = self.blank()[0]
+        for name in ("done", "broken", "steps", "distance", "misclassified"):
+            getattr(sweep, name)[...] = RNG.integers(0, 2, getattr(sweep, name).shape)
+        self.file().save([sweep], IMAGES[:2])
 
     def blank(self):
-        return [Pass.blank("main/0", None, 5, 3)]
+        return [Sweep.blank("main/0", None, 5, title="a", noise="b", columns=3)]
 
     def file(self):
         return VerdictFile(self.files[0], IDENTITY)
 
     def read(self):
-        passes, examples = self.blank(), np.zeros_like(IMAGES[:2])
-        self.file().restore(passes, examples)
-        (work,) = passes
-        return [np.asarray(value).tolist() for value in vars(work).values()], examples.tolist()
+        sweeps, examples = self.blank(), np.zeros_like(IMAGES[:2])
+        self.file().restore(sweeps, examples)
+        (sweep,) = sweeps
+        return [np.asarray(value).tolist() for value in vars(sweep).values()], examples.tolist()
 
 
 class Images:

@@ -322,12 +322,11 @@ def test_compilation_wins_over_the_default_and_is_refused_beside_what_was_asked_
 
 class Report:
     def __init__(self):
-        self.facts = {"kept": 1}
         self.clean_accuracy = 0.75
         self.outcomes = [types.SimpleNamespace(last_iterate=np.array([True, False]))]
 
     def save(self, path):
-        path.write_text(json.dumps(self.facts))
+        path.write_text("saved")
 
     def table(self):
         return "the table"
@@ -342,7 +341,7 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     written = noted(module.tensorboard, "write_test")
     give(**DATA, epsilon=12.0, norm="l2", test_steps=3)
     module.test(INFO, tmp_path)
-    ((tested, options),) = calls["evaluate"]
+    ((tested, named),) = calls["evaluate"]
     assert calls["load"] == [(("folder:my/cats", "test"), LOADED)]
     for ours, theirs in zip(tested[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -350,9 +349,9 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     (attack,) = tested[2]
     expected = attacks.PGD(epsilon=12, step_size=4, steps=3, norm="l2")
     assert vars(attack) == vars(expected)
-    assert (options["batch_size"], options["seed"]) == (8, 3)
-    report = json.loads((tmp_path / "test_pgd_3.json").read_text())
-    assert report == {"kept": 1, "network": {"source": str(tmp_path / "network.keras")}}
+    assert (tested[3].batch_size, tested[3].seed) == (8, 3)
+    assert named == {"about": {"network": {"source": str(tmp_path / "network.keras")}}}
+    assert (tmp_path / "test_pgd_3.json").read_text() == "saved"
     found = {"clean_accuracy": 0.75, "adversarial_accuracy": 0.5}
     assert written["write_test"] == [((tmp_path / "logs", 40, found), {})]
     assert "the table\n9 test images, l2 epsilon 12 pixels" in capsys.readouterr().out

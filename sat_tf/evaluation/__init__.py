@@ -1,1 +1,1 @@
-"""The parts of `sat_tf.evaluate`: slots, passes, verdicts, reports."""
+"""The parts of `sat_tf.evaluate`: a plan of sweeps, their verdicts, what is kept of them."""

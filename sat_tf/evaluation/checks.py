@@ -1,4 +1,4 @@
-"""Signs that figures of robustness deceive, each with what follows from it."""
+"""Checks of a network and of what attacks found: what can make it look more robust than it is."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ _PGD_GAP = 0.10
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One sign.
+    """One check.
 
     Attributes:
       name: what is looked at.

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sat_tf.attacks.names import name_of
+from sat_tf.evaluation.plan import Stage, describe
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -23,7 +26,7 @@ class Outcome:
         start; -1 where this attack broke nothing.
       distance: float [N], norm of the perturbation returned, in pixels.
       unconfirmed: images that the attack called broken and a second evaluation did not.
-      seconds: wall time of the pass that gave this outcome.
+      seconds: wall time of the sweeps that gave this outcome.
       slot_steps, image_steps: evaluations paid for and needed.
       plain_steps: what a plain loop pays: every step, restart and target for every image attacked.
     """
@@ -75,6 +78,60 @@ class Examples(NamedTuple):
     adversarial: np.ndarray
     labels: np.ndarray
     probabilities: tuple[np.ndarray, np.ndarray]
+
+
+def of_stage(stage: Stage, standing: np.ndarray) -> list[Outcome]:
+    """Returns what each attack of a finished stage did.
+
+    Args:
+      stage: whose sweeps are done.
+      standing: bool [N], which images stood before it.
+    """
+    if stage.last_iterate:
+        return [_of_trajectory(stage, attack, standing) for attack in stage.attacks]
+    return [_of_packed(stage, standing)]
+
+
+def _of_trajectory(stage, attack, standing):
+    confirmed = [one.misclassified & ~one.unconfirmed[:, None] for one in stage.sweeps]
+    # A shorter attack is the beginning of this one: its last iterate stands in column `steps`.
+    within = np.logical_or.reduce(confirmed)[:, : attack.steps + 1]
+    fooled = standing & within.any(1)
+    last = np.any([one.misclassified[:, attack.steps] for one in stage.sweeps], 0)
+    return Outcome(
+        name=name_of(attack),
+        settings=describe(attack) | {"restarts": len(stage.sweeps)},
+        standing=standing & ~fooled,
+        last_iterate=~last,
+        broken_step=np.where(fooled, within.argmax(1), -1),
+        **_totals(stage, standing),
+    )
+
+
+def _of_packed(stage, standing):
+    (sweep,) = stage.sweeps
+    broken = standing & sweep.broken
+    return Outcome(
+        name=sweep.attack.name,
+        settings=describe(sweep.attack),
+        standing=standing & ~broken,
+        last_iterate=None,
+        broken_step=np.where(broken, sweep.steps - 1, -1),
+        **_totals(stage, standing),
+    )
+
+
+def _totals(stage, standing):
+    attacked, sweeps = stage.candidates(standing), stage.sweeps
+    return {
+        "attacked": attacked,
+        "distance": np.max([one.distance for one in sweeps], 0),
+        "unconfirmed": int(np.any([one.unconfirmed for one in sweeps], 0).sum()),
+        "seconds": sum(one.seconds for one in sweeps),
+        "slot_steps": sum(one.slot_steps for one in sweeps),
+        "image_steps": sum(one.image_steps for one in sweeps),
+        "plain_steps": int(attacked.sum()) * sum(one.attack.num_steps for one in sweeps),
+    }
 
 
 def broken_by(clean: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""A network on a data set: clean verdicts, and passes whose every break is proved twice."""
+"""A network on a data set: clean verdicts, and attacks whose every break is proved twice."""
 
 import hashlib
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,9 +10,10 @@ import tensorflow as tf
 
 from sat_tf.attacks import losses
 from sat_tf.evaluation import ball
-from sat_tf.evaluation.packing.packed import Packed, Verdict, Waiting
-from sat_tf.evaluation.passes import Pass
+from sat_tf.evaluation.packing.packed import Packed, Verdict
+from sat_tf.evaluation.packing.slots import Waiting, even_slots
 from sat_tf.evaluation.stream import Stream, seeds_of
+from sat_tf.evaluation.sweep import Sweep
 
 
 class Clean(NamedTuple):
@@ -35,7 +35,7 @@ class Clean(NamedTuple):
 
 
 class Runner:
-    """A network on a data set: judges clean images and drives passes.
+    """A network on a data set: judges clean images and drives attacks.
 
     Args:
       network: maps pixels to logits [N, C] and takes `training`.
@@ -79,55 +79,51 @@ class Runner:
 
     def run(
         self,
-        work: Pass,
+        sweep: Sweep,
         candidates: np.ndarray,
-        *,
-        salt: str,
         watch: Callable[[int], None] | None = None,
-        keep: Callable[[Verdict], None] | None = None,
-    ) -> Iterator[None]:
-        """Attacks the candidates that are not done; yields after each verdict that is noted.
+    ) -> Iterator[Verdict]:
+        """Attacks the candidates that are not done; yields a verdict for each.
 
         Args:
-          work: is filled in.
+          sweep: which attack, with which noise, and what is done; it is left as it is.
           candidates: bool [N].
-          salt: the noise of an image depends on the seed, its position and this text.
           watch: see `Packed`.
-          keep: called with each confirmed verdict.
 
         Raises:
           ball.OutsideBall: the attack left the ball or the pixel range.
         """
+        attack, paid = sweep.attack, 0
         engine = Packed(
             self.network,
-            work.attack,
+            attack,
             # Of all candidates, those done before included: a resumed run has the same slots.
-            balanced_slots(int(candidates.sum()), self.stream.batch_size, self.strategy),
-            extras=("wrong",) if work.wrong.shape[1] else (),
+            even_slots(int(candidates.sum()), self.stream.batch_size, self.strategy),
+            entries=("wrong",) if sweep.is_trajectory else (),
             strategy=self.strategy,
             watch=watch,
         )
-        before = work.slot_steps
-        clock = time.monotonic()
-        verdicts = engine.run(self._waiting(candidates & ~work.done, salt))
-        for verdict, confirmed in self._confirmed(verdicts):
-            if keep:
-                # Before it is noted: an image that cannot be kept is not done.
-                keep(verdict._replace(broken=confirmed))
-            self._note(work, verdict, confirmed)
-            work.slot_steps = before + engine.slot_steps
-            now = time.monotonic()
-            work.seconds, clock = work.seconds + now - clock, now
-            yield
+        waiting = self._waiting(candidates & ~sweep.done, sweep.noise)
+        for verdict in self._proved(engine.run(waiting)):
+            # Before anybody else sees it: an image outside the ball is no result.
+            distance = ball.assert_inside(
+                verdict.image,
+                verdict.adversarial,
+                attack.epsilon,
+                attack.norm,
+                f"{attack.name} on image {verdict.index}",
+            )
+            yield verdict._replace(distance=distance, slot_steps=engine.slot_steps - paid)
+            paid = engine.slot_steps
 
-    def _waiting(self, candidates, salt):
-        salt = zlib.crc32(salt.encode()) & 0x7FFFFFFF
+    def _waiting(self, images, noise):
+        noise_number = zlib.crc32(noise.encode()) & 0x7FFFFFFF  # not negative, as an int32
         for batch in self.stream:
-            inside = candidates[batch.indices[: batch.count]]
+            inside = images[batch.indices[: batch.count]]
             if not inside.any():
                 continue
             logits = self.forward(batch.images).numpy()
-            seeds = seeds_of(self.seed, batch.indices, salt)
+            seeds = seeds_of(self.seed, batch.indices, noise_number)
             for row in np.flatnonzero(inside):
                 yield Waiting(
                     int(batch.indices[row]),
@@ -137,64 +133,29 @@ class Runner:
                     logits[row],
                 )
 
-    def _confirmed(self, verdicts):
-        """Pairs every verdict with that of a second evaluation of the image returned."""
-        held, size = [], self.stream.batch_size
+    def _proved(self, verdicts):
+        """Yields every verdict once its break, if it is one, was evaluated a second time."""
+        held = []
         for verdict in verdicts:
             if not verdict.broken:
-                yield verdict, False
+                yield verdict
                 continue
+            # A full batch of breaks at a time: the shape for which the network is traced already.
             held.append(verdict)
-            if len(held) == size:
-                yield from self._judged(held)
+            if len(held) == self.stream.batch_size:
+                yield from self._evaluated_again(held)
                 held = []
         if held:
-            yield from self._judged(held)
+            yield from self._evaluated_again(held)
 
-    def _judged(self, held):
+    def _evaluated_again(self, held):
         missing = self.stream.batch_size - len(held)
         padded = held + [held[0]] * missing
         logits = self.forward(np.stack([verdict.adversarial for verdict in padded]))
         labels = tf.constant([verdict.label for verdict in padded])
         wrong = losses.misclassified(logits, labels).numpy()
-        for verdict, one in zip(held, wrong, strict=False):
-            yield verdict, bool(one)
-
-    def _note(self, work, verdict, confirmed):
-        index, attack = verdict.index, work.attack
-        distance = ball.assert_inside(
-            verdict.image,
-            verdict.adversarial,
-            attack.epsilon,
-            attack.norm,
-            f"{attack.name} on image {index}",
-        )
-        work.done[index] = True
-        work.broken[index] = confirmed
-        work.unconfirmed[index] = verdict.broken and not confirmed
-        work.steps[index] = verdict.steps
-        work.distance[index] = distance
-        if work.wrong.shape[1]:
-            work.wrong[index] = verdict.extras["wrong"]
-
-
-def balanced_slots(
-    num_images: int, at_most: int, strategy: tf.distribute.Strategy | None = None
-) -> int:
-    """Returns how many slots some images fill evenly, at most so many.
-
-    Images that stand take all steps, so they leave in rounds; 130 images in 128 slots would take a
-    second round for two of them. 65 slots take two rounds as well, at half the cost.
-
-    Args:
-      num_images: on their way.
-      at_most: slots that there may be.
-      strategy: replicas that share the slots evenly, or None.
-    """
-    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-    rounds = max(1, -(-num_images // at_most))
-    slots = max(1, -(-num_images // rounds))
-    return -(-slots // replicas) * replicas
+        for verdict, confirmed in zip(held, wrong, strict=False):
+            yield verdict._replace(confirmed=bool(confirmed))
 
 
 def _check_logits(logits, labels):

@@ -1,28 +1,29 @@
-"""Runs the stages of an evaluation in order and saves on the way."""
+"""Runs the stages of an evaluation in order.
 
-import functools
-import itertools
-import json
-import pathlib
+The images flow stream > runner (attacks them, yields verdicts) > session (keeps, notes, shows and
+saves them) > outcome > report.
+"""
+
+import contextlib
+import dataclasses
+import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from sat_tf import loading
-from sat_tf.attacks import losses
-from sat_tf.evaluation import ball, checks, judging, plan, saved_images
-from sat_tf.evaluation.kept_images import KeptImages
+import sat_tf
+from sat_tf import loading, quiet
+from sat_tf.evaluation import checks, outcome, plan
 from sat_tf.evaluation.options import Options
-from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by
 from sat_tf.evaluation.progress import Countdown
+from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.runner import Runner
+from sat_tf.evaluation.store import Store
 from sat_tf.evaluation.stream import Stream
-from sat_tf.evaluation.verdicts import VerdictFile
-
-# Images of the picture grid, from the beginning of the data set.
-NUM_EXAMPLES = 8
 
 
 class Session:
@@ -38,197 +39,119 @@ class Session:
     def __init__(
         self, network: Callable[..., Any], dataset: Any, attacks: Sequence[Any], options: Options
     ):
-        self.options = options
+        self.network, self.attacks, self.options = network, attacks, options
         self.stream = Stream(dataset, options.batch_size, options.num_images)
         self.runner = Runner(network, self.stream, options.seed, options.strategy)
-        self.clean = self.runner.clean()
-        self.network_facts = loading.facts(network)
-        self.first = next(iter(self.stream))
-        self.checks = checks.before(network, self.runner.forward, self.first, self.clean.finite)
-        self.main = self._main_stages(attacks)
-        # Radii whose attacks are those of the report: their verdicts are there already.
-        self.known = {e for e, one in options.curve.items() if list(one) == list(attacks)}
-        self.curve = {epsilon: self._curve_stages(epsilon) for epsilon in sorted(options.curve)}
-        self.passes = plan.passes_of([*self.main, *itertools.chain(*self.curve.values())])
-        num_images, shape = len(self.clean.labels), self.stream.image_shape
-        num_examples = min(NUM_EXAMPLES, num_images, options.batch_size)
-        self.examples = np.zeros((num_examples, *shape), np.float32)
-        self.file = self._verdict_file()
-        self.kept = None
-        if options.image_file is not None:
-            path = pathlib.Path(options.image_file)
-            self.kept = KeptImages(path, (num_images, *shape), options.image_type)
-        self.saved_at = time.monotonic()
 
-    def run(self) -> tuple[list[Outcome], list[CurvePoint]]:
-        """Runs all passes that are not done; returns what all of them found."""
-        resumed = self.file is not None and self.file.restore(self.passes, self.examples)
-        if self.kept:
-            self._prepare_images(resumed)
-        outcomes, standing = [], self.clean.correct
-        for stage in self.main:
-            outcomes += self._outcomes(stage, standing, self._keep)
+    def run(self, about: Mapping[str, Mapping[str, Any]]) -> Report:
+        """Runs every sweep that is not done; returns what all of them found.
+
+        Args:
+          about: facts of the report that only the caller knows, such as the data set's name.
+        """
+        # First, as a plan needs the number of images and of classes, and the file of verdicts the
+        # hashes of images and weights.
+        with self._waiting():
+            clean = self.runner.clean()
+            network_facts = loading.facts(self.network)
+            first_batch = next(iter(self.stream))
+            found = checks.before(self.network, self.runner.forward, first_batch, clean.finite)
+        planned = plan.make(self.attacks, self.options, len(clean.labels), clean.num_classes)
+        weights = network_facts["weights_sha256"]
+        store = Store(planned, self.stream, clean, self.options, weights)
+        store.restore()
+        outcomes, standing = [], clean.correct
+        for stage in planned.stages:
+            outcomes += self._attack(stage, standing, store)
             standing = outcomes[-1].standing
-        points, standing = [], self.clean.correct
-        for epsilon, stages in self.curve.items():
-            if epsilon in self.known:
-                standing = standing & outcomes[-1].standing
-            for stage in stages:
-                standing = self._outcomes(stage, standing)[-1].standing
-            seconds = sum(work.seconds for work in plan.passes_of(stages))
-            points.append(CurvePoint(epsilon, standing, seconds))
-        self._save()
-        self.checks += checks.after(outcomes, self.clean.correct, self.left_out)
-        return outcomes, points
-
-    def gallery(self) -> Examples:
-        """Returns the first images, what the attacks made of them and what the network says."""
-        count, (_, images, labels, _) = len(self.examples), self.first
-        attacked = images.copy()
-        # What no attack was given stays as it is: it was misclassified from the start.
-        seen = self.examples.any((1, 2, 3))
-        attacked[:count][seen] = self.examples[seen]
-        probabilities = [
-            losses.probabilities(self.runner.forward(batch)).numpy()[:count]
-            for batch in (images, attacked)
-        ]
-        return Examples(images[:count], attacked[:count], labels[:count], tuple(probabilities))
-
-    def saved_images(self, outcomes: Sequence[Outcome]) -> saved_images.SavedImages | None:
-        """Judges the images that were kept once more; returns None where none were to be kept."""
-        if self.kept is None:
-            return None
-        kinds = [(one.settings["epsilon"], one.settings["norm"]) for one in outcomes]
-        balls = kinds, broken_by(self.clean.correct, outcomes)
-        return saved_images.judge(self.kept, self.stream, self.runner.forward, balls)
-
-    def _main_stages(self, attacks):
-        usable, unavailable = plan.available(attacks, self.clean.num_classes)
-        self.left_out = {**self.options.left_out, **unavailable}
-        if not usable:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
-            raise ValueError(f"no attack can run on this network ({reasons}); use pgd-50")
-        return self._stages(usable, "main", self.options.last_iterate)
-
-    def _curve_stages(self, epsilon):
-        # At radius 0 there is nothing to attack: the curve begins at the clean accuracy.
-        attacks = self.options.curve[epsilon] if epsilon and epsilon not in self.known else []
-        usable, _ = plan.available(attacks, self.clean.num_classes)
-        return self._stages(usable, f"curve/{epsilon:g}", False)
-
-    def _stages(self, attacks, prefix, last_iterate):
-        return plan.stages(
-            attacks,
-            prefix,
-            len(self.clean.labels),
-            restarts=self.options.restarts,
-            last_iterate=last_iterate,
+        # After the stages, as it takes their verdicts at their own radius.
+        curve = self._curve(planned, clean.correct, outcomes, store)
+        store.save()
+        found += checks.after(outcomes, clean.correct, planned.left_out)
+        return Report(
+            labels=clean.labels,
+            clean=clean.correct,
+            outcomes=outcomes,
+            curve=curve,
+            checks=[dataclasses.asdict(check) for check in found],
+            examples=store.pictures(self.runner.forward, first_batch),
+            facts=self._facts(network_facts, clean, planned.left_out, about),
+            seconds=sum(sweep.seconds for sweep in planned.sweeps),
+            saved_images=store.judged_images(self.runner.forward, outcomes),
+            positions=self.stream.positions,
         )
 
-    def _outcomes(self, stage, standing, keep=None):
-        """Runs a stage on the images it is for; returns an outcome for each attack reported."""
-        candidates = np.ones_like(standing) if stage.last_iterate else standing
-        for number, work in enumerate(stage.passes):
-            self._run(
-                work,
-                candidates,
-                (stage.title, stage.salt(number)),
-                keep and functools.partial(keep, stage, number, standing),
-            )
-        return judging.outcomes(stage, standing)
+    def _curve(self, planned, correct, outcomes, store):
+        points, standing = [], correct
+        for epsilon, stages in planned.curve.items():
+            if epsilon in planned.own_radii:
+                # What a smaller ball broke stays broken.
+                standing = standing & outcomes[-1].standing
+            for stage in stages:
+                standing = self._attack(stage, standing, store, reported=False)[-1].standing
+            seconds = sum(sweep.seconds for sweep in plan.sweeps_of(stages))
+            points.append(outcome.CurvePoint(epsilon, standing, seconds))
+        return points
 
-    def _run(self, work, candidates, names, keep):
-        title, salt = names
-        left = candidates & ~work.done
-        if not left.any():
-            return
-        steps = work.attack.num_steps
-        progress = self._progress(title, steps, int(left.sum()))
+    def _attack(self, stage, standing, store, reported=True):
+        """Runs a stage on the images it is for; returns an outcome for each of its attacks."""
+        candidates = stage.candidates(standing)
+        for number, sweep in enumerate(stage.sweeps):
+            left = int((candidates & ~sweep.done).sum())
+            if not left:
+                continue
+            countdown = self._countdown(sweep, left)
+            clock = time.monotonic()
+            try:
+                for verdict in self.runner.run(sweep, candidates, countdown.in_flight):
+                    countdown.advance(sweep.attack.num_steps)
+                    if reported:
+                        # Before it is noted: an image that cannot be kept is not done.
+                        store.keep(stage, number, standing, verdict)
+                    now = time.monotonic()
+                    sweep.note(verdict, now - clock)
+                    clock = now
+                    store.save_if_due()
+            finally:
+                # Also where it is stopped: nothing that is known is attacked again.
+                countdown.close()
+                store.close()
+        return outcome.of_stage(stage, standing)
 
-        def judged(verdict):
-            progress.advance(steps)
-            if keep:
-                keep(verdict)
-
-        try:
-            for _ in self.runner.run(
-                work, candidates, salt=salt, watch=progress.in_flight, keep=judged
-            ):
-                if time.monotonic() - self.saved_at > self.options.save_every:
-                    self._save()
-        finally:
-            progress.close()
-            self._save()
-            if self.kept:
-                self.kept.close()
-
-    def _progress(self, title, steps, images):
+    def _countdown(self, sweep, num_images):
+        steps = sweep.attack.num_steps
         return Countdown(
-            title,
-            steps * images,
-            lambda done: f"{done // steps}/{images} images",
+            sweep.title,
+            steps * num_images,
+            lambda done: f"{done // steps}/{num_images} images",
             quiet=not self.options.show_progress,
         )
 
-    def _keep(self, stage, number, standing, verdict):
-        """Keeps the image of a verdict of the attacks reported, for the picture and on the disk."""
-        index = verdict.index
-        if index < len(self.examples) and (verdict.broken or not self.examples[index].any()):
-            self.examples[index] = verdict.adversarial
-        # Of an image that has fallen, in an earlier stage or when clean, the first image is kept.
-        if self.kept and standing[index] and plan.falls_earliest(stage, number, verdict):
-            attack = stage.passes[number].attack
-            self.kept.put(index, self._typed(verdict.image, verdict.adversarial, attack))
+    def _waiting(self):
+        if not self.options.show_progress:
+            return contextlib.nullcontext()
+        return quiet.waiting("looking at the clean images, and checking the network")
 
-    def _typed(self, images, adversarial, attack):
-        if self.kept.image_type == "float32":
-            return adversarial
-        return ball.whole_pixels(images, adversarial, attack.epsilon, attack.norm)
-
-    def _prepare_images(self, resumed):
-        if resumed:
-            self.kept.check(self.file.images, self._settled())
-        else:
-            attack = self.passes[0].attack
-            self.kept.create(
-                self._typed(batch.images, batch.images, attack)[: batch.count]
-                for batch in self.stream
-            )
-        if self.file:
-            self.file.images = self.kept.checksums
-
-    def _settled(self):
-        """Returns which images no attack reported is left for, bool [N].
-
-        The others may have been written to between the last save and a kill.
-        """
-        settled, standing = np.ones_like(self.clean.correct), self.clean.correct
-        for stage in self.main:
-            candidates = np.ones_like(standing) if stage.last_iterate else standing
-            for work in stage.passes:
-                settled &= work.done | ~candidates
-            standing = judging.outcomes(stage, standing)[-1].standing
-        return settled
-
-    def _save(self):
-        if self.kept:
-            self.kept.flush()
-        if self.file:
-            self.file.save(self.passes, self.examples)
-        self.saved_at = time.monotonic()
-
-    def _verdict_file(self):
-        if self.options.verdict_file is None:
-            return None
-        identity = {
-            "network": self.network_facts["weights_sha256"],
-            "images": self.clean.images_sha256,
+    def _facts(self, network_facts, clean, left_out, about):
+        facts = {
+            "network": network_facts,
+            "data": {"images_sha256": clean.images_sha256},
+            "classes": clean.num_classes,
             "seed": self.options.seed,
             "batch_size": self.options.batch_size,
-            "attacks": [[work.key, plan.describe(work.attack)] for work in self.passes],
+            "restarts": self.options.restarts,
+            "attacks_left_out": left_out,
+            "versions": versions(),
         }
-        identity = json.loads(json.dumps(identity))
-        path = pathlib.Path(self.options.verdict_file)
-        image_type = None if self.options.image_file is None else self.options.image_type
-        asked = plan.titles(self.main)
-        return VerdictFile(path, identity, self.options.overwrite, image_type, asked)
+        return facts | {name: {**facts.get(name, {}), **more} for name, more in about.items()}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides the figures."""
+    return {
+        "sat_tf": sat_tf.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }

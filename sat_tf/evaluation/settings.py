@@ -1,5 +1,6 @@
-"""What an evaluation evaluates: flags, completed by what the run wrote down about itself."""
+"""What the program evaluates: its flags, completed by what the run wrote down about itself."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -9,6 +10,11 @@ import sys
 import zlib
 from typing import Any
 
+import tensorflow as tf
+
+from sat_tf import data, loading, quiet
+from sat_tf.data import classes, selection
+from sat_tf.runs import distribution
 from sat_tf.runs.workdir import read_metrics
 
 _LARGEST_RADIUS = 1e9  # in pixels, as of --epsilon
@@ -17,9 +23,10 @@ _LONGEST_NAME = 150  # so that every file beside the report has a name of at mos
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Which network, which images, which ball; every field that is not given is filled in.
+    """Which network, which images, which ball: what a flag or the run says.
 
     Attributes:
+      flags: the parsed flags, for everything that no run says.
       source: what `loading.load` takes.
       report: where the report goes.
       dataset, split, data_dir, image_size, eval_resize: what `data.load` takes.
@@ -30,6 +37,7 @@ class Settings:
       about: what the run says about itself: class_names, model, activation, …
     """
 
+    flags: Any
     source: str
     report: pathlib.Path
     dataset: str
@@ -43,22 +51,27 @@ class Settings:
     input_range: tuple[float, ...] | None
     about: dict[str, Any]
 
+    @property
+    def radii(self) -> list[float]:
+        """Returns every radius that is attacked, the evaluation's own first."""
+        return list(dict.fromkeys([self.epsilon, *self.curve]))
 
-def complete(given: Any) -> Settings:
+
+def complete(flags: Any) -> Settings:
     """Fills what the flags leave open from the run's `metrics.json`.
 
     Args:
-      given: the parsed flags of `flags.evaluate`.
+      flags: those of `flags.evaluate`, parsed.
 
     Raises:
       ValueError: neither or both of workdir and network; something that neither says.
     """
-    if (given.workdir is None) == (given.network is None):
+    if (flags.workdir is None) == (flags.network is None):
         raise ValueError("give either --workdir=RUN or --network=FILE.keras")
-    run = {} if given.workdir is None else _read_run(pathlib.Path(given.workdir))
+    run = {} if flags.workdir is None else _read_run(pathlib.Path(flags.workdir))
 
     def choose(name, default=None):
-        value = getattr(given, name)
+        value = getattr(flags, name)
         return run.get(name, default) if value is None else value
 
     for name, example in (("dataset", "digits"), ("epsilon", "8")):
@@ -67,21 +80,64 @@ def complete(given: Any) -> Settings:
                 f"--{name} is not given and no run says it: such as --{name}={example}"
             )
     return Settings(
-        source=given.workdir or given.network,
-        report=pathlib.Path(given.json) if given.json else _default_report(given),
+        flags=flags,
+        source=flags.workdir or flags.network,
+        report=pathlib.Path(flags.json) if flags.json else _default_report(flags),
         dataset=choose("dataset"),
-        split=given.split,
+        split=flags.split,
         data_dir=choose("data_dir"),
         image_size=choose("image_size"),
         eval_resize=choose("eval_resize"),
         epsilon=float(choose("epsilon")),
         norm=choose("norm", "linf"),
-        curve=tuple(_number(x, "--curve=0,1,2,4,8", 0.0, _LARGEST_RADIUS) for x in given.curve),
+        curve=tuple(_number(x, "--curve=0,1,2,4,8", 0.0, _LARGEST_RADIUS) for x in flags.curve),
         input_range=None
-        if given.input_range is None
-        else tuple(_number(text, "--input_range=0,1") for text in given.input_range),
+        if flags.input_range is None
+        else tuple(_number(text, "--input_range=0,1") for text in flags.input_range),
         about=run,
     )
+
+
+def load_network(settings: Settings) -> tuple[Any, tf.distribute.Strategy | None]:
+    """Returns the network, fed with pixels, and the strategy in whose scope it was made or None."""
+    if settings.flags.logical_cpus > 1:
+        # Before TensorFlow looks at the devices, which it does once.
+        distribution.split_cpu(settings.flags.logical_cpus)
+    name = settings.flags.strategy
+    strategy = None if name == "one_device" else distribution.strategy(name)
+    scope = strategy.scope() if strategy else contextlib.nullcontext()
+    with scope, quiet.waiting(f"loading {settings.source}"):
+        network = loading.load(settings.source)
+    loading.image_form(network)
+    return loading.adapt(network, settings.input_range, settings.flags.preprocessing), strategy
+
+
+def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None, ...]]:
+    """Returns the images, labelled with the network's classes, and their shape [N, H, W, C]."""
+    max_pixels = settings.flags.max_pixels
+    info = data.describe(settings.dataset, settings.data_dir, max_pixels=max_pixels)
+    loading.check_images(network, settings.image_size, info.num_channels)
+    side = settings.image_size or network.input_shape[1]
+    dataset = data.load(
+        settings.dataset,
+        settings.split,
+        batch_size=settings.flags.batch_size,
+        image_size=side,
+        eval_resize=settings.eval_resize,
+        data_dir=settings.data_dir,
+        max_pixels=max_pixels,
+    )
+    names, num_classes = loading.class_names(settings.source), network.output_shape[-1]
+    dataset = classes.labelled(dataset, info, num_classes, names, settings.flags.classes)
+    num_images = info.num_examples[settings.split]
+    if settings.flags.ids is not None:
+        wanted = selection.positions(
+            settings.flags.ids, settings.dataset, settings.split, max_pixels
+        )
+        dataset, num_images = selection.Selected(dataset, wanted), len(wanted)
+    num_images = min(num_images, settings.flags.num_images or num_images)
+    sides = (side, side) if side else info.image_shape[:2]
+    return dataset, (num_images, *sides, info.num_channels)
 
 
 # What decides the figures, and therefore the name of a report that is given none.
@@ -91,7 +147,7 @@ _DECISIVE = (
 ).split()
 
 
-def _default_report(given):
+def _default_report(flags):
     """Names the report of a run after what is asked beyond the default, so that each has its own.
 
     `RUN/report.json`; with `--attacks=autoattack --num_images=1000` it is
@@ -99,10 +155,10 @@ def _default_report(given):
     `report_nets-mine.json` in the current directory.
     """
     parts = ["report"]
-    if given.workdir is None:
-        parts.append(_plain(given.network.removesuffix(".keras")))
+    if flags.workdir is None:
+        parts.append(_plain(flags.network.removesuffix(".keras")))
     for name in _DECISIVE:
-        flag = given[name]
+        flag = flags[name]
         if flag.value == flag.default:
             continue
         value = flag.value if isinstance(flag.value, list) else [flag.value]
@@ -111,7 +167,7 @@ def _default_report(given):
     name = "_".join(parts)
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
-    return pathlib.Path(given.workdir or "") / f"{name}.json"
+    return pathlib.Path(flags.workdir or "") / f"{name}.json"
 
 
 def _plain(text):

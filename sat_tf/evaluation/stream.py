@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from sat_tf.attacks import geometry, noise
+from sat_tf.data.selection import Selected
 
 
 class Batch(NamedTuple):
@@ -40,6 +41,8 @@ class Stream:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
         if num_images is not None and num_images < 1:
             raise ValueError(f"num_images is {num_images}; give at least 1, or none for all")
+        # Where the images stand in their data set; None if they begin it.
+        self.positions = dataset.wanted[:num_images] if isinstance(dataset, Selected) else None
         if isinstance(dataset, tuple) and len(dataset) == 2:
             dataset = [dataset]
         self.dataset, self.batch_size, self.num_images = dataset, batch_size, num_images
@@ -72,13 +75,15 @@ class Stream:
                 return
 
 
-def seeds_of(seed: int, indices: np.ndarray, salt: int) -> np.ndarray:
-    """Derives the seed of every image from the run's seed, the image's position and a salt.
+def seeds_of(seed: int, indices: np.ndarray, noise_number: int) -> np.ndarray:
+    """Derives the seed of every image from the seed, its position and which noise it is.
 
     Returns:
       int32 [N, 2]: equal for an image whatever batch it is read in.
     """
-    return _derive(tf.constant([seed, salt], tf.int32), tf.constant(indices, tf.int32)).numpy()
+    return _derive(
+        tf.constant([seed, noise_number], tf.int32), tf.constant(indices, tf.int32)
+    ).numpy()
 
 
 @tf.function(

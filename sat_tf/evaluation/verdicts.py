@@ -1,4 +1,4 @@
-"""The file that lets a killed evaluation go on: verdicts of single images, pass by pass."""
+"""The file that lets a killed evaluation go on: verdicts of single images, sweep by sweep."""
 
 import dataclasses
 import json
@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from sat_tf.evaluation.passes import Pass
+from sat_tf.evaluation.sweep import Sweep
 from sat_tf.runs import sealed
 
 # 2: verdicts of format 1 may have been found by a PGD without a gradient on sure images.
 FORMAT = 2
-_ARRAYS = ("done", "broken", "steps", "distance", "unconfirmed", "wrong")
+# What is kept of a sweep, by its name in the file.
+_ARRAYS = {name: name for name in ("done", "broken", "steps", "distance", "unconfirmed")} | {
+    "wrong": "misclassified"
+}
 _NUMBERS = ("seconds", "slot_steps")
 
 
 @dataclasses.dataclass
 class VerdictFile:
-    """Keeps passes in an `.npz` file, replaced as a whole so that a kill leaves the old or the new.
+    """Keeps sweeps in an `.npz` file, replaced as a whole so that a kill leaves the old or the new.
 
     The file belongs to one run: the same network, images, attacks, seed and batch size, as
     `identity` says. A file of another run, or a damaged one, is refused and left alone.
@@ -44,8 +47,8 @@ class VerdictFile:
     images: np.ndarray | None = dataclasses.field(default=None, init=False)
     _restored: tuple[int, str | None] = dataclasses.field(default=(0, None), init=False)
 
-    def restore(self, passes: list[Pass], examples: np.ndarray) -> bool:
-        """Fills the passes and the example images in place with what the file holds.
+    def restore(self, sweeps: list[Sweep], examples: np.ndarray) -> bool:
+        """Fills the sweeps and the example images in place with what the file holds.
 
         Returns:
           Whether there was such a file.
@@ -71,31 +74,32 @@ class VerdictFile:
         self._require_images(header.get("image_type"))
         try:
             examples[...] = stored["examples"]
-            for number, work in enumerate(passes):
-                for name in _ARRAYS:
-                    getattr(work, name)[...] = stored[f"{number}/{name}"]
+            for number, sweep in enumerate(sweeps):
+                for name, attribute in _ARRAYS.items():
+                    getattr(sweep, attribute)[...] = stored[f"{number}/{name}"]
                 for name in _NUMBERS:
-                    setattr(work, name, stored[f"{number}/{name}"].item())
+                    setattr(sweep, name, stored[f"{number}/{name}"].item())
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
         self.images = stored.get("images")
-        # Whoever only wants the report again, without images, does not lose what was kept.
-        self._restored = (_num_done(passes), header.get("image_type"))
+        # Asked for the report alone, without images, an evaluation that finds nothing new to do
+        # leaves the note of the images that an earlier one kept.
+        self._restored = (_num_done(sweeps), header.get("image_type"))
         return True
 
-    def save(self, passes: list[Pass], examples: np.ndarray) -> None:
+    def save(self, sweeps: list[Sweep], examples: np.ndarray) -> None:
         """Writes everything: the old file or the new one, never a part."""
-        kept = self.image_type
-        if kept is None and self._restored[0] == _num_done(passes):
-            kept = self._restored[1]
-        header = {"format": FORMAT, "identity": self.identity, "image_type": kept}
+        image_type = self.image_type
+        if image_type is None and self._restored[0] == _num_done(sweeps):
+            image_type = self._restored[1]
+        header = {"format": FORMAT, "identity": self.identity, "image_type": image_type}
         header["asked"] = self.asked
         arrays = {"header": np.array(json.dumps(header)), "examples": examples}
-        if kept is not None and self.images is not None:
+        if image_type is not None and self.images is not None:
             arrays["images"] = self.images
-        for number, work in enumerate(passes):
-            for name in (*_ARRAYS, *_NUMBERS):
-                arrays[f"{number}/{name}"] = np.asarray(getattr(work, name))
+        for number, sweep in enumerate(sweeps):
+            for name, attribute in (*_ARRAYS.items(), *zip(_NUMBERS, _NUMBERS, strict=True)):
+                arrays[f"{number}/{name}"] = np.asarray(getattr(sweep, attribute))
         with sealed.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
@@ -144,7 +148,7 @@ class VerdictFile:
 
 
 def _attacks_differ(here, there, asked):
-    """Says in a few words how two lists of (key, settings of a pass) differ."""
+    """Says in a few words how two lists of (key, settings of a sweep) differ."""
     here, there = here or [], there or []
     names = [
         text or ",".join(key for key, _ in one)
@@ -171,8 +175,8 @@ def _switched_on(value):
     return [_switched_on(one) for one in value] if isinstance(value, list) else value
 
 
-def _num_done(passes):
-    return sum(int(work.done.sum()) for work in passes)
+def _num_done(sweeps):
+    return sum(int(sweep.done.sum()) for sweep in sweeps)
 
 
 def verdict_path(report: str | os.PathLike) -> pathlib.Path:

@@ -25,7 +25,10 @@ class Verdict(NamedTuple):
       steps: evaluations of the network until the image left its slot.
       image, adversarial: float32 [H, W, C] in pixels.
       label: int.
-      extras: the attack's own entries of the state, this image's row of each.
+      entries: those of the attack's state that were asked for, this image's row of each.
+      confirmed: whether a second evaluation agrees that it is broken; `Runner` fills it in.
+      distance: norm of the perturbation in pixels; `Runner` fills it in.
+      slot_steps: evaluations paid for since the verdict before; `Runner` fills it in.
     """
 
     index: int
@@ -34,7 +37,10 @@ class Verdict(NamedTuple):
     image: np.ndarray
     adversarial: np.ndarray
     label: int
-    extras: dict[str, np.ndarray]
+    entries: dict[str, np.ndarray]
+    confirmed: bool = False
+    distance: float = 0.0
+    slot_steps: int = 0
 
 
 class Packed:
@@ -42,7 +48,7 @@ class Packed:
 
     An image leaves its slot as soon as the attack has broken it or has done its steps; the next
     waiting image takes the slot. Steps are counted per image, shapes never change, and each of the
-    graphs (seat the first images, reseat, advance) is traced once. Memory depends on the number of
+    graphs (fill all slots, refill some, advance) is traced once. Memory depends on the number of
     slots only.
 
     An image's noise comes from its own seed and its state is touched by nothing but its own row,
@@ -54,7 +60,7 @@ class Packed:
       network: maps pixels to logits [N, C] and takes `training`.
       attack: a `stepped.SteppedAttack`.
       num_slots: images evaluated at once, over all replicas.
-      extras: names of further entries of the state to hand out with each verdict.
+      entries: names of further entries of the state to hand out with each verdict.
       strategy: replicas that share the slots; the network must have been made in its scope.
       watch: called after every chunk with the steps that images in slots have done so far.
     """
@@ -65,7 +71,7 @@ class Packed:
         attack: stepped.SteppedAttack,
         num_slots: int,
         *,
-        extras: tuple[str, ...] = (),
+        entries: tuple[str, ...] = (),
         strategy: tf.distribute.Strategy | None = None,
         watch: Callable[[int], None] | None = None,
     ):
@@ -76,11 +82,11 @@ class Packed:
                 "multiple of the replicas, at least 1 each"
             )
         self.attack, self.network, self.num_slots = attack, network, num_slots
-        self.extras, self.watch = extras, watch
+        self.entries, self.watch = entries, watch
         self.slot_steps = 0  # evaluations that were paid for: slots times steps
         self.image_steps = 0  # evaluations that an image needed
-        self._seat = self.replicas.function(attack.start)
-        self._reseat = self.replicas.function(self._reseat_slots)
+        self._fill = self.replicas.function(attack.start)
+        self._refill = self.replicas.function(self._refill_slots)
         self._advance = self.replicas.function(self._advance_slots)
 
     def run(self, waiting: Iterable[Waiting]) -> Iterator[Verdict]:
@@ -93,9 +99,9 @@ class Packed:
             if entering.any():
                 arrive = self.replicas.split(*slots.arrays())
                 if state is None:
-                    state = self._seat(*arrive)
+                    state = self._fill(*arrive)
                 else:
-                    state = self._reseat(state, *self.replicas.split(entering), *arrive)
+                    state = self._refill(state, *self.replicas.split(entering), *arrive)
             occupied, enough = self.replicas.split(slots.occupied, self._enough(slots))
             state, finished, steps, in_flight = self._advance(state, occupied, enough)
             steps = self.replicas.join(steps)
@@ -111,7 +117,7 @@ class Packed:
             share = np.minimum(share, max(1, int(self.num_slots / self.replicas.count * REFILL)))
         return share.astype(np.int32)
 
-    def _reseat_slots(self, state, entering, images, labels, seeds, logits):
+    def _refill_slots(self, state, entering, images, labels, seeds, logits):
         return _select(entering, self.attack.start(images, labels, seeds, logits), state)
 
     def _advance_slots(self, state, occupied, enough):
@@ -138,12 +144,12 @@ class Packed:
             size = self.num_slots // self.replicas.count
             rows = np.flatnonzero(finished[first : first + size])
             if len(rows):
-                names = ("broken", "step", "adversarial", *self.extras)
+                names = ("broken", "step", "adversarial", *self.entries)
                 found = {name: tf.gather(local[name], rows).numpy() for name in names}
                 self.image_steps += int(found["step"].sum())
-                yield from self._judged(slots, first + rows, found)
+                yield from self._taken_out(slots, first + rows, found)
 
-    def _judged(self, slots, positions, found):
+    def _taken_out(self, slots, positions, found):
         for row, slot in enumerate(positions):
             yield Verdict(
                 index=int(slots.index[slot]),
@@ -152,7 +158,7 @@ class Packed:
                 image=slots.images[slot].copy(),
                 adversarial=found["adversarial"][row],
                 label=int(slots.labels[slot]),
-                extras={name: found[name][row] for name in self.extras},
+                entries={name: found[name][row] for name in self.entries},
             )
         slots.occupied[positions] = False
 

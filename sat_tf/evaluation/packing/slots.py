@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 
 class Waiting(NamedTuple):
@@ -62,3 +63,22 @@ class Slots:
     def arrays(self) -> tuple[np.ndarray, ...]:
         """Returns images, labels, seeds and logits, a row a slot."""
         return self.images, self.labels, self.seeds, self.logits
+
+
+def even_slots(
+    num_images: int, at_most: int, strategy: tf.distribute.Strategy | None = None
+) -> int:
+    """Returns how many slots some images fill evenly, at most so many.
+
+    Images that stand take all steps, so they leave in rounds; 130 images in 128 slots would take a
+    second round for two of them. 65 slots take two rounds as well, at half the cost.
+
+    Args:
+      num_images: on their way.
+      at_most: slots that there may be.
+      strategy: replicas that share the slots evenly, or None.
+    """
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    rounds = max(1, -(-num_images // at_most))
+    slots = max(1, -(-num_images // rounds))
+    return -(-slots // replicas) * replicas

@@ -118,6 +118,26 @@ class Report:
         """Returns what stands after so many evaluations of each attack, in percent."""
         return tables.steps(self.outcomes)
 
+    def text(self, with_steps: bool = False) -> str:
+        """Returns the tables and what speaks against the figures, for the terminal.
+
+        Args:
+          with_steps: whether to add what stands after so many evaluations.
+        """
+        parts = [self.table()]
+        if self.curve:
+            parts.append(f"\n{self.curve_table()}")
+        if with_steps:
+            parts.append(f"\n{self.steps_table()}")
+        if self.saved_images:
+            saved = self.saved_images.summary(self.clean & ~self.standing)
+            still = f"{saved['num_still_broken']} of {saved['num_broken']} broken images"
+            parts.append(f"{still} are still broken as they are saved, in {saved['image_type']}")
+        for check in self.checks:
+            if check["passed"] is False:
+                parts.append(f"check {check['name']}: {check['found']}: {check['consequence']}")
+        return "\n".join(parts)
+
     def columns(self) -> dict[str, np.ndarray]:
         """Returns what stands beside each saved image; docs/evaluation.md describes it."""
         names = np.array([*(outcome.name for outcome in self.outcomes), ""])

@@ -1,13 +1,13 @@
-"""What passes noted becomes what is reported: worst of the restarts, and only what is confirmed."""
+"""What sweeps noted becomes what is reported: worst of the restarts, and only what is confirmed."""
 
 import types
 
 import numpy as np
 
 from sat_tf.attacks import PGD
-from sat_tf.evaluation import judging, plan
+from sat_tf.evaluation import outcome, plan
 from sat_tf.evaluation.packing.packed import Verdict
-from sat_tf.evaluation.session import Session
+from sat_tf.evaluation.store import Store
 
 
 def stage_of(steps=(2, 4), restarts=2, num_images=4):
@@ -20,20 +20,24 @@ def wrong(*columns):
     return np.isin(np.arange(5), columns)
 
 
-def note(work, index, columns, confirmed=True):
-    work.wrong[index] = wrong(*columns)
-    work.broken[index] = bool(columns) and confirmed
-    work.unconfirmed[index] = bool(columns) and not confirmed
+def verdict(index, columns, confirmed=True, image=None):
+    broken = bool(columns)
+    found = Verdict(index, broken, 5, image, image, 0, {"wrong": wrong(*columns)})
+    return found._replace(confirmed=broken and confirmed)
+
+
+def note(sweep, index, columns, confirmed=True):
+    sweep.note(verdict(index, columns, confirmed), 0.0)
 
 
 def test_the_worst_restart_counts_for_each_image():
     stage = stage_of()
-    first, second = stage.passes
+    first, second = stage.sweeps
     note(first, 0, [3])
     note(second, 0, [1, 2])
     note(second, 1, [4])
     note(first, 2, [0, 4])
-    short, long = judging.outcomes(stage, np.array([True, True, True, True]))
+    short, long = outcome.of_stage(stage, np.array([True, True, True, True]))
     assert short.plain_steps == long.plain_steps == 4 * 2 * 5  # one run of all images, twice
     assert (short.name, long.name) == ("pgd-2", "pgd-4")
     assert short.standing.tolist() == [False, True, False, True]
@@ -46,11 +50,11 @@ def test_the_worst_restart_counts_for_each_image():
 
 def test_a_break_that_was_not_confirmed_leaves_the_image_standing():
     stage = stage_of()
-    first, second = stage.passes
+    first, second = stage.sweeps
     note(first, 0, [1], confirmed=False)
     note(first, 1, [1], confirmed=False)
     note(second, 1, [3])
-    short, long = judging.outcomes(stage, np.ones(4, bool))
+    short, long = outcome.of_stage(stage, np.ones(4, bool))
     assert short.standing.tolist() == [True, True, True, True]
     assert long.standing.tolist() == [True, False, True, True]
     assert long.broken_step.tolist() == [-1, 3, -1, -1]
@@ -59,54 +63,50 @@ def test_a_break_that_was_not_confirmed_leaves_the_image_standing():
 
 def test_of_several_restarts_the_largest_distance_and_every_doubt_are_reported():
     stage = stage_of()
-    first, second = stage.passes
-    first.distance[:], second.distance[:] = [1, 8, 3, 4], [5, 2, 7, 4]
+    first, second = stage.sweeps
     note(first, 0, [1], confirmed=False)
     note(second, 2, [1], confirmed=False)
+    first.distance[:], second.distance[:] = [1, 8, 3, 4], [5, 2, 7, 4]
     first.seconds, second.seconds = 2.0, 3.0
     first.slot_steps, second.slot_steps = 20, 30
     first.steps[:], second.steps[:] = 5, 4
-    for outcome in judging.outcomes(stage, np.ones(4, bool)):
-        assert outcome.distance.tolist() == [5, 8, 7, 4]
-        assert outcome.unconfirmed == 2
-        assert (outcome.seconds, outcome.slot_steps, outcome.image_steps) == (5.0, 50, 36)
-        assert outcome.attacked.all() and outcome.settings["restarts"] == 2
+    for one in outcome.of_stage(stage, np.ones(4, bool)):
+        assert one.distance.tolist() == [5, 8, 7, 4]
+        assert one.unconfirmed == 2
+        assert (one.seconds, one.slot_steps, one.image_steps) == (5.0, 50, 36)
+        assert one.attacked.all() and one.settings["restarts"] == 2
 
 
 def test_an_image_that_did_not_stand_before_falls_to_nobody():
     stage = stage_of()
-    note(stage.passes[0], 0, [0])
-    (_, outcome) = judging.outcomes(stage, np.array([False, True, True, True]))
-    assert outcome.broken_step[0] == -1 and not outcome.standing[0]
+    note(stage.sweeps[0], 0, [0])
+    (_, long) = outcome.of_stage(stage, np.array([False, True, True, True]))
+    assert long.broken_step[0] == -1 and not long.standing[0]
 
 
 def test_the_image_kept_is_that_of_the_earliest_confirmed_break():
     stage = stage_of(restarts=3)
-    first, second, _ = stage.passes
+    first, second, _ = stage.sweeps
 
-    def verdict(*columns, confirmed=True):
-        broken = bool(columns) and confirmed
-        return Verdict(0, broken, 5, None, None, 0, {"wrong": wrong(*columns)})
-
-    assert plan.falls_earliest(stage, 0, verdict())
-    assert plan.falls_earliest(stage, 1, verdict())  # nothing broke it: the last one stays
+    assert stage.falls_earliest(0, verdict(0, []))
+    assert stage.falls_earliest(1, verdict(0, []))  # nothing broke it: the last one stays
     note(first, 0, [3, 4])
-    assert not plan.falls_earliest(stage, 1, verdict())
-    assert not plan.falls_earliest(stage, 1, verdict(4))
-    assert not plan.falls_earliest(stage, 1, verdict(1, confirmed=False))
-    assert plan.falls_earliest(stage, 1, verdict(2))
+    assert not stage.falls_earliest(1, verdict(0, []))
+    assert not stage.falls_earliest(1, verdict(0, [4]))
+    assert not stage.falls_earliest(1, verdict(0, [1], confirmed=False))
+    assert stage.falls_earliest(1, verdict(0, [2]))
     note(second, 0, [1], confirmed=False)
-    assert plan.falls_earliest(stage, 2, verdict(3))
+    assert stage.falls_earliest(2, verdict(0, [3]))
     note(second, 0, [2])
-    assert not plan.falls_earliest(stage, 2, verdict(3))
+    assert not stage.falls_earliest(2, verdict(0, [3]))
 
 
 def test_the_picture_is_that_of_a_break_or_else_of_the_first_try():
-    session = types.SimpleNamespace(examples=np.zeros([1, 2, 2, 1]), kept=None)
+    store = types.SimpleNamespace(examples=np.zeros([1, 2, 2, 1]), images=None)
 
     def keep(broken, value):
-        image = np.full([2, 2, 1], value)
-        Session._keep(session, None, 0, None, Verdict(0, broken, 5, image, image, 0, {}))
-        return session.examples[0, 0, 0, 0]
+        columns, image = [1] if broken else [], np.full([2, 2, 1], value)
+        Store.keep(store, None, 0, None, verdict(0, columns, image=image))
+        return store.examples[0, 0, 0, 0]
 
     assert [keep(False, 1), keep(False, 2), keep(True, 3), keep(False, 4)] == [1, 1, 3, 3]
