@@ -9,7 +9,7 @@ from sat_tf import activations, injection
 from sat_tf.attacks import PGD, identity, noise
 from sat_tf.runs import checkpoints, distribution
 from sat_tf.training import AdversarialTrainer, fitting
-from sat_tf.training.trainer import adversarial_cross_entropy
+from sat_tf.training.objectives import adversarial_cross_entropy
 
 NUM_IMAGES, BATCH, LEARNING_RATE = 32, 16, 0.1
 ATTACK = PGD(epsilon=16, step_size=6, steps=3, random_start=False)
@@ -94,7 +94,7 @@ def test_replicas_draw_different_noise():
         trainer = AdversarialTrainer(network(), identity)
         trainer.compile(keras.optimizers.SGD(0.1))
     strategy = trainer.distribute_strategy
-    drawn = strategy.run(lambda: noise.uniform(trainer._step_seed(), tf.zeros([2, 6, 6, 1]), 0, 1))
+    drawn = strategy.run(lambda: noise.uniform(trainer.step_seed(), tf.zeros([2, 6, 6, 1]), 0, 1))
     first, second = strategy.experimental_local_results(drawn)
     assert np.abs(first - second).max() > 0.1
 
@@ -136,11 +136,11 @@ def test_validation_attacks_and_measures_the_average():
 
 def test_noise_depends_on_the_step_and_on_the_seed():
     trainer, _ = fitted(epochs=1)
-    at_two = trainer._step_seed().numpy()
+    at_two = trainer.step_seed().numpy()
     trainer.optimizer.iterations.assign(7)
-    at_seven = trainer._step_seed().numpy()
+    at_seven = trainer.step_seed().numpy()
     trainer.seed = 6
-    assert len({tuple(s) for s in (at_two, at_seven, trainer._step_seed().numpy())}) == 3
+    assert len({tuple(s) for s in (at_two, at_seven, trainer.step_seed().numpy())}) == 3
 
 
 def test_validation_noise_depends_on_the_seed_and_on_nothing_that_training_changes():

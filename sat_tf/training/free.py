@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from sat_tf import attacks
 from sat_tf.attacks import geometry, scaling
-from sat_tf.training import AdversarialTrainer
+from sat_tf.training import AdversarialTrainer, averages
 
 
 def replay(batches: tf.data.Dataset, num_replays: int, start: int = 0) -> tf.data.Dataset:
@@ -105,7 +105,8 @@ class FreeTrainer(AdversarialTrainer):
         """Everything a run must restore to continue as if it had never stopped."""
         return [*super().state, self.perturbation]
 
-    def _gradients(self, images, labels, seed, parts):
+    def gradients_of(self, images, labels, seed, parts) -> averages.Gradients:
+        """Returns the weights' gradients and moves the perturbation along the images'."""
         del seed  # nothing here is random
         rows = self._own_rows()
         images = _fitting(images, rows.shape[0])
@@ -115,7 +116,7 @@ class FreeTrainer(AdversarialTrainer):
             shifted = images + perturbation
             adversarial = tf.clip_by_value(shifted, geometry.PIXEL_MIN, geometry.PIXEL_MAX)
             tape.watch(adversarial)
-            loss = self._loss(images, adversarial, labels, parts)
+            loss = self.loss_of(images, adversarial, labels, parts)
         *gradients, slope = tape.gradient(loss, [*self.network.trainable_variables, adversarial])
         direction = geometry.steepest_direction(scaling.finite(slope), "linf")
         moved = perturbation + self.step_size * direction

@@ -5,8 +5,15 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from sat_tf import activations
+
 # (network, images, adversarial, labels) -> (loss of every image [N], logits of adversarial [N, C]).
 Objective = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+
+# How the names of trained weights end: of layers, without biases and batch-norm scales, and of
+# trained activations.
+KERNELS = ("kernel",)
+ACTIVATION_SCALARS = tuple(name for one in activations.TRAINED.values() for name in one.scalars)
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -136,6 +143,19 @@ def own_losses(network: keras.Model) -> tf.Tensor:
             "or use one replica"
         )
     return tf.add_n([tf.zeros([]), *(tf.reduce_sum(tf.cast(x, tf.float32)) for x in losses)])
+
+
+def named(network: keras.Model, endings: tuple[str, ...]) -> list[keras.Variable]:
+    """Lists the trained weights whose names end so."""
+    return [v for v in network.trainable_variables if v.name.endswith(endings)]
+
+
+def weight_decay(
+    network: keras.Model, coefficient: float, endings: tuple[str, ...] = KERNELS
+) -> tf.Tensor:
+    """Computes `0.5 * coefficient * sum |w|^2` over the weights `named` so, float32 []."""
+    squares = [tf.nn.l2_loss(tf.cast(v.value, tf.float32)) for v in named(network, endings)]
+    return coefficient * tf.add_n(squares)
 
 
 def _both_logits(network, images, adversarial):

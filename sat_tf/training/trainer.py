@@ -1,8 +1,5 @@
 """The trainer: a Keras model whose step is "perturb, then learn"."""
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -10,18 +7,11 @@ from sat_tf import activations, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
 from sat_tf.runs import distribution
-from sat_tf.training import batches
-from sat_tf.training.objectives import (
-    Objective,
-    adversarial_cross_entropy,
-    cross_entropy,
-    own_losses,
-)
-
-_ACTIVATION_SCALARS = tuple(name for one in activations.TRAINED.values() for name in one.scalars)
+from sat_tf.training import averages, batches, objectives
+from sat_tf.training.fittable import Fittable
 
 
-class AdversarialTrainer(keras.Model):
+class AdversarialTrainer(Fittable):
     """Trains a network on the adversarial images that an attack finds for it.
 
     One step: `x_adv = attack(f, x, y)`; then one optimiser update of the mean over the global
@@ -64,23 +54,87 @@ class AdversarialTrainer(keras.Model):
         attack: Attack,
         *,
         validation_attack: Attack | None = None,
-        objective: Objective | None = None,
+        objective: objectives.Objective | None = None,
         seed: int = 0,
     ):
-        super().__init__(name=f"{network.name}_trainer")
-        self.network = network
-        self.average: keras.Model | None = None
+        super().__init__(network, ("loss", "adversarial_accuracy", "clean_accuracy", "attack_gain"))
         self.attack = attack
         self.validation_attack = validation_attack or attack
-        self.objective = objective or adversarial_cross_entropy()
+        self.objective = objective or objectives.adversarial_cross_entropy()
         self.seed = seed
-        self.hold: Callable[[Any], None] = lambda pipeline: None  # gets each of `fit`'s pipelines
-        self._means = {
-            name: keras.metrics.Mean(name)
-            for name in ("loss", "adversarial_accuracy", "clean_accuracy", "attack_gain")
+
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        """Perturbs a batch, learns from it and returns the logs."""
+        images, labels = self.received(data, self.gradient_accumulation)
+        gradients = averages.gradients_over_pieces(
+            self.gradients_of, images, labels, self.step_seed(), self.gradient_accumulation
+        )
+        self.learn(gradients)
+        return self.logs("loss", "adversarial_accuracy")
+
+    def gradients_of(self, images, labels, seed, parts) -> averages.Gradients:
+        """Perturbs images and returns the gradients of their part of the loss, `loss_of`."""
+        adversarial = self.attack(self.network, images, labels, seed)
+        with tf.GradientTape() as tape:
+            loss = self.loss_of(images, adversarial, labels, parts)
+        return tape.gradient(loss, self.network.trainable_variables)
+
+    def loss_of(self, images, adversarial, labels, parts) -> tf.Tensor:
+        """Computes the loss of a global batch's `1 / parts`: Keras sums gradients over replicas."""
+        known = batches.are_classes(labels, self.num_classes)
+        losses, logits = self.objective(
+            self.network, images, adversarial, tf.where(known, labels, 0)
+        )
+        own = objectives.own_losses(self.network)  # before what another replica waits for
+        losses = tf.where(known, losses, float("nan"))
+        self.note(loss=losses, adversarial_accuracy=_correct(logits, labels))
+        loss = tf.reduce_mean(losses) + own
+        if self.weight_decay:
+            loss += objectives.weight_decay(self.network, self.weight_decay)
+        if self.activation_weight_decay:
+            loss += objectives.weight_decay(
+                self.network, self.activation_weight_decay, objectives.ACTIVATION_SCALARS
+            )
+        return self.optimizer.scale_loss(loss / parts)
+
+    def learn(self, gradients: averages.Gradients) -> None:
+        """Updates the weights, then what follows from them: statistics and average."""
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = distribution.overflow_everywhere(gradients)
+        weights = self.network.trainable_variables
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        averages.average_statistics_over_replicas(self.network)
+        if self.average is not None:  # after the statistics, which it averages too
+            averages.move_average(self.average, self.network, self.ema_decay)
+
+    def step_seed(self) -> tf.Tensor:
+        """Returns the seed of a step on this replica; `fold_in` makes one seed of two numbers."""
+        context = tf.distribute.get_replica_context()
+        step = tf.cast(self.optimizer.iterations, tf.int32) * context.num_replicas_in_sync
+        seed = tf.constant([self.seed, 0], tf.int32)
+        return noise.fold_in(seed, step + tf.cast(context.replica_id_in_sync_group, tf.int32))
+
+    def test_step(self, data) -> dict[str, tf.Tensor]:
+        """Measures clean and adversarial images and returns the logs."""
+        images, labels = self.received(data, num_pieces=0)
+        known = batches.are_classes(labels, self.num_classes)
+        network = self.best_network
+        seed = tf.constant([self.seed, -1], tf.int32)
+        adversarial = self.validation_attack(network, images, labels, seed)
+        clean_logits = network(images, training=False)
+        logits = network(adversarial, training=False)
+        losses, clean_losses = (
+            tf.where(known, objectives.cross_entropy(z, tf.where(known, labels, 0)), float("nan"))
+            for z in (logits, clean_logits)
+        )
+        found = {
+            "loss": losses,
+            "adversarial_accuracy": _correct(logits, labels),
+            "clean_accuracy": _correct(clean_logits, labels),
+            "attack_gain": losses - clean_losses,
         }
-        self._watch = batches.Watch()
-        self.built = True  # the network is; nothing else has weights
+        self.note(**found)
+        return self.logs(*found)
 
     def compile(
         self,
@@ -112,207 +166,18 @@ class AdversarialTrainer(keras.Model):
         options.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **options)
         self.optimizer.build(self.network.trainable_variables)  # float16 has wrapped it
-        self.weight_decay = weight_decay
-        self.activation_weight_decay = activation_weight_decay
-        if activation_weight_decay and not self._named(*_ACTIVATION_SCALARS):
+        scalars = objectives.named(self.network, objectives.ACTIVATION_SCALARS)
+        if activation_weight_decay and not scalars:
             raise ValueError(
                 f"activation_weight_decay is {activation_weight_decay}, but the network has no "
                 f"trained activation; use it with {' or '.join(activations.TRAINED)}, or set 0"
             )
+        self.weight_decay = weight_decay
+        self.activation_weight_decay = activation_weight_decay
         self.ema_decay = ema_decay
         self.gradient_accumulation = gradient_accumulation
-        self.average = None
-        if ema_decay:
-            self.average = injection.copy(self.network)
-
-    def save(self, *arguments, **options):
-        """Refuses: what was trained is the network, and only that can be evaluated and exported.
-
-        Raises:
-          ValueError: always, with what to save.
-        """
-        raise ValueError(
-            "the trainer is no network; save what it has trained: trainer.best_network.save("
-            '"mine.keras")'
-        )
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The running means that Keras resets at every epoch."""
-        return list(self._means.values())
-
-    @property
-    def best_network(self) -> keras.Model:
-        """The network to validate, evaluate and export: the average if there is one."""
-        return self.network if self.average is None else self.average
-
-    @property
-    def state(self) -> list[keras.Variable]:
-        """Everything a run must restore to continue as if it had never stopped."""
-        average = [] if self.average is None else self.average.variables
-        return [*self.network.variables, *average, *self.optimizer.variables]
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        self.hold(iterator)
-        # There is nothing left to build, and Keras's way to find out breaks with several workers
-        # (keras-team/keras#20585).
-        pass
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Makes the function of a step, whose first call says if the batch was none to train on."""
-        fresh = force or self.train_function is None
-        super().make_train_function(force)
-        if fresh:
-            self.train_function = self._watch.after_first(self.train_function, self._num_classes)
-
-    def get_metrics_result(self) -> dict:
-        """Returns the running means at the end of an epoch or a validation.
-
-        Raises:
-          ValueError: some labels were not among the network's classes.
-        """
-        self._watch.report(self._num_classes)
-        return super().get_metrics_result()
-
-    @property
-    def _num_classes(self):
-        return self.network.output_shape[-1]
-
-    def call(self, images, training=None):
-        """Returns the network's logits."""
-        return self.network(images, training=training)
-
-    def train_step(self, data) -> dict[str, tf.Tensor]:
-        """Perturbs a batch, learns from it and returns the logs."""
-        num_pieces = self.gradient_accumulation
-        batch = batches.unpacked(data)
-        self._watch.look(*batch, self._num_classes, num_pieces)
-        total = batches.global_count(batch[0])
-        gradients = None
-        for index, (images, labels) in enumerate(batches.pieces(*batch, num_pieces)):
-            if gradients is not None:
-                # One piece after the other: only so does memory fall.
-                with tf.control_dependencies([g for g in gradients if g is not None]):
-                    images = tf.identity(images)
-            parts = total / batches.count(images)
-            seed = noise.fold_in(self._step_seed(), index)
-            more = self._gradients(images, labels, seed, parts)
-            gradients = more if gradients is None else list(map(_sum, gradients, more))
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = distribution.overflow_everywhere(gradients)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.network.trainable_variables, strict=True)
-        )
-        self._average_statistics()
-        self._update_average()
-        return self._logs("loss", "adversarial_accuracy")
-
-    def _gradients(self, images, labels, seed, parts):
-        adversarial = self.attack(self.network, images, labels, seed)
-        with tf.GradientTape() as tape:
-            loss = self._loss(images, adversarial, labels, parts)
-        return tape.gradient(loss, self.network.trainable_variables)
-
-    def _loss(self, images, adversarial, labels, parts):
-        known = batches.are_classes(labels, self._num_classes)
-        losses, logits = self.objective(
-            self.network, images, adversarial, tf.where(known, labels, 0)
-        )
-        own = own_losses(self.network)  # before anything that another replica waits for
-        losses = tf.where(known, losses, float("nan"))
-        self._means["loss"].update_state(losses)
-        self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
-        return self.optimizer.scale_loss(self._share_of_global_mean(losses, own, parts))
-
-    def test_step(self, data) -> dict[str, tf.Tensor]:
-        """Measures clean and adversarial images and returns the logs."""
-        images, labels = batches.unpacked(data)
-        self._watch.look(images, labels, self._num_classes, num_pieces=0)
-        known = batches.are_classes(labels, self._num_classes)
-        network = self.best_network
-        seed = tf.constant([self.seed, -1], tf.int32)
-        adversarial = self.validation_attack(network, images, labels, seed)
-        clean_logits = network(images, training=False)
-        logits = network(adversarial, training=False)
-        losses, clean_losses = (
-            tf.where(known, cross_entropy(z, tf.where(known, labels, 0)), float("nan"))
-            for z in (logits, clean_logits)
-        )
-        gain = losses - clean_losses
-        self._means["loss"].update_state(losses)
-        self._means["attack_gain"].update_state(gain)
-        self._means["clean_accuracy"].update_state(_correct(clean_logits, labels))
-        self._means["adversarial_accuracy"].update_state(_correct(logits, labels))
-        return self._logs(*self._means)
-
-    def _step_seed(self):
-        context = tf.distribute.get_replica_context()
-        step = tf.cast(self.optimizer.iterations, tf.int32) * context.num_replicas_in_sync
-        seed = tf.constant([self.seed, 0], tf.int32)
-        return noise.fold_in(seed, step + tf.cast(context.replica_id_in_sync_group, tf.int32))
-
-    def _share_of_global_mean(self, losses, own, parts):
-        # Keras sums gradients over replicas: together the parts of a batch weigh 1.
-        loss = tf.reduce_mean(losses) + own
-        decays = (
-            (self.weight_decay, self._named("kernel")),
-            (self.activation_weight_decay, self._named(*_ACTIVATION_SCALARS)),
-        )
-        for decay, variables in decays:
-            if decay:
-                loss += decay * tf.add_n([tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in variables])
-        return loss / parts
-
-    def _named(self, *endings):
-        return [v.value for v in self.network.trainable_variables if v.name.endswith(endings)]
-
-    def _average_statistics(self):
-        # Keras moves each replica's batch-norm statistics by that replica's images alone, and saves
-        # those of the first.
-        context = tf.distribute.get_replica_context()
-        names = ("moving_mean", "moving_variance")
-        statistics = [v.value for v in self.network.variables if v.name in names]
-        if context.num_replicas_in_sync == 1 or not statistics:
-            return
-        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, list(map(tf.identity, statistics)))
-        for variable, mean in zip(statistics, means, strict=True):
-            variable.assign(mean)
-
-    def _update_average(self):
-        if self.average is None:
-            return
-        keep = self.ema_decay
-
-        def moved(average, weight):
-            if not average.dtype.is_floating:
-                return average.assign(weight)
-            # So written that what stands still, as a frozen weight does, stays to the last bit.
-            return average.assign(average + (1 - keep) * (weight - average))
-
-        def move(strategy, averages, weights):
-            for average, weight in zip(averages, weights, strict=True):
-                strategy.extended.update(average, moved, args=(weight,))
-
-        averages = [variable.value for variable in self.average.weights]
-        weights = [variable.value for variable in self.network.weights]
-        tf.distribute.get_replica_context().merge_call(move, args=(averages, weights))
-
-    def _logs(self, *names):
-        # Keras averages the logs of replicas, however many images each of them has seen.
-        means = [self._means[name] for name in names]
-        sums = tf.stack([[mean.total.value, mean.count.value] for mean in means])
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:
-            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        # Those of several workers over an axis, which a scalar does not have.
-        shape = [1] if distribution.has_workers(tf.distribute.get_strategy()) else []
-        results = tf.unstack(tf.math.divide_no_nan(sums[:, 0], sums[:, 1]))
-        return {name: tf.reshape(one, shape) for name, one in zip(names, results, strict=True)}
+        self.average = injection.copy(self.network) if ema_decay else None
 
 
 def _correct(logits, labels):
     return 1.0 - tf.cast(misclassified(logits, labels), tf.float32)
-
-
-def _sum(gradient, more):
-    return None if more is None else gradient + more  # of a weight that plays no part
