@@ -8,7 +8,7 @@ import tensorflow as tf
 from sat_tf import attacks, injection
 from sat_tf.runs import distribution
 from sat_tf.training import AdversarialTrainer, awp, gradient_quality, objectives
-from sat_tf.training.methods import Method
+from sat_tf.training.methods import Free, Mart, Trades, make
 
 RATE, GAMMA, BATCH = 0.1, 0.3, 8
 KERNEL, ACTIVITY, ADDED = 0.3, 0.2, 0.1
@@ -53,7 +53,7 @@ def step(method, strategy, adds, **options):
     pgd = attacks.PGD(epsilon=4, step_size=2, steps=1)
     with distribution.strategy(strategy).scope():
         made = method.trainer(network(adds), pgd, batch_size=BATCH, validation_attack=pgd)
-        if method.name != "free":
+        if not isinstance(method, Free):
             made.attack = shifted
         made.compile(keras.optimizers.SGD(RATE), run_eagerly=strategy == "one_device", **options)
     data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(BATCH, drop_remainder=True)
@@ -64,8 +64,8 @@ def step(method, strategy, adds, **options):
 def awp_kernel(method):
     """Returns `w + v` of the first kernel, where the layers' outputs are taken."""
     plain = network(adds=False)
-    makers = {"trades": objectives.trades, "mart": objectives.mart}
-    objective = makers.get(method.name, objectives.adversarial_cross_entropy)()
+    makers = {Trades: objectives.trades, Mart: objectives.mart}
+    objective = makers.get(type(method), objectives.adversarial_cross_entropy)()
     with tf.GradientTape() as tape:
         losses, _ = objective(plain, IMAGES, IMAGES + SHIFT, LABELS)
         loss = tf.reduce_mean(losses)
@@ -97,7 +97,7 @@ BOTH = {"update_gradient": "softplus", "attack_gradient": "softplus"}
 def test_regularisers_and_added_losses_move_the_weights_as_the_formula_says(
     name, extra, strategy, pieces
 ):
-    method = Method(name, **extra)
+    method = make(name, **extra)
     options = {"gradient_accumulation": pieces} if pieces > 1 else {}
     ours, loss = step(method, strategy, True, **options)
     without, same = step(method, strategy, False, **options)

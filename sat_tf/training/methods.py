@@ -12,7 +12,7 @@ from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.training import AdversarialTrainer, awp, free, gradient_quality, objectives
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """Learns from the images of a given attack (Madry et al.): the method `pgd_at`.
 
@@ -87,7 +87,7 @@ class Method:
         return load(start_step)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trades(Method):
     """The divergence between clean and adversarial predictions (Zhang et al.).
 
@@ -119,7 +119,7 @@ class Trades(Method):
         return DivergencePGD(**{name: getattr(pgd, name) for name in names})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mart(Method):
     """TRADES that minds images which the network gets wrong anyway (Wang et al.).
 
@@ -143,7 +143,7 @@ class Mart(Method):
         return objectives.mart(self.beta)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Free(Method):
     """Each batch several times, one backward pass for weights and images (Shafahi et al.).
 
