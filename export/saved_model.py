@@ -20,7 +20,8 @@ import tensorflow as tf
 from absl import flags, logging
 
 from export import expectations, extras, signatures, verify
-from sat_tf import loading
+from flags import export as own_flags
+from sat_tf import cli, loading
 from sat_tf.runs import atomic, sealed, workdir
 
 
@@ -235,9 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import export as _options
-    from sat_tf.cli import run
-
-    flags.adopt_module_key_flags(_options)
-    run(main)
+    cli.run(main, own_flags)

@@ -1,1 +1,1 @@
-"""Flags by theme. Only mains read their values; importing a theme defines its flags."""
+"""Flags by theme. Importing a theme defines nothing; a program calls its `define`."""

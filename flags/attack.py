@@ -4,30 +4,40 @@ from absl import flags
 
 from flags import numbers
 
-flags.DEFINE_string("attack", "pgd", "Attack inside training: pgd, or none for clean training.")
-flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the ball.")
-numbers.pixels(
-    "epsilon",
-    None,
-    "Radius of the ball in pixels (0-255); default: 32 for digits, 8 for CIFAR, 4 for ImageNet.",
-)
-numbers.whole("attack_steps", 1, "Gradient steps of the attack inside training.", 1, 10_000)
-numbers.pixels(
-    "step_size",
-    None,
-    "Step of the attack inside training, in pixels; default: epsilon up to two steps (one is FGSM "
-    "with random start, as the paper), 2.5 * epsilon / steps for more (Madry).",
-)
-flags.DEFINE_bool("random_start", True, "Start the attack at a random point of the ball.")
-numbers.real(
-    "clean_start",
-    0.0,
-    "Probability that a batch's attack starts at the clean images all the same; the released "
-    "training class has 0.2, the paper does not tell.",
-    0,
-    1,
-)
-flags.DEFINE_enum(
-    "attack_batch_norm", "inference", ["inference", "batch"], "Batch-norm mode inside the attack."
-)
-numbers.whole("validation_steps", 10, "PGD steps on the validation images, each epoch.", 1, 10_000)
+
+def define() -> None:
+    """Defines the flags; only a program calls it."""
+    flags.DEFINE_string("attack", "pgd", "Attack inside training: pgd, or none for clean training.")
+    flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the ball.")
+    numbers.pixels(
+        "epsilon",
+        None,
+        "Radius of the ball in pixels (0-255); default: 32 for digits, 8 for CIFAR, 4 for "
+        "ImageNet.",
+    )
+    numbers.whole("attack_steps", 1, "Gradient steps of the attack inside training.", 1, 10_000)
+    numbers.pixels(
+        "step_size",
+        None,
+        "Step of the attack inside training, in pixels; default: epsilon up to two steps (one is "
+        "FGSM "
+        "with random start, as the paper), 2.5 * epsilon / steps for more (Madry).",
+    )
+    flags.DEFINE_bool("random_start", True, "Start the attack at a random point of the ball.")
+    numbers.real(
+        "clean_start",
+        0.0,
+        "Probability that a batch's attack starts at the clean images all the same; the released "
+        "training class has 0.2, the paper does not tell.",
+        0,
+        1,
+    )
+    flags.DEFINE_enum(
+        "attack_batch_norm",
+        "inference",
+        ["inference", "batch"],
+        "Batch-norm mode inside the attack.",
+    )
+    numbers.whole(
+        "validation_steps", 10, "PGD steps on the validation images, each epoch.", 1, 10_000
+    )

@@ -4,38 +4,43 @@ from absl import flags
 
 from flags import numbers
 
-flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A TensorFlow 1 checkpoint: the path without .index and .data-00000-of-00001.",
-)
-flags.DEFINE_string("output", None, "A new directory for network.keras and metrics.json.")
-flags.DEFINE_string(
-    "model", None, "Network; default: what a checkpoint of this released name holds."
-)
-flags.DEFINE_string(
-    "activation",
-    None,
-    "Activation; default: by the released name, or swish for EfficientNet.",
-)
-numbers.whole(
-    "image_size",
-    None,
-    "Side of the images in pixels; default: by the released name, or the model's in the paper.",
-    1,
-    8_192,
-)
-flags.DEFINE_enum(
-    "channel_order",
-    None,
-    ["bgr", "rgb"],
-    "What the first convolution of a ResNet takes; bgr is reversed, so that the network takes RGB. "
-    "Default: bgr, as the released code feeds it (not verified on a released file).",
-)
-flags.DEFINE_bool(
-    "ema",
-    None,
-    "Take the averaged weights of an EfficientNet. Default: by the released name; a checkpoint of "
-    "another name that has both is refused without --ema or --noema.",
-)
-flags.DEFINE_bool("list", False, "Print the table of tensors and write nothing.")
+
+def define() -> None:
+    """Defines the flags; only a program calls it."""
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "A TensorFlow 1 checkpoint: the path without .index and .data-00000-of-00001.",
+    )
+    flags.DEFINE_string("output", None, "A new directory for network.keras and metrics.json.")
+    flags.DEFINE_string(
+        "model", None, "Network; default: what a checkpoint of this released name holds."
+    )
+    flags.DEFINE_string(
+        "activation",
+        None,
+        "Activation; default: by the released name, or swish for EfficientNet.",
+    )
+    numbers.whole(
+        "image_size",
+        None,
+        "Side of the images in pixels; default: by the released name, or the model's in the paper.",
+        1,
+        8_192,
+    )
+    flags.DEFINE_enum(
+        "channel_order",
+        None,
+        ["bgr", "rgb"],
+        "What the first convolution of a ResNet takes; bgr is reversed, so that the network takes "
+        "RGB. "
+        "Default: bgr, as the released code feeds it (not verified on a released file).",
+    )
+    flags.DEFINE_bool(
+        "ema",
+        None,
+        "Take the averaged weights of an EfficientNet. Default: by the released name; a "
+        "checkpoint of "
+        "another name that has both is refused without --ema or --noema.",
+    )
+    flags.DEFINE_bool("list", False, "Print the table of tensors and write nothing.")

@@ -4,21 +4,26 @@ from absl import flags
 
 from flags import numbers
 
-flags.DEFINE_string(
-    "dataset", "digits", "Data set: digits (embedded), folder:PATH, or the name of a TFDS set."
-)
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
-flags.DEFINE_bool("download", False, "Let TFDS download the set if it is not there.")
-numbers.whole(
-    "max_pixels",
-    4096 * 4096,
-    "Most pixels that the header of an encoded image may claim; one with more is refused.",
-    1,
-)
-numbers.whole(
-    "image_size", None, "Side of the images in pixels; default: the data's own.", 1, 8_192
-)
-flags.DEFINE_string("augment", None, "Augmentation of the training images; default: the data's.")
-flags.DEFINE_string(
-    "eval_resize", None, "How validation and test images get their size; default: the data's."
-)
+
+def define() -> None:
+    """Defines the flags; only a program calls it."""
+    flags.DEFINE_string(
+        "dataset", "digits", "Data set: digits (embedded), folder:PATH, or the name of a TFDS set."
+    )
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
+    flags.DEFINE_bool("download", False, "Let TFDS download the set if it is not there.")
+    numbers.whole(
+        "max_pixels",
+        4096 * 4096,
+        "Most pixels that the header of an encoded image may claim; one with more is refused.",
+        1,
+    )
+    numbers.whole(
+        "image_size", None, "Side of the images in pixels; default: the data's own.", 1, 8_192
+    )
+    flags.DEFINE_string(
+        "augment", None, "Augmentation of the training images; default: the data's."
+    )
+    flags.DEFINE_string(
+        "eval_resize", None, "How validation and test images get their size; default: the data's."
+    )

@@ -4,19 +4,23 @@ from absl import flags
 
 from flags import numbers
 
-flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
-flags.DEFINE_string(
-    "network", None, "Another network: a .keras file, or module:function that returns a model."
-)
-flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
-numbers.whole("version", None, "Number of the version; default: the next one.", 1, 10**18)
-flags.DEFINE_string(
-    "labels", None, "A text file, one class name a line; default: the run's class names."
-)
-flags.DEFINE_string(
-    "resize",
-    None,
-    "What encoded pictures of another size become: fit, center_crop or shorter_side; default: as "
-    "the run was evaluated, or fit.",
-)
-flags.DEFINE_bool("verify", True, "Check the version in a fresh process before it counts.")
+
+def define() -> None:
+    """Defines the flags; only a program calls it."""
+    flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
+    flags.DEFINE_string(
+        "network", None, "Another network: a .keras file, or module:function that returns a model."
+    )
+    flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
+    numbers.whole("version", None, "Number of the version; default: the next one.", 1, 10**18)
+    flags.DEFINE_string(
+        "labels", None, "A text file, one class name a line; default: the run's class names."
+    )
+    flags.DEFINE_string(
+        "resize",
+        None,
+        "What encoded pictures of another size become: fit, center_crop or shorter_side; default: "
+        "as "
+        "the run was evaluated, or fit.",
+    )
+    flags.DEFINE_bool("verify", True, "Check the version in a fresh process before it counts.")

@@ -4,22 +4,30 @@ from absl import flags
 
 from flags import numbers
 
-flags.DEFINE_string(
-    "workdir", None, "Directory that holds the whole state of the run; default: runs/DATASET."
-)
-flags.DEFINE_bool("overwrite", False, "Delete what the workdir holds and start again.")
-numbers.whole("seed", 0, "Seed of weights, order, augmentation and attacks.", 0)
-flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
-numbers.real(
-    "worker_timeout", 600.0, "Seconds that workers wait for each other to start.", 0.0, 86_400.0
-)
-numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
-numbers.whole("threads", 0, "Threads of a CPU operation; 0: as many as there are cores.", 0, 1_024)
-flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "Keras dtype policy."
-)
-flags.DEFINE_bool("deterministic", True, "Deterministic operations: the same run bit for bit.")
-flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA; slower on a CPU.")
-numbers.whole("checkpoint_every", 0, "Steps between checkpoints; 0: one each epoch.", 0)
-numbers.whole("picture_grid", 8, "Images in TensorBoard's picture grid; 0: no grid.", 0, 64)
-numbers.whole("test_steps", 20, "PGD steps of the test after training; 0: none.", 0, 10_000)
+
+def define() -> None:
+    """Defines the flags; only a program calls it."""
+    flags.DEFINE_string(
+        "workdir", None, "Directory that holds the whole state of the run; default: runs/DATASET."
+    )
+    flags.DEFINE_bool("overwrite", False, "Delete what the workdir holds and start again.")
+    numbers.whole("seed", 0, "Seed of weights, order, augmentation and attacks.", 0)
+    flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
+    numbers.real(
+        "worker_timeout", 600.0, "Seconds that workers wait for each other to start.", 0.0, 86_400.0
+    )
+    numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
+    numbers.whole(
+        "threads", 0, "Threads of a CPU operation; 0: as many as there are cores.", 0, 1_024
+    )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Keras dtype policy.",
+    )
+    flags.DEFINE_bool("deterministic", True, "Deterministic operations: the same run bit for bit.")
+    flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA; slower on a CPU.")
+    numbers.whole("checkpoint_every", 0, "Steps between checkpoints; 0: one each epoch.", 0)
+    numbers.whole("picture_grid", 8, "Images in TensorBoard's picture grid; 0: no grid.", 0, 64)
+    numbers.whole("test_steps", 20, "PGD steps of the test after training; 0: none.", 0, 10_000)

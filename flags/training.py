@@ -4,31 +4,40 @@ from absl import flags
 
 from flags import numbers
 
-numbers.whole("epochs", 30, "Passes over the training images.", 1, 100_000)
-numbers.whole("batch_size", 128, "Images in a global batch, over all replicas.", 1, 2**20)
-flags.DEFINE_string("optimizer", "sgd", "Optimiser: sgd, which is SGD with momentum.")
-numbers.real("learning_rate", 0.1, "Peak learning rate, for the global batch as it is.", 0, 1_000)
-flags.DEFINE_string("schedule", "one_cycle", "constant, step, cosine or one_cycle.")
-numbers.real(
-    "warmup_epochs",
-    None,
-    "Epochs of linear warm-up from 0; default: 2, or a quarter of the epochs if that is shorter.",
-    0,
-    100_000,
-)
-numbers.reals("boundary", [], "Epoch at which the schedule 'step' falls.", 0, 100_000)
-numbers.real("factor", 0.1, "What the schedule 'step' multiplies the rate by.", 0, 1)
-numbers.real("momentum", 0.9, "Momentum of SGD.", 0, 1)
-flags.DEFINE_bool("nesterov", True, "Nesterov's momentum.")
-numbers.real("weight_decay", 5e-4, "Coefficient of 0.5 * |kernel|^2 in the loss.", 0, 1)
-numbers.real(
-    "activation_weight_decay",
-    0.0,
-    "The same coefficient for the scalars of SmoothReLU and PSSiLU; which one the paper's "
-    "SmoothReLU had is unknown (0 in the released code, that of the kernels in its TPU ancestor).",
-    0,
-    1,
-)
-numbers.real("label_smoothing", 0.0, "Smoothing of the training labels.", 0, 0.999)
-numbers.real("ema_decay", 0.0, "Decay of the weight average; 0: none.", 0, 0.999999)
-numbers.whole("gradient_accumulation", 1, "Pieces that each replica's batch is cut into.", 1, 2**20)
+
+def define() -> None:
+    """Defines the flags; only a program calls it."""
+    numbers.whole("epochs", 30, "Passes over the training images.", 1, 100_000)
+    numbers.whole("batch_size", 128, "Images in a global batch, over all replicas.", 1, 2**20)
+    flags.DEFINE_string("optimizer", "sgd", "Optimiser: sgd, which is SGD with momentum.")
+    numbers.real(
+        "learning_rate", 0.1, "Peak learning rate, for the global batch as it is.", 0, 1_000
+    )
+    flags.DEFINE_string("schedule", "one_cycle", "constant, step, cosine or one_cycle.")
+    numbers.real(
+        "warmup_epochs",
+        None,
+        "Epochs of linear warm-up from 0; default: 2, or a quarter of the epochs if that is "
+        "shorter.",
+        0,
+        100_000,
+    )
+    numbers.reals("boundary", [], "Epoch at which the schedule 'step' falls.", 0, 100_000)
+    numbers.real("factor", 0.1, "What the schedule 'step' multiplies the rate by.", 0, 1)
+    numbers.real("momentum", 0.9, "Momentum of SGD.", 0, 1)
+    flags.DEFINE_bool("nesterov", True, "Nesterov's momentum.")
+    numbers.real("weight_decay", 5e-4, "Coefficient of 0.5 * |kernel|^2 in the loss.", 0, 1)
+    numbers.real(
+        "activation_weight_decay",
+        0.0,
+        "The same coefficient for the scalars of SmoothReLU and PSSiLU; which one the paper's "
+        "SmoothReLU had is unknown (0 in the released code, that of the kernels in its TPU "
+        "ancestor).",
+        0,
+        1,
+    )
+    numbers.real("label_smoothing", 0.0, "Smoothing of the training labels.", 0, 0.999)
+    numbers.real("ema_decay", 0.0, "Decay of the weight average; 0: none.", 0, 0.999999)
+    numbers.whole(
+        "gradient_accumulation", 1, "Pieces that each replica's batch is cut into.", 1, 2**20
+    )

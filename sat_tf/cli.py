@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,14 +28,24 @@ _USER_ERRORS = (
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Parses the flags, runs `main` and exits.
+flags.disclaim_key_flags()  # what `run` defines belongs to the program, so --help shows it
+
+
+def run(main: Callable[[], Any], *themes: types.ModuleType) -> None:
+    """Defines and parses the flags, runs `main` and exits.
+
+    Args:
+      main: the program.
+      themes: modules of `flags`, in the order in which `--help` shows them.
 
     Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
     interrupted run gives one line and 128 + the signal's number, as shells do. Help is status 0.
     The process ends at once then, without waiting for threads; what `main` returns lives so long.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the start had one of its own
+    for theme in themes:
+        theme.define()
+        flags.adopt_module_key_flags(theme)
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 

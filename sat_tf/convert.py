@@ -17,7 +17,8 @@ from typing import Any
 import keras
 from absl import flags
 
-from sat_tf import models
+from flags import convert as own_flags
+from sat_tf import cli, models
 from sat_tf.released.choice import Choice, choose
 from sat_tf.released.plan import Plan, Tensor, plan
 from sat_tf.released.reader import Checkpoint
@@ -172,9 +173,4 @@ def _account(choice):
 
 
 if __name__ == "__main__":
-    # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import convert as _options
-    from sat_tf.cli import run
-
-    flags.adopt_module_key_flags(_options)
-    run(main)
+    cli.run(main, own_flags)

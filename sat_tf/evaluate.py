@@ -14,6 +14,8 @@ from typing import Any
 
 from absl import flags
 
+from flags import evaluate as own_flags
+from sat_tf import cli
 from sat_tf.attacks import PGD
 from sat_tf.attacks import names as attack_names
 from sat_tf.evaluation import verdicts
@@ -163,9 +165,4 @@ def _stoppable():
 
 
 if __name__ == "__main__":
-    # Only a main defines flags: as a library this module leaves absl alone.
-    from flags import evaluate as _flags
-    from sat_tf.cli import run
-
-    flags.adopt_module_key_flags(_flags)
-    run(main)
+    cli.run(main, own_flags)

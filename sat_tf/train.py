@@ -25,8 +25,6 @@ from sat_tf.runs import checkpoints, distribution, workdir, workers
 from sat_tf.training import AdversarialTrainer, fitting, recipe
 
 FLAGS = flags.FLAGS
-for _theme in (model, data, attack, method, training, run):  # the order of --help
-    flags.adopt_module_key_flags(_theme)
 
 
 def train() -> AdversarialTrainer:
@@ -45,8 +43,8 @@ def train() -> AdversarialTrainer:
         with strategy.scope():
             trainer = recipe.trainer(FLAGS, info, strategy.num_replicas_in_sync)
         _check_data(info)
-    run = FLAGS.workdir, _settings(), FLAGS.overwrite, _defaults()
-    with workers.claim(strategy, *run) as path:
+    claimed = FLAGS.workdir, _settings(), FLAGS.overwrite, _defaults()
+    with workers.claim(strategy, *claimed) as path:
         # The data may be others since the run began.
         info.check_classes(info.num_classes, loading.class_names(str(path)))
         if distribution.is_chief(strategy):
@@ -258,4 +256,4 @@ def _metrics(trainer, info, record):
 
 
 if __name__ == "__main__":
-    cli.run(train)
+    cli.run(train, model, data, attack, method, training, run)

@@ -5,7 +5,6 @@ import functools
 import inspect
 import json
 import pathlib
-import runpy
 import types
 
 import keras
@@ -15,6 +14,7 @@ import tensorflow as tf
 from absl import flags
 from sklearn import datasets
 
+from flags import evaluate as own_flags
 from sat_tf import data, evaluate, loading
 from sat_tf.attacks import PGD, autoattack, names
 from sat_tf.data import classes, selection
@@ -65,7 +65,7 @@ def parse(monkeypatch):
             for name in (name for name in dir(flags) if name.startswith("DEFINE")):
                 define = functools.partial(getattr(flags, name), flag_values=values)
                 patch.setattr(flags, name, define)
-            runpy.run_module("flags.evaluate", alter_sys=True)
+            own_flags.define()
         values(["program", *arguments])
         monkeypatch.setattr(flags, "FLAGS", values)
         return values

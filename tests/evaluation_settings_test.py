@@ -2,14 +2,12 @@
 
 import functools
 import pathlib
-import runpy
 
 import pytest
 from absl import flags
 
+from flags import evaluate as own_flags
 from sat_tf.evaluation import settings, verdicts
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def report_of(monkeypatch, tmp_path):
             for name in (name for name in dir(flags) if name.startswith("DEFINE")):
                 define = functools.partial(getattr(flags, name), flag_values=values)
                 patch.setattr(flags, name, define)
-            runpy.run_path(str(ROOT / "flags/evaluate.py"))
+            own_flags.define()
         values(["program", *arguments])
         return str(settings.complete(values).report)
 

@@ -33,6 +33,8 @@ SETS = {
 LARGE = ("resnet101", "resnet152", "resnext152-32x8d") + tuple(
     f"efficientnet-{n}" for n in ("b3", "b4", "b5", "b6", "b7", "l1")
 )
+for theme in (attack, data, method, model, run, training):
+    theme.define()
 given = flags.FLAGS
 themes = given.flags_by_module_dict().items()
 known = [flag.name for module, theme in themes if module.startswith("flags.") for flag in theme]

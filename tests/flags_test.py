@@ -22,7 +22,9 @@ ODD = ["nan", "inf", "-inf", "1e400", "-1", "-0.5", "1e10", "2147483648", "-2147
 _TRY = """
 import json, sys
 from absl import flags
-from flags import {themes}
+from flags import attack, convert, data, evaluate, export, method, model, run, training
+for theme in ({themes},):  # of one program, though all can be imported beside each other
+    theme.define()
 found = []
 for module, members in flags.FLAGS.flags_by_module_dict().items():
     for flag in members if module.startswith("flags.") else ():

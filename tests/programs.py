@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import sys
 
 from absl import flags
 
@@ -11,18 +10,16 @@ THEMES = ("attack", "data", "method", "model", "run", "training")
 
 @contextlib.contextmanager
 def imported(name, themes=THEMES):
-    """Yields a module that defines flags, all at their defaults."""
+    """Yields the module of a program, with its flags defined and at their defaults."""
     module = importlib.import_module(name)
+    for theme in themes:
+        importlib.import_module(f"flags.{theme}").define()
     flags.FLAGS.mark_as_parsed()
     try:
         yield module
     finally:
         for flag in names(themes):
             delattr(flags.FLAGS, flag)
-        for gone in (name, *(f"flags.{theme}" for theme in themes)):
-            package, _, last = gone.rpartition(".")
-            sys.modules.pop(gone)
-            delattr(sys.modules[package], last)
         flags.FLAGS.unparse_flags()
 
 
