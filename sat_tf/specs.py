@@ -1,4 +1,4 @@
-"""The grammar of names with options: `resnet18:width=16`, `celu:alpha=1.6`.
+"""Names, and the grammar of names with options: `resnet18:width=16`, `celu:alpha=1.6`.
 
     spec   = name [":" option {"," option}]
     option = key "=" value
@@ -7,7 +7,18 @@ White space around names, keys and values does not count, nor does an empty opti
 after a last comma. What stands after a key's first "=" is its value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+
+def one_of(sort: str, name: str, valid: Iterable[str]) -> str:
+    """Returns a name that is valid.
+
+    Raises:
+      ValueError: another one, with the list of those that are.
+    """
+    if name not in valid:
+        raise ValueError(f"{sort} is {name!r}; use one of: {', '.join(valid)}")
+    return name
 
 
 def split(spec: str, *, path: bool = False) -> tuple[str, dict[str, str]]:

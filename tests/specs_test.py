@@ -59,3 +59,9 @@ def test_values_come_back_as_what_they_were(options):
 def test_networks_and_activations_are_read_by_the_same_grammar(parse, options, said):
     with pytest.raises(ValueError, match=said):
         parse(f"celu:{options}")
+
+
+def test_a_name_that_is_not_valid_is_refused_with_those_that_are():
+    assert specs.one_of("norm", "l2", ("linf", "l2")) == "l2"
+    with pytest.raises(ValueError, match="^norm is 'l1'; use one of: linf, l2$"):
+        specs.one_of("norm", "l1", ("linf", "l2"))

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from sat_tf import specs
 from sat_tf.attacks import geometry, stepped
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
@@ -67,9 +68,7 @@ def make(
     Raises:
       ValueError: an unknown name, a norm the attack does not know, or a wrong setting.
     """
-    if name not in NAMES:
-        raise ValueError(f"attack {name!r} is unknown; use one of: {', '.join(NAMES)}")
-    kind = _KINDS[name]
+    kind = _KINDS[specs.one_of("attack", name, NAMES)]
     geometry.check_norm(norm, kind.make.norms)
     settings = {**kind.settings, "epsilon": epsilon, "norm": norm, **settings}
     if kind.targeted:
@@ -135,9 +134,7 @@ def left_out(version: str = "standard", *, norm: str = "linf", num_classes: int)
 
 
 def _order(version):
-    if version not in _ORDERS:
-        raise ValueError(f"version {version!r} is unknown; use one of: {', '.join(VERSIONS)}")
-    return _ORDERS[version]
+    return _ORDERS[specs.one_of("version", version, VERSIONS)]
 
 
 def _l1_settings(name, norm, num_classes):

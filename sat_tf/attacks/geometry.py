@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from sat_tf import specs
 from sat_tf.attacks import scaling
 
 NORMS = ("linf", "l2", "l1")
@@ -14,14 +15,8 @@ _L1_HALVINGS = 30
 
 
 def check_norm(norm: str, supported: tuple[str, ...] = NORMS) -> str:
-    """Returns `norm` if it is one of `supported`.
-
-    Raises:
-      ValueError: an unknown norm, with the list of supported ones.
-    """
-    if norm not in supported:
-        raise ValueError(f"norm {norm!r} is not supported here; use one of: {', '.join(supported)}")
-    return norm
+    """Returns `norm` if it is one of `supported`; else a ValueError lists them."""
+    return specs.one_of("norm", norm, supported)
 
 
 def per_image(value: float | tf.Tensor) -> tf.Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from sat_tf import specs
 from sat_tf.attacks import scaling
 
 # The lead from which on the cross-entropy is continued, so that it does not end at 0.
@@ -98,9 +99,7 @@ def loss_function(name: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.T
         "dlr": dlr,
         "dlr-targeted": targeted_dlr,
     }
-    if name not in functions:
-        raise ValueError(f"loss {name!r} is unknown; use one of: {', '.join(functions)}")
-    return functions[name]
+    return functions[specs.one_of("loss", name, functions)]
 
 
 def too_few_classes(loss: str, num_classes: int) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from sat_tf import specs
 from sat_tf.attacks import geometry, losses, noise, scaling
 
 BATCH_NORMS = ("inference", "batch")
@@ -57,8 +58,7 @@ class PGD:
             )
         if epsilon > 0 and not step_size > 0:
             raise ValueError(f"step_size is {step_size}; give a length in pixels above 0")
-        if batch_norm not in BATCH_NORMS:
-            raise ValueError(f"batch_norm is {batch_norm!r}; use one of: {', '.join(BATCH_NORMS)}")
+        specs.one_of("batch_norm", batch_norm, BATCH_NORMS)
         self.epsilon = float(epsilon)
         self.step_size = float(step_size)
         self.steps = int(steps)

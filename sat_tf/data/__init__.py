@@ -6,10 +6,11 @@ run that stops and starts again sees exactly the batches of one that never stopp
 
 import tensorflow as tf
 
+from sat_tf import specs
 from sat_tf.data import crops
 from sat_tf.data.info import SPLITS, Info, Request
 
-__all__ = ["SPLITS", "Info", "describe", "download", "load"]
+__all__ = ["SPLITS", "Info", "describe", "download", "load", "shared_out"]
 
 
 def describe(
@@ -88,8 +89,7 @@ def load(
       ValueError: an unknown name, split or augmentation; a batch that cannot be filled; a set that
         is not there.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is not one of: {', '.join(SPLITS)}")
+    specs.one_of("split", split, SPLITS)
     if training and split != "train":
         raise ValueError(f"training=True reads the split 'train', not {split!r}")
     source = _source(name, data_dir, validation_examples, max_pixels)
@@ -102,9 +102,17 @@ def load(
     )
     options = tf.data.Options()
     options.deterministic = True
-    # Every worker of several reads the same stream and keeps its own part of each batch.
+    return shared_out(source.load(split, request).prefetch(2).with_options(options))
+
+
+def shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes each of several workers take its own part of every batch, not files of its own.
+
+    So all of them read the same stream, and what a step holds does not depend on their number.
+    """
+    options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return source.load(split, request).prefetch(2).with_options(options)
+    return batches.with_options(options)
 
 
 def _source(name: str, data_dir: str | None, validation_examples: int | None, max_pixels: int):

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from sat_tf import specs
+
 OF_BATCHES = ("none", "crop", "crop_flip")
 NAMES = (*OF_BATCHES, "inception")
 
@@ -10,14 +12,8 @@ _AUGMENT_STREAM = 0x617567
 
 
 def check_augment(name: str, supported: tuple[str, ...] = NAMES) -> str:
-    """Returns `name` if it is one of `supported`.
-
-    Raises:
-      ValueError: an unknown augmentation, with the list of supported ones.
-    """
-    if name not in supported:
-        raise ValueError(f"augment={name!r} is not one of: {', '.join(supported)}")
-    return name
+    """Returns `name` if it is one of `supported`; else a ValueError lists them."""
+    return specs.one_of("augment", name, supported)
 
 
 def seed_of(seed: int, place: tf.Tensor) -> tf.Tensor:

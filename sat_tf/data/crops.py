@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from sat_tf import specs
+
 RESIZES = ("center_crop", "shorter_side", "whole")
 
 # Decoded, so many pixels take 50 MB; their header may be all that a file of 80 bytes holds.
@@ -17,14 +19,8 @@ _CUBIC = -0.75
 
 
 def check_resize(name: str, supported: tuple[str, ...] = RESIZES) -> str:
-    """Returns `name` if it is one of `supported`.
-
-    Raises:
-      ValueError: a resize that is not supported, with the list of those that are.
-    """
-    if name not in supported:
-        raise ValueError(f"eval_resize={name!r} is not one of: {', '.join(supported)}")
-    return name
+    """Returns `name` if it is one of `supported`; else a ValueError lists them."""
+    return specs.one_of("eval_resize", name, supported)
 
 
 def claimed_size(encoded: tf.Tensor) -> tf.Tensor:

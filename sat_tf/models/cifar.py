@@ -15,7 +15,9 @@ from sat_tf.models.layers import (
     PaddedIdentity,
     batch_norm,
     convolution,
+    norm_act,
     pooled_logits,
+    projection,
     residual_groups,
 )
 
@@ -28,19 +30,17 @@ def _basic_block(
     *,
     name: str,
     zero_gamma: bool,
-    projection: bool,
+    projected: bool,
 ) -> keras.KerasTensor:
     """conv, norm, act, conv, norm, + shortcut, act; the shortcut is a projection or padded."""
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
-        if projection:
-            scope = f"{name}_convshortcut"
-            shortcut = convolution(x, filters, 1, strides=strides, name=scope)
-            shortcut = batch_norm(shortcut, name=f"{scope}_bn")
+        if projected:
+            shortcut = projection(x, filters, strides, name=name)
         else:
             shortcut = PaddedIdentity(filters, strides, name=f"{name}_shortcut")(x)
     x = convolution(x, filters, 3, strides=strides, name=f"{name}_conv1")
-    x = activate(batch_norm(x, name=f"{name}_conv1_bn"), f"{name}_conv1_act")
+    x = norm_act(x, activate, name=f"{name}_conv1")
     x = convolution(x, filters, 3, name=f"{name}_conv2")
     x = batch_norm(x, name=f"{name}_conv2_bn", zero_gamma=zero_gamma)
     return activate(keras.layers.Add(name=f"{name}_add")([shortcut, x]), f"{name}_act")
@@ -57,7 +57,7 @@ def _preactivation_block(
 ) -> keras.KerasTensor:
     """norm, act, conv, norm, act, conv, + shortcut; a projection starts from the activated maps."""
     shortcut = x
-    x = activate(batch_norm(x, name=f"{name}_conv1_bn"), f"{name}_conv1_act")
+    x = norm_act(x, activate, name=f"{name}_conv1")
     if strides != 1 or x.shape[-1] != filters:
         shortcut = convolution(x, filters, 1, strides=strides, name=f"{name}_convshortcut")
     x = convolution(x, filters, 3, strides=strides, name=f"{name}_conv1")
@@ -69,7 +69,7 @@ def _preactivation_block(
 
 def _resnet(
     num_blocks: tuple[int, ...],
-    projection: bool,
+    projected: bool,
     images: keras.KerasTensor,
     activate: Activate,
     num_classes: int,
@@ -79,8 +79,8 @@ def _resnet(
 ) -> keras.KerasTensor:
     """Post-activation ResNet: 3x3 stem, no max-pool, groups of basic blocks."""
     x = convolution(images, width, 3, name="conv0")
-    x = activate(batch_norm(x, name="conv0_bn"), "conv0_act")
-    block = partial(_basic_block, activate=activate, zero_gamma=zero_gamma, projection=projection)
+    x = norm_act(x, activate, name="conv0")
+    block = partial(_basic_block, activate=activate, zero_gamma=zero_gamma, projected=projected)
     return pooled_logits(residual_groups(x, block, num_blocks, width), num_classes)
 
 
@@ -124,7 +124,7 @@ def _preactivation_resnet(
     x = convolution(images, stem, 3, name="conv0")
     block = partial(_preactivation_block, activate=activate, zero_gamma=zero_gamma)
     x = residual_groups(x, block, num_blocks, width)
-    return pooled_logits(activate(batch_norm(x, name="last_bn"), "last_act"), num_classes)
+    return pooled_logits(norm_act(x, activate, name="last"), num_classes)
 
 
 def wide_resnet(depth: int, width: int) -> Callable[..., keras.KerasTensor]:

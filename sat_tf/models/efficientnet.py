@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import keras
 
-from sat_tf.models.layers import Activate, batch_norm
+from sat_tf.models.layers import Activate, batch_norm, norm_act
 
 
 class Stage(NamedTuple):
@@ -106,7 +106,7 @@ def _block(
     block_input, channels = x, x.shape[-1]
     if stage.expansion != 1:
         x = _convolution(x, channels * stage.expansion, name=f"{name}_expand")
-        x = activate(batch_norm(x, name=f"{name}_expand_bn"), f"{name}_expand_act")
+        x = norm_act(x, activate, name=f"{name}_expand")
     x = keras.layers.DepthwiseConv2D(
         stage.kernel_size,
         strides=stage.strides,
@@ -115,7 +115,7 @@ def _block(
         depthwise_initializer=_fan_out(),
         name=f"{name}_depthwise",
     )(x)
-    x = activate(batch_norm(x, name=f"{name}_depthwise_bn"), f"{name}_depthwise_act")
+    x = norm_act(x, activate, name=f"{name}_depthwise")
     x = _squeeze_and_excite(x, activate, max(1, channels // 4), name=f"{name}_se")
     x = _convolution(x, stage.filters, name=f"{name}_project")
     x = batch_norm(x, name=f"{name}_project_bn")
@@ -153,7 +153,7 @@ def _efficientnet(
             "(1 leaves no branch out)."
         )
     x = _convolution(images, scaled_filters(32, width), 3, strides=2, name="stem_conv")
-    x = activate(batch_norm(x, name="stem_conv_bn"), "stem_conv_act")
+    x = norm_act(x, activate, name="stem_conv")
     blocks = [
         stage if index == 0 else stage._replace(strides=1)
         for stage in scaled_stages(width, depth)
@@ -163,7 +163,7 @@ def _efficientnet(
         drop_rate = (1 - survival_probability) * index / len(blocks)
         x = _block(x, activate, block, drop_rate, name=f"blocks_{index}")
     x = _convolution(x, scaled_filters(1280, width), name="head_conv")
-    x = activate(batch_norm(x, name="head_conv_bn"), "head_conv_act")
+    x = norm_act(x, activate, name="head_conv")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = keras.layers.Dropout(paper_dropout if dropout is None else dropout, name="dropout")(x)
     limit = 1 / math.sqrt(num_classes)

@@ -74,6 +74,17 @@ def batch_norm(x: keras.KerasTensor, *, name: str, zero_gamma: bool = False) -> 
     )(x)
 
 
+def norm_act(x: keras.KerasTensor, activate: Activate, *, name: str) -> keras.KerasTensor:
+    """Normalises, then activates: layers "NAME_bn" and "NAME_act"."""
+    return activate(batch_norm(x, name=f"{name}_bn"), f"{name}_act")
+
+
+def projection(x: keras.KerasTensor, filters: int, strides: int, *, name: str) -> keras.KerasTensor:
+    """Takes the shortcut of the block NAME to another shape: a normalised 1x1 convolution."""
+    scope = f"{name}_convshortcut"
+    return batch_norm(convolution(x, filters, 1, strides=strides, name=scope), name=f"{scope}_bn")
+
+
 def residual_groups(
     x: keras.KerasTensor,
     block: Callable[..., keras.KerasTensor],

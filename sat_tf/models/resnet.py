@@ -13,7 +13,9 @@ from sat_tf.models.layers import (
     Activate,
     batch_norm,
     convolution,
+    norm_act,
     pooled_logits,
+    projection,
     residual_groups,
 )
 
@@ -32,13 +34,11 @@ def _bottleneck(
     """1x1, 3x3 with the stride (v1.5), 1x1 to 4 x `filters`, + shortcut, and only then act."""
     shortcut = x
     if x.shape[-1] != 4 * filters:
-        scope = f"{name}_convshortcut"
-        shortcut = convolution(x, 4 * filters, 1, strides=strides, name=scope)
-        shortcut = batch_norm(shortcut, name=f"{scope}_bn")
+        shortcut = projection(x, 4 * filters, strides, name=name)
     x = convolution(x, inner_filters, 1, name=f"{name}_conv1")
-    x = activate(batch_norm(x, name=f"{name}_conv1_bn"), f"{name}_conv1_act")
+    x = norm_act(x, activate, name=f"{name}_conv1")
     x = convolution(x, inner_filters, 3, strides=strides, groups=groups, name=f"{name}_conv2")
-    x = activate(batch_norm(x, name=f"{name}_conv2_bn"), f"{name}_conv2_act")
+    x = norm_act(x, activate, name=f"{name}_conv2")
     x = convolution(x, 4 * filters, 1, name=f"{name}_conv3")
     x = batch_norm(x, name=f"{name}_conv3_bn", zero_gamma=zero_gamma)
     return activate(keras.layers.Add(name=f"{name}_add")([shortcut, x]), f"{name}_act")
@@ -61,7 +61,7 @@ def _bottleneck_resnet(
       group_width: channels of one such group in the first stage, 64 for ResNet.
     """
     x = convolution(images, 64, 7, strides=2, name="conv0")
-    x = activate(batch_norm(x, name="conv0_bn"), "conv0_act")
+    x = norm_act(x, activate, name="conv0")
     x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="pool0")(x)
 
     def block(x, *, filters, strides, name):

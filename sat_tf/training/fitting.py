@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
+from sat_tf import data
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.injection.layer_state import renew
 from sat_tf.runs import checkpoints, distribution, sealed
@@ -53,11 +54,11 @@ def fit(
         for start, end in _segments(step, epochs, steps_per_epoch):
             keeper.step = start
             trainer.fit(
-                _shared_out(batches(start)),
+                data.shared_out(batches(start)),
                 initial_epoch=start // steps_per_epoch,
                 epochs=end,
                 steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
-                validation_data=_shared_out(validation),
+                validation_data=data.shared_out(validation),
                 callbacks=[*callbacks(start, keeper.record), keeper],
                 shuffle=False,  # the stream has its own order
                 verbose=0,
@@ -93,13 +94,6 @@ def _require_intact(best: pathlib.Path) -> None:
             f"{best}, the best network of this run so far, is damaged or gone ({error}); bring it "
             "back, or start again with --overwrite or in another --workdir"
         ) from error
-
-
-def _shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Makes each of several workers take its part of every batch, not files of its own."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(options)
 
 
 def _segments(step: int, epochs: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
