@@ -7,8 +7,6 @@
 An evaluation that was stopped goes on with the same command.
 """
 
-import contextlib
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +21,7 @@ from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report, artefacts
 from sat_tf.evaluation.session import Session
 from sat_tf.evaluation.settings import complete, load_images, load_network
-from sat_tf.runs import Interrupted
+from sat_tf.runs import Interrupted, handling_stops
 
 
 def evaluate(
@@ -71,7 +69,7 @@ def main() -> None:
     options = _options(settings, network, attacks, strategy)
     # Held until all is written, so that two evaluations cannot mix their files.
     with artefacts.claim(write, settings.report):
-        with _stoppable():
+        with handling_stops(_stop):
             report = evaluate(
                 network, dataset, attacks[settings.epsilon], options, _about(settings)
             )
@@ -148,20 +146,10 @@ def _write(report, settings):
     print(f"{len(report.labels)} images, accuracies in percent:\n{paths}")
 
 
-@contextlib.contextmanager
-def _stoppable():
-    """Makes Ctrl-C and SIGTERM end the program after what is known has been saved."""
-
-    def stop(number, frame):
-        del frame
-        raise Interrupted("stopped; the same command continues", number)
-
-    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+def _stop(number, frame):
+    """Ends the program, on Ctrl-C or SIGTERM; the session saves what is known on its way out."""
+    del frame
+    raise Interrupted("stopped; the same command continues", number)
 
 
 if __name__ == "__main__":

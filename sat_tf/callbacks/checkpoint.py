@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import keras
 
 from sat_tf.callbacks.nan import first_nonfinite
-from sat_tf.runs import Interrupted, checkpoints, distribution, sealed
+from sat_tf.runs import Interrupted, checkpoints, distribution, handling_stops, sealed
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -55,12 +55,8 @@ class Checkpoint(keras.callbacks.Callback):
             self._signal = number
             signal.signal(number, previous[number])
 
-        previous = {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handling_stops(remember) as previous:
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         """Takes up the running means of an epoch that another process began."""

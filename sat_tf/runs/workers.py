@@ -13,12 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from sat_tf.runs import Interrupted, checkpoints, distribution, meeting, workdir
+from sat_tf.runs import (
+    STOPS,
+    Interrupted,
+    checkpoints,
+    distribution,
+    handling_stops,
+    meeting,
+    workdir,
+)
 
 GRACE = 30.0  # seconds from a signal to the end, whatever a collective operation waits for
 # What a step ends with once another process has ended, or has stopped answering.
 _GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 _KILL = """
 import os, select, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the end of stdin is enough
@@ -48,13 +55,9 @@ def strategy(name: str, settings: Sequence[str], timeout: float) -> tf.distribut
     addresses, index = distribution.cluster()
     meeting.meet(addresses, index, _relevant(settings), timeout)
     # TensorFlow holds Python while it connects, and puts a handler of its own in place.
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in _STOPS}
-    try:
-        with killed_after(timeout, f"the other workers of {addresses} met and did not connect"):
-            return distribution.strategy(name)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    why = f"the other workers of {addresses} met and did not connect"
+    with handling_stops(signal.SIG_DFL), killed_after(timeout, why):
+        return distribution.strategy(name)
 
 
 @contextlib.contextmanager
@@ -137,7 +140,7 @@ def ending_within(
 
     def watch():
         while number := os.read(reader, 1)[0]:
-            if number not in _STOPS:
+            if number not in STOPS:
                 continue
             heard.append(number)
             if over.wait(grace):

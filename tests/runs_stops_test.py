@@ -1,0 +1,25 @@
+"""Ctrl-C and SIGTERM are handled otherwise inside a block, and as before once it is over."""
+
+import signal
+
+import pytest
+
+from sat_tf import runs
+
+
+def test_stops_are_handled_inside_the_block_and_as_before_after_it():
+    heard, outside = [], []
+
+    def earlier(number, frame):
+        outside.append(number)
+
+    with runs.handling_stops(earlier):
+        with pytest.raises(KeyError), runs.handling_stops(lambda n, _: heard.append(n)) as before:
+            assert before == {number: earlier for number in runs.STOPS}
+            for number in runs.STOPS:
+                signal.raise_signal(number)
+            raise KeyError  # whatever ends the block
+        assert heard == [signal.SIGINT, signal.SIGTERM] and not outside
+        for number in runs.STOPS:
+            signal.raise_signal(number)
+        assert len(heard) == 2 and outside == [signal.SIGINT, signal.SIGTERM]
