@@ -68,7 +68,7 @@ def main() -> None:
     artefacts.require_space(write, settings.report, shape, image_type)
     options = _options(settings, network, attacks, strategy)
     # Held until all is written, so that two evaluations cannot mix their files.
-    with artefacts.claim(write, settings.report):
+    with artefacts.reserve(write, settings.report):
         with handling_stops(_stop):
             report = evaluate(
                 network, dataset, attacks[settings.epsilon], options, _about(settings)

@@ -22,20 +22,20 @@ def with_free(monkeypatch, num_bytes):
 
 def test_two_evaluations_cannot_write_one_report(tmp_path):
     report = tmp_path / "new" / "report.json"
-    with artefacts.claim(["html"], report):
+    with artefacts.reserve(["html"], report):
         with pytest.raises(ValueError, match="another process is evaluating into .*report.json"):
-            with artefacts.claim([], report):
+            with artefacts.reserve([], report):
                 pass
-        with artefacts.claim([], report.with_name("other.json")):
+        with artefacts.reserve([], report.with_name("other.json")):
             pass
-    with artefacts.claim([], report):
+    with artefacts.reserve([], report):
         pass
     assert list(report.parent.iterdir()) == []
 
 
 def test_a_lock_that_a_killed_process_left_is_taken(tmp_path):
     (tmp_path / "report.lock").touch()
-    with artefacts.claim([], tmp_path / "report.json"):
+    with artefacts.reserve([], tmp_path / "report.json"):
         assert (tmp_path / "report.lock").exists()
     assert not (tmp_path / "report.lock").exists()
 
@@ -43,12 +43,12 @@ def test_a_lock_that_a_killed_process_left_is_taken(tmp_path):
 def test_a_report_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write .*file/report.json: .*give another --json"):
-        with artefacts.claim([], tmp_path / "file" / "report.json"):
+        with artefacts.reserve([], tmp_path / "file" / "report.json"):
             pass
     for name in ("report.json", "report.html", "report.images.npz"):
         (tmp_path / name).mkdir()
         with pytest.raises(OSError, match=f"{name}: it is a directory; give another name"):
-            with artefacts.claim(["html", "npz"], tmp_path / "report.json"):
+            with artefacts.reserve(["html", "npz"], tmp_path / "report.json"):
                 pass
         (tmp_path / name).rmdir()
 
@@ -57,7 +57,7 @@ def test_a_device_is_never_replaced_by_a_file(tmp_path):
     pipe = tmp_path / "report.json"
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="report.json: it is a device or pipe; give another name"):
-        with artefacts.claim([], pipe):
+        with artefacts.reserve([], pipe):
             pass
     with pytest.raises(OSError, match="report.json: it is a device or pipe"):
         atomic.write_text(pipe, "{}")

@@ -20,7 +20,7 @@ class SavedImages:
     """The images as they are on the disk, and what the network says of exactly these pixels.
 
     Attributes:
-      kept: the file.
+      kept: the file that holds them.
       correct: bool [N], whether the image as it was saved is classified right.
       distance: float32 [N], norm of its perturbation in pixels.
     """

@@ -35,7 +35,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def claim(names: Sequence[str], path: pathlib.Path) -> Iterator[None]:
+def reserve(names: Sequence[str], path: pathlib.Path) -> Iterator[None]:
     """Keeps a report to one process, and sees before any attack that it can be written.
 
     Raises:
