@@ -9,10 +9,10 @@ PROGRAMS = {
     "benchmarks.train_step": "measures what an adversarial training step costs",
     "benchmarks.activations": "measures what each activation costs",
     "benchmarks.evaluate": "measures evaluation against plain loops and other libraries",
-    "benchmarks.study": "trains and evaluates rows of a table over several seeds",
+    "benchmarks.studies.smooth": "trains and evaluates rows of a table over several seeds",
 }
 
 if __name__ == "__main__":
     for name, purpose in PROGRAMS.items():
-        print(f"python -m {name:<24}{purpose}")
+        print(f"python -m {name:<26}{purpose}")
     print("\nEach has --help. The first is where to begin: python -m sat_tf.train")

@@ -146,7 +146,7 @@ PROGRAMS = (
     "export.saved_model",
     "benchmarks.activations",
     "benchmarks.evaluate",
-    "benchmarks.study",
+    "benchmarks.studies.smooth",
     "benchmarks.train_step",
 )
 

@@ -1,8 +1,8 @@
 """Does smooth win?
 
-    python -m benchmarks.study
-    python -m benchmarks.study --seeds=0,1,2 --results=docs/results/study
-    python -m benchmarks.study --rows=relu,swish --seeds=0 --attack=pgd-50 --num_images=1000
+    python -m benchmarks.studies.smooth
+    python -m benchmarks.studies.smooth --seeds=0,1,2 --results=docs/results/study
+    python -m benchmarks.studies.smooth --rows=relu,swish --seeds=0 --attack=pgd-50
 
 Trains a small network on CIFAR-10 for every row of the paper's activation study and of its
 gradient-quality study, with several seeds; attacks each on the test images; writes the table and a
@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from benchmarks import study_table
+from benchmarks.studies import table
 from flags import numbers
 from sat_tf.runs import atomic, sealed
 
@@ -84,7 +84,7 @@ def measure(row: str, seed: str, given) -> None:
     found["training_cpu_seconds"] = round(seconds) if fresh else None
     atomic.write_text(kept / "metrics.json", (workdir / "metrics.json").read_text())
     sealed.write_json(kept / "test.json", found)
-    print(f"{name}: {study_table.result(kept)}", flush=True)
+    print(f"{name}: {table.result(kept)}", flush=True)
 
 
 def _python(workdir, command, options):
@@ -119,12 +119,12 @@ def main() -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    results = study_table.collect(given.results, given.rows, given.seeds)
-    table = study_table.markdown(results)
-    print(table)
+    results = table.collect(given.results, given.rows, given.seeds)
+    text = table.markdown(results)
+    print(text)
     folder = pathlib.Path(given.results)
-    atomic.write_text(folder / "table.md", table + "\n")
-    study_table.picture(results).savefig(folder / "study.png", dpi=120)
+    atomic.write_text(folder / "table.md", text + "\n")
+    table.picture(results).savefig(folder / "study.png", dpi=120)
 
 
 if __name__ == "__main__":

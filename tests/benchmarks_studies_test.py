@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import study, study_table
+from benchmarks.studies import smooth, table
 
 ROWS = ("relu", "swish")
 SEEDS = ("0", "1", "2")
@@ -30,8 +30,8 @@ def found(tmp_path):
 
 
 def test_the_table_gives_mean_spread_and_gains_paired_by_seed(found, tmp_path):
-    results = study_table.collect(tmp_path, ROWS, SEEDS)
-    lines = study_table.markdown(results).splitlines()[2:]
+    results = table.collect(tmp_path, ROWS, SEEDS)
+    lines = table.markdown(results).splitlines()[2:]
     for line, figures, name in zip(lines, 100 * found, ROWS, strict=True):
         numbers = [float(number) for number in re.findall(r"[-+]?\d+\.\d+", line)]
         own = [figures.mean(0), figures.std(0, ddof=1)]
@@ -44,33 +44,33 @@ def test_the_table_gives_mean_spread_and_gains_paired_by_seed(found, tmp_path):
 
 
 def test_the_picture_has_a_dot_for_every_run(found, tmp_path):
-    results = study_table.collect(tmp_path, ROWS, SEEDS)
-    for panel, field in zip(study_table.picture(results).axes, (0, 1), strict=True):
+    results = table.collect(tmp_path, ROWS, SEEDS)
+    for panel, field in zip(table.picture(results).axes, (0, 1), strict=True):
         dots = [line.get_xdata() for line in panel.get_lines() if line.get_marker() == "o"]
         np.testing.assert_allclose(dots, 100 * found[..., field])
 
 
 def test_a_run_that_is_missing_is_named(found, tmp_path):
     with pytest.raises(ValueError, match="relu_7 holds no finished run"):
-        study_table.collect(tmp_path, ROWS, ("0", "7"))
+        table.collect(tmp_path, ROWS, ("0", "7"))
 
 
 def test_a_finished_run_is_not_repeated(found, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(study, "_python", never)
+    monkeypatch.setattr(smooth, "_python", never)
 
     class Given:
         results, runs, attack, num_images = str(tmp_path), str(tmp_path / "runs"), "pgd-20", 10
 
-    study.measure("relu", "0", Given)
+    smooth.measure("relu", "0", Given)
     with pytest.raises(AssertionError, match="a process was started"):
-        study.measure("relu", "7", Given)
+        smooth.measure("relu", "7", Given)
 
 
 def test_a_failed_run_names_its_log(tmp_path):
     command = ["sat_tf.train", "--activation=nonsense"]
     with pytest.raises(ValueError, match="status 2: see .*run.log"):
-        study._python(tmp_path / "run", command, ["--epochs=1"])
+        smooth._python(tmp_path / "run", command, ["--epochs=1"])
     assert "nonsense" in (tmp_path / "run.log").read_text()
