@@ -1,4 +1,4 @@
-"""What travels along with a SavedModel: its labels, and what is known of the network."""
+"""The files beside a SavedModel: its labels, and what is known of the network."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Networks that deceive an evaluation, each named by the check that must see it."""
+"""Networks whose figures of robustness are too high, each named by the check that sees it."""
 
 import numpy as np
 import pytest

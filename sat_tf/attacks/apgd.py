@@ -111,10 +111,14 @@ class APGD(stepped.Stepped):
         point, radius = state["iterate"], self.radius(state)
         state, hit = self.evaluated(network, state)
         hit &= self.at("counts", state)
+        # Step sizes are set before the move: at a checkpoint the move already starts from the best
+        # point, with that point's gradient and half the step.
         state = self.adapted(state, radius)
         # Points of a wider stage may lie outside the ball.
         best = stepped.where(self.at("counts", state), state["best"], state["adversarial"])
+        # `point` is what was evaluated; `adapted` may have taken "iterate" back elsewhere.
         state = stepped.advance(state, self.num_steps, point, hit, best)
+        # The count of steps has moved: the schedule is now read at the evaluation to come.
         return self.proposed(state)
 
     def at(self, column: str, state: stepped.State) -> tf.Tensor:
@@ -194,6 +198,7 @@ class APGD(stepped.Stepped):
             direction = apgd_steps.sparse_direction(state["gradient"], state["share"])
             return self.project(here + size * direction, state, radius)
         direction = geometry.steepest_direction(state["gradient"], self.norm)
+        # Projected before momentum is added, and again after: algorithm 1 has both projections.
         ahead = self.project(here + size * direction, state, radius)
         with_momentum = here + _MOMENTUM * (ahead - here)
         with_momentum += (1 - _MOMENTUM) * (here - state["previous"])

@@ -25,7 +25,8 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     Where the softmax of float32 rounds to 1, at a lead of 17 and more, this keeps its value, for
     attacks to compare, and its gradient. Beyond a lead of 80, where float32 ends, its tangent
     `exp(-80) (81 - a)` goes on: the order of points and the direction of gradients remain those of
-    the cross-entropy, however sure the network is.
+    the cross-entropy, however sure the network is. Training learns nothing there and takes
+    TensorFlow's one operation, `training.objectives.cross_entropy`.
     """
     lead = log_odds(logits, labels)
     tangent = math.exp(-_SURE) * (1.0 + _SURE - lead)

@@ -37,7 +37,8 @@ class PGD:
         batch's own, as the weight update does. Neither changes them.
 
     Raises:
-      ValueError: a negative or unclear epsilon, too few steps, an unknown norm or mode.
+      ValueError: an epsilon below 0 or not a number, a step size that is not above 0, fewer than 1
+        step, a probability outside [0, 1], an unknown norm or mode.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def raw_gradient(
 
 
 def finite(gradient: tf.Tensor) -> tf.Tensor:
-    """Mends entries of images' gradients that are no finite numbers, so that a step can be taken.
+    """Replaces entries of images' gradients that are not finite, so that a step can be taken.
 
     NaN, such as the derivative of a square root at 0 times one of 0, becomes 0. An infinite entry
     keeps its sign and is made as large as the largest finite one of its image, or 1 where there is

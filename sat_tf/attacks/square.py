@@ -69,6 +69,7 @@ class Square(stepped.Stepped):
         logits = network(point, training=False)
         margin = losses.margin(logits, labels)
         first = state["step"] % self.queries == 0
+        # A run's first point is kept whatever its margin: changes of a run build on its own start.
         better = first | (margin < state["margin"])
         best = stepped.where(better, point, state["best"])
         state = stepped.advance(
@@ -80,6 +81,7 @@ class Square(stepped.Stepped):
             best=best,
             margin=tf.where(better, margin, state["margin"]),
         )
+        # After the count of steps has moved: the window is that of the query to come.
         return {**state, "iterate": self.next_point(state)}
 
     def next_point(self, state: stepped.State) -> tf.Tensor:
@@ -131,12 +133,14 @@ class Square(stepped.Stepped):
         bumps = square_bumps.placed_bumps(draws, side, sides, height, width)
 
         old = state["best"] - images
+        # By rounding the squares can exceed epsilon^2; then nothing of the ball is left, not less.
         unused = tf.maximum(self.epsilon**2 - _channel_squares(old, all_channels=True), 0.0)
         both = _channel_squares(tf.where(first | second, old, 0.0))
         available = tf.sqrt(both + unused / channels)
         kept = tf.where(first, old, 0.0)
         new = tf.math.divide_no_nan(kept, tf.sqrt(_channel_squares(kept))) + signs * bumps
         new = available * tf.math.divide_no_nan(new, tf.sqrt(_channel_squares(new)))
+        # Where the windows overlap the first one wins: its bump already holds both norms.
         moves = tf.where(first, new, tf.where(second, 0.0, old))
         return self.project(images + moves, images)
 

@@ -10,9 +10,19 @@ from sat_tf.attacks.square_windows import corner, window
 def placed_bumps(
     draws: tf.Tensor, side: tf.Tensor, sides: tf.Tensor, height: int, width: int
 ) -> tf.Tensor:
-    """Places a bump of norm 1 in the window of every image, [N, H, W, 1]; `draws` as in `l2`."""
+    """Places a bump of norm 1 in the window of every image, [N, H, W, 1].
+
+    Args:
+      draws: [N, 5 or more] in [0, 1); 0 and 1 place the window, 4 decides whether the bump is
+        transposed.
+      side: of the windows, int32 [N].
+      sides: all that can come, constant.
+      height: of the images.
+      width: of the images.
+    """
     known = sorted(set(tf.get_static_value(sides).tolist()))
     table = np.zeros([len(known), height, width], np.float32)
+    # The window's side is known only in the graph, so all bumps that can come are made beforehand.
     for index, size in enumerate(known):
         table[index, :size, :size] = bump(size)
     bumps = tf.gather(table, tf.searchsorted(tf.constant(known), side))

@@ -1,4 +1,4 @@
-"""Keeps the workdir able to continue the run at any moment."""
+"""Saves a run as it goes, so that it can continue from the workdir after any stop."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""A clear stop when training has diverged."""
+"""Stops training that has diverged, and says where."""
 
 import math
 

@@ -168,7 +168,7 @@ class TensorBoard(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def _named(directory):
-    """Says in our words what TensorFlow meets on the disk, as it names neither place nor room."""
+    """Turns TensorFlow's errors of the disk into ones that name the directory and the cause."""
     try:
         yield
     except (tf.errors.OpError, OSError) as error:

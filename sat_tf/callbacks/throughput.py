@@ -1,4 +1,4 @@
-"""Steps a second, measured once and shown in two places."""
+"""Steps a second, for the progress line and for TensorBoard."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which classes of a network the classes of a data set are."""
+"""Matches the classes of a data set with those of a network."""
 
 import pathlib
 from collections.abc import Sequence

@@ -81,7 +81,7 @@ def evaluation_image(
     channels: int,
     max_pixels: int = MAX_PIXELS,
 ) -> tf.Tensor:
-    """Decodes an image and brings it to [image_size, image_size, channels] without chance.
+    """Decodes an image and brings it to [image_size, image_size, channels], always alike.
 
     "center_crop": the central square of side `floor(m S / (S + 32))`, m the shorter side, resized
       by TensorFlow 1's bicubic kernel (a = -0.75, no half-pixel centres, no antialiasing).

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries: real, tiny, and there without a download."""
+"""The handwritten digits that come with scikit-learn: real, small, nothing to download."""
 
 import functools
 

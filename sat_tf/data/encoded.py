@@ -1,4 +1,4 @@
-"""Sets too large to hold decoded: each image is decoded when its turn comes."""
+"""Sets too large to hold decoded in memory: each image is decoded when it is read."""
 
 import tensorflow as tf
 
@@ -57,7 +57,7 @@ def default_augment(info: Info) -> str:
 
 
 def _size_and_resize(info: Info, request: Request) -> tuple[int, str]:
-    """Settles what was left open.
+    """Fills in what the request leaves open.
 
     Raises:
       ValueError: images of different sizes, and no size to bring them to.

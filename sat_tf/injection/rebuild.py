@@ -43,6 +43,7 @@ def inject(
         its `activation=`.
     """
     make = activation if callable(activation) else activations.factory(activation)
+    # Before anything is built, so that what cannot be searched is refused by name first.
     for _ in sites(model):
         pass
     rebuilding = _Rebuilding(make, share_weights)
@@ -114,6 +115,7 @@ class _Rebuilding:
                 clone_function=lambda operation: self._operation(operation, scope),
                 call_function=self._call,
             )
+        # Only False: a model hands its flag down, and True would thaw layers frozen one by one.
         if not model.trainable:
             new.trainable = False
         return new
@@ -142,6 +144,7 @@ class _Rebuilding:
 
     def _new(self, operation, scope: _Scope):
         if isinstance(operation, keras.Model):
+            # A view may call a nested model as it is where that holds nothing to replace.
             keeps = self.share and not any(True for _ in sites(operation))
             return operation if keeps else self.model(operation)
         if self.make is None:
@@ -159,6 +162,7 @@ class _Rebuilding:
         config = operation.get_config()
         if not fused:
             return type(operation).from_config(config)
+        # The host is made first: its activation is found by the host's id.
         new = type(operation).from_config({**config, "activation": "linear"})
         name = scope.free_name(f"{operation.name}_{fused.partition(':')[0]}")
         self.following[id(new)] = self._activation(operation, name, scope)
@@ -179,6 +183,7 @@ class _Rebuilding:
         layer = scope.activations[id(made)]
         if not getattr(operation, "trainable", True):
             layer.trainable = False
+        # Before it is built, as its weights take their dtype from the policy.
         if not layer.built:
             policy = getattr(operation, "dtype_policy", None)
             layer.dtype_policy = policy or keras.DTypePolicy(operation.output.dtype)

@@ -1,4 +1,4 @@
-"""Files that are either the old version or the new one, never a part; of one process, with room."""
+"""Files that are written whole or not at all, by one process, and only where there is room."""
 
 import contextlib
 import fcntl
@@ -54,7 +54,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
-    """Holds a file locked, which is there only meanwhile.
+    """Holds a lock file, which exists only while it is held.
 
     Raises:
       ValueError: another process holds it; the message is `refusal`.
@@ -69,7 +69,7 @@ def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
             except BlockingIOError:
                 raise ValueError(refusal) from None
             if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-                continue  # whoever held it has removed it since it was opened
+                continue  # the process that held it has removed it since it was opened
             try:
                 yield
             finally:

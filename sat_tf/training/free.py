@@ -54,7 +54,7 @@ class FreeTrainer(AdversarialTrainer):
       **options: of `AdversarialTrainer`; `validation_attack` is required.
 
     Raises:
-      ValueError: a negative or unclear epsilon or step_size; a network of any image size; in
+      ValueError: an epsilon or step_size below 0 or not a number; a network of any image size; in
         training, a batch that is larger than batch_size.
     """
 
