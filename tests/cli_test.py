@@ -176,16 +176,8 @@ def test_the_list_of_programs_is_whole_and_needs_no_tensorflow():
     assert listed.returncode == 0 and "tensorflow" not in err
 
 
-@pytest.mark.parametrize(
-    ("what", "status", "said"),
-    [
-        ("print('done')", 0, ""),
-        ("signal.raise_signal(signal.SIGINT)", 130, "-c: stopped by SIGINT\n"),
-    ],
-)
-def test_a_program_ends_at_once_whatever_still_runs_and_imports_in_silence(what, status, said):
-    # As a script that imports the library first: none of TensorFlow's lines either.
-    code = f"""
+# As a script that imports the library first: none of TensorFlow's lines either.
+SCRIPT = """
 import sat_tf
 import signal, threading, time
 from sat_tf import cli, help
@@ -195,10 +187,13 @@ def program():
     {what}
 cli.run(program)
 """
-    process = python("-c", code)
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (status, said)
-    assert out == ("done\n" if status == 0 else "")
+
+
+def test_a_program_ends_at_once_whatever_still_runs_and_imports_in_silence(forked):
+    process = python("-c", SCRIPT.format(what="print('done')"))
+    assert process.communicate(timeout=300) == ("done\n", "") and process.returncode == 0
+    stopped = forked.run("-c", SCRIPT.format(what="signal.raise_signal(signal.SIGINT)"))
+    assert stopped == (130, "", "-c: stopped by SIGINT\n")
 
 
 def test_ctrl_c_while_a_program_starts_is_one_line():

@@ -4,7 +4,10 @@ import contextlib
 import functools
 import inspect
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import types
 
 import keras
@@ -311,3 +314,50 @@ def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(
     printed = capsys.readouterr().out
     assert f"{100 * right.mean():.2f}" in printed and f"{100 * radii[0]:.2f}" in printed
     assert len(tf.config.list_logical_devices("CPU")) == 2, "the program left the devices alone"
+
+
+def test_the_command_writes_the_table_and_the_report(tmp_path, forked):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    network = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+    network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"dataset": "digits", "epsilon": 16.0, "norm": "linf", "image_size": 8})
+    )
+    asked = "--attacks=pgd-1,pgd-2", "--num_images=50", "--restarts=2", "--seed=0"
+    name = "report_pgd-1-pgd-2_num_images-50_restarts-2"
+    command = [sys.executable, "-m", "sat_tf.evaluate", f"--workdir={tmp_path}", *asked]
+    # As from a user's shell: with this variable set TensorFlow prints its banner after all.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads((tmp_path / f"{name}.json").read_text())
+    assert report["schema_version"] == 1 and report["unit"].startswith("pixels")
+    assert [attack["name"] for attack in report["attacks"]] == ["pgd-1", "pgd-2"]
+    assert {attack["settings"]["epsilon"] for attack in report["attacks"]} == {16.0}
+    assert report["num_images"] == len(report["images"]["label"]) == 50
+    assert report["adversarial_accuracy"] == pytest.approx(np.mean(report["images"]["standing"]))
+    assert (tmp_path / f"{name}.html").stat().st_size > 10_000
+    for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
+        assert text in done.stdout
+    # What cannot be written is refused before any image is read.
+    (tmp_path / f"{name}.html").unlink()
+    (tmp_path / f"{name}.html").mkdir()
+    status, out, err = forked.run("sat_tf.evaluate", f"--workdir={tmp_path}", *asked)
+    assert status == 2 and f"cannot write {tmp_path / name}.html" in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert "iterate  standing" not in out
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--epsilon=8/255"], "write 8, not 8/255"),
+        (["--workdir=does/not/exist"], "does/not/exist is not there"),
+    ],
+)
+def test_wrong_flags_give_one_line_and_status_2(forked, arguments, said):
+    status, _, err = forked.run("sat_tf.evaluate", *arguments)
+    assert status == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1, err

@@ -1,9 +1,5 @@
 """Laws of the evaluation: closed forms on linear networks, and independence of the batches."""
 
-import json
-import os
-import subprocess
-import sys
 import types
 
 import keras
@@ -127,28 +123,40 @@ def test_last_iterate_verdict_is_that_of_the_attack_called_directly():
     assert 0 < expected.mean() < 1
 
 
-def test_verdicts_do_not_depend_on_the_batch_size():
-    network = small_network()
-    dataset = images_of(network, 37)
-    attack = PGD(epsilon=EPSILON, step_size=1.5, steps=6)
-    outcomes = [
-        evaluate(network, dataset, [attack], Options(batch_size=size)).outcomes[0]
-        for size in (1, 5, 64)
-    ]
-    for other in outcomes[1:]:
-        np.testing.assert_array_equal(outcomes[0].broken_step, other.broken_step)
-        np.testing.assert_array_equal(outcomes[0].last_iterate, other.last_iterate)
-
-
-def test_restarts_are_taken_worst_for_each_image():
+@pytest.fixture(scope="module")
+def noisy():
+    """An attack that its noise decides, and a function that evaluates it on 64 images."""
     network = small_network()
     dataset = images_of(network, 64)
-    attack = PGD(epsilon=EPSILON, step_size=1, steps=1)
-    one = evaluate(network, dataset, [attack], Options(batch_size=32)).outcomes[0]
-    four = evaluate(network, dataset, [attack], Options(batch_size=32, restarts=4)).outcomes[0]
+    attack = PGD(epsilon=EPSILON, step_size=1, steps=2)
+
+    def outcome(**options):
+        options = {"batch_size": 32, "seed": 5} | options
+        return evaluate(network, dataset, [attack], Options(**options)).outcomes[0]
+
+    return outcome(), outcome
+
+
+def test_verdicts_do_not_depend_on_the_batch_size(noisy):
+    found, outcome = noisy
+    for size in (1, 5, 128):
+        other = outcome(batch_size=size)
+        np.testing.assert_array_equal(found.broken_step, other.broken_step)
+        np.testing.assert_array_equal(found.last_iterate, other.last_iterate)
+
+
+def test_restarts_are_taken_worst_for_each_image(noisy):
+    one, outcome = noisy
+    four = outcome(restarts=4)
     assert not (four.standing & ~one.standing).any()
     assert not (four.last_iterate & ~one.last_iterate).any()
     assert four.standing.sum() < one.standing.sum()
+
+
+def test_same_seed_same_verdicts_and_another_seed_others(noisy):
+    first, outcome = noisy
+    np.testing.assert_array_equal(first.broken_step, outcome().broken_step)
+    assert (first.broken_step != outcome(seed=6).broken_step).any()
 
 
 def test_epsilon_zero_leaves_the_clean_accuracy(linear):
@@ -169,18 +177,6 @@ def test_the_examples_of_what_no_attack_was_given_are_the_clean_images(linear):
     np.testing.assert_array_equal(shown.adversarial[~clean], images[:8][~clean])
     change = np.abs(shown.adversarial[clean] - images[:8][clean]).max((1, 2, 3))
     np.testing.assert_allclose(change, EPSILON, atol=1e-4)
-
-
-def test_same_seed_same_verdicts_and_another_seed_others():
-    network = small_network()
-    dataset = images_of(network, 64)
-    attack = PGD(epsilon=EPSILON, step_size=1, steps=2)
-    first, again, other = (
-        evaluate(network, dataset, [attack], Options(batch_size=32, seed=seed)).outcomes[0]
-        for seed in (5, 5, 6)
-    )
-    np.testing.assert_array_equal(first.broken_step, again.broken_step)
-    assert (first.broken_step != other.broken_step).any()
 
 
 def test_packing_saves_what_a_plain_loop_would_spend_on_broken_images():
@@ -392,50 +388,16 @@ def test_facts_say_how_it_was_evaluated(flat):
     assert not check["passed"] and "fab-t" in check["found"]
 
 
-def _run(*arguments):
-    command = [sys.executable, "-m", "sat_tf.evaluate", *arguments]
-    # As from a user's shell: with this variable set TensorFlow prints its banner after all.
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=400, check=False, env=environment
-    )
-
-
-def test_the_command_writes_the_table_and_the_report(tmp_path):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 8, 1))
-    network = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
-    network.save(tmp_path / "network.keras")
-    (tmp_path / "metrics.json").write_text(
-        json.dumps({"dataset": "digits", "epsilon": 16.0, "norm": "linf", "image_size": 8})
-    )
-    asked = "--attacks=pgd-1,pgd-2", "--num_images=50", "--restarts=2", "--seed=0"
-    name = "report_pgd-1-pgd-2_num_images-50_restarts-2"
-    done = _run(f"--workdir={tmp_path}", *asked)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / f"{name}.json").read_text())
-    assert report["schema_version"] == 1 and report["unit"].startswith("pixels")
-    assert [attack["name"] for attack in report["attacks"]] == ["pgd-1", "pgd-2"]
-    assert {attack["settings"]["epsilon"] for attack in report["attacks"]} == {16.0}
-    assert report["num_images"] == len(report["images"]["label"]) == 50
-    assert report["adversarial_accuracy"] == pytest.approx(np.mean(report["images"]["standing"]))
-    assert (tmp_path / f"{name}.html").stat().st_size > 10_000
-    for text in ("clean", "pgd-2", "epsilon 16", "pixels in [0, 255]", "50 images"):
-        assert text in done.stdout
-    # What cannot be written is refused before any image is read.
-    (tmp_path / f"{name}.html").unlink()
-    (tmp_path / f"{name}.html").mkdir()
-    again = _run(f"--workdir={tmp_path}", *asked)
-    assert again.returncode == 2 and f"cannot write {tmp_path / name}.html" in again.stderr
-    assert len(again.stderr.strip().splitlines()) == 1, again.stderr
-    assert "iterate  standing" not in again.stdout
+@pytest.fixture(scope="module")
+def report():
+    network = small_network()
+    return evaluate(network, images_of(network, 8), [PGD(epsilon=8, step_size=8, steps=1)])
 
 
 @pytest.mark.parametrize("suffix", [".json", ".html"])
-def test_a_disk_that_fills_at_the_end_costs_no_figure(suffix, tmp_path, monkeypatch, capsys):
-    network = small_network()
-    images, labels = images_of(network, 8)
-    report = evaluate(network, (images, labels), [PGD(epsilon=8, step_size=8, steps=1)])
+def test_a_disk_that_fills_at_the_end_costs_no_figure(
+    report, suffix, tmp_path, monkeypatch, capsys
+):
     replacing = atomic.replacing
 
     def full(path):
@@ -453,17 +415,3 @@ def test_a_disk_that_fills_at_the_end_costs_no_figure(suffix, tmp_path, monkeypa
         program._write(report, settings)
     assert report.table() in capsys.readouterr().out
     assert settings.report.exists() == (suffix == ".html")  # an artefact does not cost the report
-
-
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["--epsilon=8/255"], "write 8, not 8/255"),
-        (["--workdir=does/not/exist"], "does/not/exist is not there"),
-    ],
-)
-def test_wrong_flags_give_one_line_and_status_2(arguments, said):
-    done = _run(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 
@@ -97,18 +94,14 @@ def test_a_run_that_stops_anywhere_continues_to_the_same_report(
     assert len(noted) == total + 30  # PGD has two restarts; nothing was done twice
 
 
-def test_kill_minus_9_loses_nothing_that_was_saved(tmp_path, reference):
+def test_kill_minus_9_loses_nothing_that_was_saved(tmp_path, reference, forked):
     path = tmp_path / "report.verdicts.npz"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "tests"])}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], env=environment)
-    try:
-        deadline = time.monotonic() + 300
-        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    process = forked.start("-c", SCRIPT, path)
+    deadline = time.monotonic() + 300
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
     with np.load(path) as file:
         done = np.concatenate([file[name] for name in file.files if name.endswith("/done")])

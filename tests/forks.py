@@ -37,11 +37,11 @@ class Parent:
         return json.loads(self._process.stdout.readline())
 
     def start(self, program, *arguments):
-        """Starts `python -m program arguments`."""
+        """Starts `python -m program arguments`, or `python -c code arguments` for "-c"."""
         return Fork(self, {"program": program, "arguments": [str(one) for one in arguments]})
 
     def run(self, program, *arguments):
-        """Runs `python -m program arguments`; returns its status, stdout and stderr."""
+        """Runs what `start` starts to its end; returns its status, stdout and stderr."""
         fork = self.start(program, *arguments)
         out, err = fork.communicate()
         return fork.returncode, out, err
@@ -117,6 +117,10 @@ def _become(program, arguments, files):
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.argv = [program, *arguments]
-    sys.orig_argv = [sys.executable, "-m", *sys.argv]
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
+    if program == "-c":
+        code, *rest = arguments
+        sys.argv, sys.orig_argv = ["-c", *rest], [sys.executable, "-c", *arguments]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv, sys.orig_argv = [program, *arguments], [sys.executable, "-m", program, *arguments]
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
