@@ -63,6 +63,21 @@ def reference():
     return report
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("finished") / "report.verdicts.npz"
+    evaluate_here(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path, finished):
+    """The verdicts of an evaluation that has ended."""
+    path = tmp_path / "report.verdicts.npz"
+    path.write_bytes(finished)
+    return path
+
+
 @pytest.mark.parametrize("killed_after", [1, 70])
 def test_a_run_that_stops_anywhere_continues_to_the_same_report(
     tmp_path, monkeypatch, reference, killed_after
@@ -109,16 +124,12 @@ def test_kill_minus_9_loses_nothing_that_was_saved(tmp_path, reference, forked):
     assert content(evaluate_here(path)) == content(reference)
 
 
-def test_a_finished_evaluation_is_not_done_again(tmp_path, monkeypatch, reference):
-    path = tmp_path / "report.verdicts.npz"
-    evaluate_here(path)
+def test_a_finished_evaluation_is_not_done_again(path, monkeypatch, reference):
     monkeypatch.setattr(runner.Runner, "run", None)
     assert content(evaluate_here(path)) == content(reference)
 
 
-def test_a_damaged_file_is_refused_by_name_and_left_alone(tmp_path):
-    path = tmp_path / "report.verdicts.npz"
-    evaluate_here(path)
+def test_a_damaged_file_is_refused_by_name_and_left_alone(path):
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         largest = max(archive.infolist(), key=lambda member: member.file_size)
@@ -138,9 +149,7 @@ def test_a_damaged_file_is_refused_by_name_and_left_alone(tmp_path):
     [({"seed": 1}, "seed 1 here, 0 there"), ({"restarts": 1}, "runs of attacks here"),
      ({"num_images": 9}, "other images or labels"), ({"batch_size": 5}, "batch_size 5 here, 4")],
 )  # fmt: skip
-def test_a_file_of_another_evaluation_is_refused_and_left_alone(tmp_path, options, said):
-    path = tmp_path / "report.verdicts.npz"
-    evaluate_here(path)
+def test_a_file_of_another_evaluation_is_refused_and_left_alone(path, options, said):
     whole = path.read_bytes()
     with pytest.raises(ValueError, match=f"another evaluation.*{said}"):
         evaluate_here(path, **options)
@@ -159,9 +168,7 @@ def test_a_file_that_is_older_than_a_setting_goes_on_while_the_setting_is_off(tm
             verdicts.VerdictFile(path, refused).restore([], examples)
 
 
-def test_a_file_of_another_network_is_refused(tmp_path):
-    path = tmp_path / "report.verdicts.npz"
-    evaluate_here(path)
+def test_a_file_of_another_network_is_refused(path):
     other = network_of(1)
     with pytest.raises(ValueError, match="another evaluation.*other weights of the network"):
         evaluate(
