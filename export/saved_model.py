@@ -68,7 +68,7 @@ def export(
     # Once as variables and once on their way there.
     size = 2 * sum(keras.ops.convert_to_numpy(weight).nbytes for weight in network.weights)
     atomic.require_space(directory, size, "the network's weights")
-    _make(directory)
+    atomic.make_directory(directory, "--directory")
     # TensorFlow Serving looks only at directories that are named by a number.
     with tempfile.TemporaryDirectory(prefix=f".{version}.partial-", dir=directory) as hidden:
         partial = Path(hidden) / str(version)
@@ -88,15 +88,6 @@ def export(
             refuse_existing(target)  # another export was faster
             raise
     return target
-
-
-def _make(directory):
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot make the directory {directory}: {error.strerror}; give another --directory"
-        ) from error
 
 
 def _save(servable, partial, options):

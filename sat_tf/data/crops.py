@@ -85,12 +85,12 @@ def evaluation_image(
 
     "center_crop": the central square of side `floor(m S / (S + 32))`, m the shorter side, resized
       by TensorFlow 1's bicubic kernel (a = -0.75, no half-pixel centres, no antialiasing).
-      Source: the TPU loader behind the paper's numbers (PAPER.md 2.3, 3.4). Deviation: clipped to
-      the pixel range, which every attack assumes.
+      Source: the TPU loader behind the paper's numbers. Deviation: clipped to the pixel range,
+      which every attack assumes.
     "shorter_side": the shorter side to S + 32 by OpenCV's bicubic kernel (a = -0.75, half-pixel
       centres, no antialiasing, rounded to whole pixels), then the central square of side S.
-      Source: the reference ResNet evaluation (PAPER.md 2.3). Only that square is computed: a
-      picture of 500 x 1 pixels would become one of 128,000 x 256.
+      Source: the reference ResNet evaluation. Only that square is computed: a picture of 500 x 1
+      pixels would become one of 128,000 x 256.
     "whole": the whole image by `bilinear`; unchanged where it has that size already.
     """
     check_resize(resize)
@@ -131,8 +131,8 @@ def training_image(
       channels: 1 or 3.
       max_pixels: of the whole image; see `decode`.
 
-    Source: Szegedy et al. 2015 as in the TPU loader (PAPER.md 2.3). Deviation: that loader also
-    asks for a tenth of the image in the window, which quietly raises the 0.08.
+    Source: Szegedy et al. 2015 as in the TPU loader. Deviation: that loader also asks for a tenth
+    of the image in the window, which quietly raises the 0.08.
     """
     seeds = tf.random.experimental.stateless_split(seed, 2)
     encoded = refuse_larger(encoded, max_pixels)

@@ -46,6 +46,20 @@ def refuse_special(path: pathlib.Path) -> None:
         raise OSError(f"cannot write {path}: it is a {kind}; give another name")
 
 
+def make_directory(path: pathlib.Path, flag: str) -> None:
+    """Makes a directory, and those above it, unless it is there.
+
+    Raises:
+      OSError: it cannot be made; the message names the flag that gives another.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the directory {path}: {error.strerror}; give another {flag}"
+        ) from error
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole text file, in UTF-8."""
     with replacing(path) as temporary:

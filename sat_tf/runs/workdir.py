@@ -37,16 +37,12 @@ def claim(
         there was such a flag goes on with it.
 
     Raises:
+      OSError: the directory cannot be made.
       ValueError: the directory holds something else, a run with other settings (which are
         listed), or one that is going on.
     """
     path = pathlib.Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make the directory {path}: {error.strerror}; give another --workdir"
-        ) from error
+    atomic.make_directory(path, "--workdir")
     with open(path / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
