@@ -86,7 +86,7 @@ def run(workdir, trainer, others=lambda start, record: [], **options):
         tf.data.Dataset.range(1),
         epochs=len(trainer.script),
         steps_per_epoch=STEPS,
-        keeper=keeper,
+        checkpoint=keeper,
         callbacks=others,
     )
     return record, saved

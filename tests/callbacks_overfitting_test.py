@@ -120,7 +120,7 @@ def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
         batches,
         epochs=9,
         steps_per_epoch=4,
-        keeper=Checkpoint(
+        checkpoint=Checkpoint(
             tmp_path, {"history": [], "best": None, "stopped": False}, steps_per_epoch=4
         ),
         callbacks=lambda start, record: [],

@@ -7,9 +7,14 @@ import types
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
-from sat_tf import data, loading, train
+from sat_tf import data, loading
 from sat_tf.evaluation import settings
+from sat_tf.runs import workers
+from sat_tf.training import parts
+from sat_tf.training.recipe import Recipe
+from tests import programs
 
 DIGITS = tuple(map(str, range(10)))
 INFO = data.Info("pets", ("cat", "dog", "hare"), (8, 8, 1), {"train": 1, "test": 1})
@@ -107,18 +112,16 @@ def test_a_file_of_classes_that_does_not_fit_is_refused(tmp_path, text, said):
 
 def test_a_run_is_neither_continued_nor_tested_on_other_classes(tmp_path, monkeypatch):
     run = saved(tmp_path, 4, ("cat", "hare", "dog"))
-    flags = types.SimpleNamespace(
-        strategy="one_device", download=False, dataset="pets", data_dir=None, epsilon=8.0,
-        norm="linf", workdir=str(run), overwrite=False, test_steps=2, batch_size=8,
-        max_pixels=4096**2, model="mine", jit_compile=False, deterministic=True, worker_timeout=600,
-    )  # fmt: skip
-    monkeypatch.setattr(train, "FLAGS", flags)
-    monkeypatch.setattr(train.datasets, "describe", lambda *_: INFO)
-    for name in ("set_up_process", "_check_data", "_settings", "_defaults", "fit"):
-        monkeypatch.setattr(train, name, lambda *_: None)
-    monkeypatch.setattr(train.recipe, "trainer", lambda *_: None)
-    monkeypatch.setattr(train.workers, "claim", lambda *_: contextlib.nullcontext(run))
-    with pytest.raises(ValueError, match="class 1 is 'hare' to the network and 'dog' in pets"):
-        train.train()
+    monkeypatch.setattr(data, "describe", lambda *_: INFO)
+    monkeypatch.setattr(parts, "trainer", lambda *_: None)
+    for name in ("set_up_process", "check_images"):
+        monkeypatch.setattr(parts, name, lambda *_: None)
+    monkeypatch.setattr(workers, "claim", lambda *_: contextlib.nullcontext(run))
+    with programs.imported("sat_tf.train") as train:
+        for name, value in {"dataset": "pets", "epsilon": 8.0, "workdir": str(run)}.items():
+            setattr(flags.FLAGS, name, value)
+        given = Recipe.of(flags.FLAGS)
+        with pytest.raises(ValueError, match="class 1 is 'hare' to the network and 'dog' in pets"):
+            train.train()
     with pytest.raises(ValueError, match="network has 4 classes and pets has 3"):
-        train.test(INFO, run)
+        train.test(given, INFO, run)

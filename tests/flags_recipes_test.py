@@ -23,7 +23,7 @@ from absl import flags
 from absl.testing import flagsaver
 from flags import attack, data, method, model, run, training
 from sat_tf.cli import expanded
-from sat_tf.training import recipe
+from sat_tf.training import parts
 from sat_tf.data import Info
 
 SETS = {
@@ -41,26 +41,26 @@ known = [flag.name for module, theme in themes if module.startswith("flags.") fo
 built = {}
 
 def build(info, large):
-    size = recipe.image_size(given, info)
+    size = parts.image_size(given, info)
     key = given.model, size, info.num_classes
     if key not in built and large == (given.model in LARGE):
         with keras.StatelessScope():
-            network = recipe.network(given, info)
+            network = parts.network(given, info)
         built[key] = network.input_shape[1], network.output_shape[1]
 
 def train_small(info):
     key = given.activation, given.attack_gradient, given.update_gradient
     if key not in built:
         given.model, given.image_size = "resnet8", 8
-        built[key] = bool(recipe.trainer(given, info, 1))
+        built[key] = bool(parts.trainer(given, info, 1))
 
 def read(info, large):
     values = {name: given[name].value for name in known}
     steps = info.steps_per_epoch(given.batch_size)
-    rates = recipe.optimizer(given, steps)._learning_rate
+    rates = parts.optimizer(given, steps)._learning_rate
     ends = [float(rates(0)), float(rates(given.epochs * steps - 1))]
     build(info, large)
-    shape = built.get((given.model, recipe.image_size(given, info), info.num_classes))
+    shape = built.get((given.model, parts.image_size(given, info), info.num_classes))
     if not large:
         train_small(info)
     return {"values": values, "rates": ends, "shape": shape}

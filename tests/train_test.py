@@ -1,6 +1,7 @@
 """The program hands every flag on to the part it is for; the parts here only note what they get."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import types
@@ -12,10 +13,13 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
-from sat_tf import attacks
+from flags import flagfile
+from sat_tf import attacks, callbacks
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.data import Info
 from sat_tf.runs import Interrupted, distribution, workdir
+from sat_tf.training import parts, summary, watchers
+from sat_tf.training.recipe import Recipe
 from tests import programs
 
 FLAGS = flags.FLAGS
@@ -61,6 +65,11 @@ def give(**values):
         setattr(FLAGS, name, value)
 
 
+def given():
+    """Returns the recipe that the flags give."""
+    return Recipe.of(FLAGS)
+
+
 def images(*_, **__):
     pixels = np.arange(6 * 16, dtype=np.float32).reshape(6, 4, 4, 1)
     return tf.data.Dataset.from_tensor_slices((pixels, [0, 1, 1, 0, 1, 0])).batch(4)
@@ -77,19 +86,19 @@ def trainer_of(strategy="one_device"):
     )
 
 
-def test_the_process_is_set_up_as_the_flags_say(module, noted):
-    noted(module.distribution, "split_cpu")
+def test_the_process_is_set_up_as_the_flags_say(noted):
+    noted(distribution, "split_cpu")
     noted(tf.config.threading, "set_intra_op_parallelism_threads")
     noted(tf.config.threading, "set_inter_op_parallelism_threads")
     noted(tf.config.experimental, "enable_op_determinism")
     noted(keras.mixed_precision, "set_global_policy")
     calls = noted(keras.utils, "set_random_seed")
     give(deterministic=False)
-    module.set_up_process()
+    parts.set_up_process(given())
     assert calls == {"set_random_seed": [((0,), {})], "set_global_policy": [(("float32",), {})]}
     calls.clear()
     give(deterministic=True, logical_cpus=3, threads=5, seed=7, precision="mixed_bfloat16")
-    module.set_up_process()
+    parts.set_up_process(given())
     assert calls == {
         "split_cpu": [((3,), {})],
         "set_intra_op_parallelism_threads": [((5,), {})],
@@ -101,7 +110,7 @@ def test_the_process_is_set_up_as_the_flags_say(module, noted):
 
 
 @pytest.fixture
-def parts(module, noted):
+def program(module, noted):
     """The program without its parts; yields what each was called with, in order."""
 
     def in_scope(values, info, num_replicas):
@@ -110,11 +119,11 @@ def parts(module, noted):
 
     made = trainer_of()
     strategies = {name: distribution.strategy(name) for name in ("one_device", "mirrored")}
-    noted(module, "set_up_process")
+    noted(parts, "set_up_process")
     noted(module.workers, "strategy", lambda name, *_: strategies[name])
     noted(module.datasets, "download")
     noted(module.datasets, "describe", INFO)
-    noted(module.recipe, "trainer", in_scope)
+    noted(parts, "trainer", in_scope)
     noted(module.datasets, "load", images)
     noted(module.workers, "claim", lambda *_: contextlib.nullcontext(pathlib.Path("the/run")))
     noted(module.checkpoints, "require_space")
@@ -123,8 +132,8 @@ def parts(module, noted):
     return noted(module.workers, "part"), made
 
 
-def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
-    calls, made = parts
+def test_the_parts_of_a_run_get_what_they_need_in_order(module, program, capsys):
+    calls, made = program
     give(**DATA, epsilon=6.0, strategy="mirrored", overwrite=True, worker_timeout=77.0)
     module.train()
     assert list(calls) == [
@@ -137,33 +146,42 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, parts, capsys):
     assert calls["describe"] == [(("folder:my/cats", "there", None, 9_000), {})]
     # Both streams are tried before there is a workdir.
     assert [arguments[1] for arguments, _ in calls["load"]] == ["train", "validation"]
-    assert calls["trainer"] == [((FLAGS, INFO, 2), {})]
+    recipe = dataclasses.replace(given(), workdir="runs/cats")
+    assert calls["trainer"] == [((recipe, INFO, 2), {})]
     ((claimed, _),) = calls["claim"]
-    assert claimed == (mirrored, "runs/cats", module._settings(), True, module._defaults())
+    settings = flagfile.lines(vars(recipe))
+    assert joined[1] == [line for line in settings if line != "--workdir=runs/cats\n"]
+    assert claimed[:4] == (mirrored, "runs/cats", settings, True)
+    assert set(claimed[4]) < set(settings) and "--workdir=runs/cats\n" not in claimed[4]
     assert calls["require_space"] == [((path, made.state), {})]
-    assert calls["fit"] == [((made, INFO, path), {})] and calls["test"] == [((INFO, path), {})]
+    assert calls["fit"] == [((recipe, made, INFO, path), {})]
+    assert calls["test"] == [((recipe, INFO, path), {})]
     assert calls["part"] == [((mirrored, made.network), {})]
     assert "net (34 weights, swish) on 50 images of sat, 1 x CPU\nlinf epsilon 6 pixels of 255" in (
         capsys.readouterr().out
     )
 
 
-def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, parts):
-    calls, _ = parts
+def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, program):
+    calls, _ = program
     give(dataset="cifar10")
     module.train()
-    assert (FLAGS.epsilon, FLAGS.workdir) == (8.0, "runs/cifar10") and "download" not in calls
+    (settled, *_), _ = calls["fit"][0]
+    assert (settled.epsilon, settled.workdir) == (8.0, "runs/cifar10") and "download" not in calls
+    assert {"--epsilon=8.0\n", "--workdir=runs/cifar10\n"} <= set(calls["claim"][0][0][2])
+    assert (FLAGS.epsilon, FLAGS.workdir) == (None, None)  # as they were given
     give(epsilon=0.0, workdir="mine", download=True, data_dir="there", test_steps=0)
     calls.clear()
     module.train()
-    assert (FLAGS.epsilon, FLAGS.workdir) == (0.0, "mine")
+    (settled, *_), _ = calls["fit"][0]
+    assert (settled.epsilon, settled.workdir) == (0.0, "mine")
     assert calls["download"] == [(("cifar10", "there"), {})]
     assert list(calls).index("download") < list(calls).index("describe")
     assert "test" not in calls and calls["claim"][0][0][3] is False
 
 
-def test_only_the_chief_speaks_and_tests(module, parts, monkeypatch, capsys):
-    calls, _ = parts
+def test_only_the_chief_speaks_and_tests(module, program, monkeypatch, capsys):
+    calls, _ = program
     give(dataset="digits", epsilon=1.0)
     monkeypatch.setattr(module.distribution, "is_chief", lambda strategy: False)
     module.train()
@@ -172,9 +190,9 @@ def test_only_the_chief_speaks_and_tests(module, parts, monkeypatch, capsys):
 
 
 def test_data_without_an_image_for_a_part_is_refused_before_there_is_a_workdir(
-    module, parts, monkeypatch
+    module, program, monkeypatch
 ):
-    calls, _ = parts
+    calls, _ = program
     give(dataset="digits", epsilon=1.0)
     for empty in SIZES:
         info = Info("sat", ("cat", "dog"), (4, 4, 1), {**SIZES, empty: 0})
@@ -184,24 +202,26 @@ def test_data_without_an_image_for_a_part_is_refused_before_there_is_a_workdir(
     assert "claim" not in calls
 
 
-def test_flags_txt_holds_every_flag_and_makes_the_same_run(module, tmp_path):
+def test_flags_txt_holds_every_flag_and_makes_the_same_run(tmp_path):
     give(**DATA, boundary=[1.5, 3.0], nesterov=False, clean_start=0.2, workdir="w", epsilon=6.5)
-    lines = module._settings()
-    given = {name: FLAGS[name].value for name in programs.names()}
-    unset = {name for name, value in given.items() if value is None}
+    lines = flagfile.lines(vars(given()))
+    values = {name: FLAGS[name].value for name in programs.names()}
+    unset = {name for name, value in values.items() if value is None}
     written = {line[2:].partition("=")[0] for line in lines}
-    assert written == given.keys() - unset and lines == sorted(lines)
+    assert written == values.keys() - unset and lines == sorted(lines)
     assert "--nesterov=false\n" in lines and "--boundary=1.5\n--boundary=3.0\n" in lines
     asked = {*DATA, "boundary", "nesterov", "clean_start", "workdir", "epsilon"}
-    assert {line[2:].partition("=")[0] for line in module._defaults()} == written - asked
+    assert {
+        line[2:].partition("=")[0] for line in flagfile.lines(flagfile.defaults(vars(given())))
+    } == written - asked
     (tmp_path / "flags.txt").write_text("".join(lines))
-    for name in given:
+    for name in values:
         FLAGS[name].value = FLAGS[name].default
     FLAGS(["train", f"--flagfile={tmp_path}/flags.txt"])
-    assert {name: FLAGS[name].value for name in given} == given
+    assert {name: FLAGS[name].value for name in values} == values
 
 
-def test_what_a_run_may_be_continued_with_changes_no_weight(module):
+def test_what_a_run_may_be_continued_with_changes_no_weight():
     # A run with another seed, epsilon, ... is another run; these are of where and what is shown.
     assert workdir.FREE_FLAGS == {
         "workdir", "overwrite", "data_dir", "max_pixels", "checkpoint_every", "picture_grid",
@@ -215,7 +235,7 @@ def fitted(module, noted, tmp_path, strategy="one_device", **values):
     calls = noted(module.fitting, "fit")
     give(**DATA, **values)
     made = trainer_of(strategy)
-    module.fit(made, INFO, tmp_path)
+    module.fit(given(), made, INFO, tmp_path)
     ((arguments, options),) = calls["fit"]
     assert arguments[0] is made
     return made, calls["load"], arguments, options
@@ -225,10 +245,10 @@ def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     values = {"epochs": 5, "checkpoint_every": 17, "method": "free", "replays": 3, "epsilon": 9.0}
     made, loads, (_, batches, validation), options = fitted(module, noted, tmp_path, **values)
     assert (options["epochs"], options["steps_per_epoch"]) == (5, 50 // 8)
-    keeper = options["keeper"]
-    assert type(keeper) is Checkpoint and keeper.workdir == tmp_path
-    assert (keeper.steps_per_epoch, keeper.every) == (6, 17)
-    assert keeper.record == {"history": [], "best": None, "stopped": False}
+    checkpoint = options["checkpoint"]
+    assert type(checkpoint) is Checkpoint and checkpoint.workdir == tmp_path
+    assert (checkpoint.steps_per_epoch, checkpoint.every) == (6, 17)
+    assert checkpoint.record == {"history": [], "best": None, "stopped": False}
     assert loads == [(("folder:my/cats", "validation"), LOADED)]
     # Three replays a batch: step 7 is the second replay of batch 2.
     assert [float(x[0, 0, 0, 0]) for x, _ in batches(7)] == [0.0, 0.0, 64.0, 64.0, 64.0]
@@ -239,7 +259,7 @@ def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
 def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path):
     values = {"epsilon": 9.0, "norm": "l2", "model": "resnet18:width=16", "activation": "celu"}
     _, _, _, options = fitted(module, noted, tmp_path, **values)
-    options["keeper"].on_save({"history": [{"epoch": 1}], "best": {"epoch": 2}})
+    options["checkpoint"].on_save({"history": [{"epoch": 1}], "best": {"epoch": 2}})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     told = {
         "unit": "pixels (0-255)", "num_parameters": 34, "dataset": "folder:my/cats", "seed": 3,
@@ -251,7 +271,9 @@ def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path):
     FLAGS.eval_resize = None
     anyhow = Info("sat", ("cat", "dog"), (None, None, 1), SIZES)
     ways = [
-        module._metrics(trainer_of(), info, {"best": 0, "history": 0})["eval_resize"]
+        summary.metrics(given(), info, trainer_of().network, {"best": 0, "history": 0})[
+            "eval_resize"
+        ]
         for info in (INFO, anyhow)
     ]
     assert ways == ["whole", "center_crop"]
@@ -274,11 +296,11 @@ def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
     assert pictures.images[:, 0, 0, 0].tolist() == [0, 16, 32, 48, 64]
     assert pictures.labels.tolist() == [0, 1, 1, 0, 1]
     assert pictures.attack is made.validation_attack and pictures.class_names == ("cat", "dog")
-    give(picture_grid=0)
     progress, nan, board, _ = options["callbacks"](12, {"history": []})
-    assert (progress.initial_step, nan.initial_step, board.pictures) == (0, 0, None)
-    give(test_steps=0)
-    assert module._test_work(INFO) == 0
+    assert (progress.initial_step, nan.initial_step, board.pictures) == (0, 0, pictures)
+    give(picture_grid=0, test_steps=0)
+    assert watchers.pictures(given(), INFO, made, images()) is None
+    assert watchers.progress(given(), INFO).test_work == 0
 
 
 def test_only_the_chief_shows_progress(module, noted, tmp_path, monkeypatch):
@@ -295,29 +317,27 @@ def test_an_interrupted_fit_keeps_its_signal(module, noted, tmp_path):
 
     noted(module.datasets, "load", images)
     noted(module.fitting, "fit", interrupted)
-    closed = noted(module.callbacks.Progress, "close")
+    closed = noted(callbacks.Progress, "close")
     give(**DATA, epsilon=9.0)
     with pytest.raises(Interrupted, match="SIGTERM after step 7") as stop:
-        module.fit(trainer_of(), INFO, tmp_path)
+        module.fit(given(), trainer_of(), INFO, tmp_path)
     assert stop.value.signal_number == 15 and len(closed["close"]) == 1
 
 
 def test_compilation_wins_over_the_default_and_is_refused_beside_what_was_asked_for(
-    module, capsys, monkeypatch
+    capsys,
 ):
     give(jit_compile=True)
-    module._settle_compilation()
-    assert not FLAGS.deterministic
+    settled = given().settled(deterministic_was_asked_for=False)
+    assert not settled.deterministic and FLAGS.deterministic
+    assert dataclasses.replace(settled, deterministic=True) == given()
     assert capsys.readouterr().err == "note: --jit_compile is given, so --nodeterministic holds\n"
-    module._settle_compilation()
+    assert settled.settled(deterministic_was_asked_for=True) is settled
     assert capsys.readouterr().err == ""
-    give(deterministic=True)
-    monkeypatch.setattr(FLAGS["deterministic"], "present", 1)
     with pytest.raises(ValueError, match="exclude each other.*leave one out"):
-        module._settle_compilation()
+        given().settled(deterministic_was_asked_for=True)
     give(jit_compile=False)
-    module._settle_compilation()
-    assert FLAGS.deterministic
+    assert given().settled(deterministic_was_asked_for=True) == given()
 
 
 class Report:
@@ -340,7 +360,7 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     (tmp_path / "metrics.json").write_text('{"best": {"step": 40}}')
     written = noted(module.tensorboard, "write_test")
     give(**DATA, epsilon=12.0, norm="l2", test_steps=3)
-    module.test(INFO, tmp_path)
+    module.test(given(), INFO, tmp_path)
     ((tested, named),) = calls["evaluate"]
     assert calls["load"] == [(("folder:my/cats", "test"), LOADED)]
     for ours, theirs in zip(tested[0].get_weights(), network.get_weights(), strict=True):
@@ -355,5 +375,5 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     found = {"clean_accuracy": 0.75, "adversarial_accuracy": 0.5}
     assert written["write_test"] == [((tmp_path / "logs", 40, found), {})]
     assert "the table\n9 test images, l2 epsilon 12 pixels" in capsys.readouterr().out
-    module.test(INFO, tmp_path)
+    module.test(given(), INFO, tmp_path)
     assert len(calls["evaluate"]) == 1

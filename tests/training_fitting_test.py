@@ -74,7 +74,7 @@ def go_on(made, workdir, stop=None, every=0, kill=False):
         examples(),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
-        keeper=keeper,
+        checkpoint=keeper,
         callbacks=lambda start, record: [] if stop is None else [SignalAt(keeper, stop, kill)],
     )
     return keeper.record, starts
@@ -181,10 +181,10 @@ class Sums:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 9), st.data())
-def test_the_segments_of_a_run_are_its_steps_in_order_and_end_with_epochs(epochs, steps, data):
+def test_the_calls_of_fit_of_a_run_are_its_steps_in_order_and_end_with_epochs(epochs, steps, data):
     step = data.draw(st.integers(0, epochs * steps))
     done = []
-    for start, end in fitting._segments(step, epochs, steps):
+    for start, end in fitting._calls_of_fit(step, epochs, steps):
         initial_epoch, first = start // steps, start % steps
         assert first == 0 or end == initial_epoch + 1  # Keras takes every epoch for as long
         for epoch in range(initial_epoch, end):

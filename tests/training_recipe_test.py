@@ -1,5 +1,6 @@
 """Every value of a recipe reaches its part: a table of ablations is many runs, not one."""
 
+import dataclasses
 import math
 import types
 
@@ -12,7 +13,7 @@ from absl import flags
 from sat_tf import activations, attacks
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.data import Info
-from sat_tf.training import methods, recipe
+from sat_tf.training import methods, parts, recipe
 from sat_tf.training.free import FreeTrainer
 from tests import programs
 
@@ -62,7 +63,7 @@ def built(monkeypatch):
         x = activations.make(activation)(x)
         return keras.Model(inputs, keras.layers.Dense(num_classes)(x), name="tiny")
 
-    monkeypatch.setattr(recipe.models, "build", build)
+    monkeypatch.setattr(parts.models, "build", build)
     return asked
 
 
@@ -72,9 +73,16 @@ def test_every_flag_of_training_has_a_law(defaults):
     assert len(PGD_AT) + len(ELSEWHERE) + len(OF_THE_PROGRAM) == len(defaults)
 
 
+def test_a_recipe_has_a_field_of_every_flag_and_no_other(defaults):
+    fields = [field.name for field in dataclasses.fields(recipe.Recipe)]
+    assert sorted(fields) == sorted(defaults)
+    values = {name: object() for name in fields}
+    assert vars(recipe.Recipe.of(types.SimpleNamespace(**values, more=1))) == values
+
+
 def test_every_value_reaches_the_trainer(given, built):
     values = given(**PGD_AT)
-    made = recipe.trainer(values, INFO, 2)
+    made = parts.trainer(values, INFO, 2)
     assert vars(made.attack) == {
         "epsilon": 90.0, "step_size": 21.0, "steps": 3, "random_start": 0.75, "norm": "l2",
         "batch_norm": "batch",
@@ -103,7 +111,7 @@ def test_every_value_reaches_the_trainer(given, built):
 
 
 def test_the_defaults_are_those_of_the_help(given, built):
-    made = recipe.trainer(given(epochs=4, batch_size=10), INFO, 1)
+    made = parts.trainer(given(epochs=4, batch_size=10), INFO, 1)
     assert vars(made.attack) == vars(attacks.PGD(epsilon=8, step_size=8, steps=1))
     assert vars(made.validation_attack) == vars(attacks.PGD(epsilon=8, step_size=2, steps=10))
     assert (made.ema_decay, made.average, made.jit_compile, made.seed) == (0.0, None, False, 0)
@@ -113,17 +121,17 @@ def test_the_defaults_are_those_of_the_help(given, built):
     t = np.arange(40)  # a quarter of 4 epochs of warm-up, then one_cycle
     expected = np.where(t < 10, 0.1 * (t + 1) / 10, 0.1 * (40 - t) / 30)
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
-    long = recipe.optimizer(given(epochs=30), 10)._learning_rate
+    long = parts.optimizer(given(epochs=30), 10)._learning_rate
     assert (long.warmup_steps, long.num_steps, long.boundaries) == (20, 300, ())
     # A part of a step warms up too.
-    assert recipe.optimizer(given(epochs=3), 3)._learning_rate.warmup_steps == 3
+    assert parts.optimizer(given(epochs=3), 3)._learning_rate.warmup_steps == 3
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
 def test_the_step_sizes_are_those_of_the_help(given, steps):
     values = given(epsilon=10.0, attack_steps=steps)
-    assert recipe.training_attack(values).step_size == (10 if steps < 3 else 25 / steps)
-    strong = recipe.strong_attack(values, steps)
+    assert parts.training_attack(values).step_size == (10 if steps < 3 else 25 / steps)
+    strong = parts.strong_attack(values, steps)
     assert (strong.step_size, strong.steps) == (10 / min(4, steps), steps)
     assert (strong.random_start, strong.batch_norm) == (True, "inference")
 
@@ -133,21 +141,21 @@ def test_the_step_sizes_are_those_of_the_help(given, steps):
     [(True, 0.0, 1), (True, 0.2, 0.8), (False, 0.0, 0), (False, 0.2, 0), (True, 1.0, 0)],
 )
 def test_the_probability_of_a_random_start(given, random_start, clean_start, probability):
-    made = recipe.training_attack(given(random_start=random_start, clean_start=clean_start))
+    made = parts.training_attack(given(random_start=random_start, clean_start=clean_start))
     assert made.random_start == probability
 
 
 def test_no_attack_is_clean_training_and_an_unknown_one_is_refused(given):
-    assert recipe.training_attack(given(attack="none", epsilon=None)) is attacks.identity
+    assert parts.training_attack(given(attack="none", epsilon=None)) is attacks.identity
     with pytest.raises(ValueError, match="'fgsm' is unknown; use one of: pgd, none"):
-        recipe.training_attack(given(attack="fgsm"))
+        parts.training_attack(given(attack="fgsm"))
 
 
 def test_a_radius_below_a_pixel_is_asked_about_and_no_other(given, capsys):
-    recipe.training_attack(given(epsilon=0.0))
-    recipe.training_attack(given(epsilon=1.0))
+    parts.training_attack(given(epsilon=0.0))
+    parts.training_attack(given(epsilon=1.0))
     assert capsys.readouterr().err == ""
-    recipe.training_attack(given(epsilon=8 / 255))
+    parts.training_attack(given(epsilon=8 / 255))
     assert "if 8/255 is meant, give 8\n" in capsys.readouterr().err
 
 
@@ -163,32 +171,32 @@ def test_a_radius_below_a_pixel_is_asked_about_and_no_other(given, capsys):
 def test_every_value_reaches_the_method(given, values):
     settings = {name: value for name, value in values.items() if name != "method"}
     expected = methods.make(values.get("method", "pgd_at"), **settings)
-    assert recipe.method(given(**values)) == expected != methods.Method()
+    assert parts.method(given(**values)) == expected != methods.Method()
 
 
 def test_the_method_decides_which_trainer_is_built(given, built):
     values = {"batch_size": 6, "step_size": 3.0, "activation_weight_decay": 0.04}
-    trades = recipe.trainer(given(**values, method="trades", activation="smoothrelu"), INFO, 1)
+    trades = parts.trainer(given(**values, method="trades", activation="smoothrelu"), INFO, 1)
     assert type(trades.attack) is DivergencePGD and trades.attack.step_size == 3
     assert (trades.activation_weight_decay, trades.weight_decay) == (0.04, 5e-4)
-    free = recipe.trainer(given(method="free", batch_size=6, step_size=3.0, seed=5), INFO, 1)
+    free = parts.trainer(given(method="free", batch_size=6, step_size=3.0, seed=5), INFO, 1)
     assert type(free) is FreeTrainer and free.seed == 5
     assert (free.epsilon, free.step_size, free.perturbation.shape) == (8, 3, (6, 12, 12, 2))
 
 
 def test_the_network_is_that_of_the_model_the_activation_and_the_data(given, built):
     values = given(model="resnet18:width=16", activation="celu:alpha=1.6")
-    assert recipe.network(values, INFO).output_shape == (None, 7)
+    assert parts.network(values, INFO).output_shape == (None, 7)
     values.image_size = 10
-    recipe.network(values, INFO)
+    parts.network(values, INFO)
     first = ("resnet18", 12, 2, 7, "celu:alpha=1.6", {"width": 16})
     assert built == [first, (first[0], 10, *first[2:])]
     anyhow = Info("pictures", ("a", "b"), (None, None, 3), {"train": 9})
     with pytest.raises(ValueError, match="give the side they are cut to"):
-        recipe.image_size(given(), anyhow)
+        parts.image_size(given(), anyhow)
     for option in ("num_channels", "image_size", "num_classes"):
         with pytest.raises(ValueError, match=f"sets {option}, which comes from the data"):
-            recipe.network(given(model=f"resnet8:{option}=1"), INFO)
+            parts.network(given(model=f"resnet8:{option}=1"), INFO)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +212,9 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
     with pytest.raises(ValueError, match="no usual epsilon for folder:cats"):
         recipe.default_epsilon("folder:cats", "linf")
     with pytest.raises(ValueError, match="a batch of 12 cannot be cut into 2 .* multiple of 10"):
-        recipe.trainer(given(batch_size=12, gradient_accumulation=5), INFO, 2)
+        parts.trainer(given(batch_size=12, gradient_accumulation=5), INFO, 2)
     with pytest.raises(ValueError, match="optimizer 'sdg' is unknown; use one of: sgd"):
-        recipe.optimizer(given(optimizer="sdg"), 10)
+        parts.optimizer(given(optimizer="sdg"), 10)
     for wrong in ({"schedule": "step"}, {"schedule": "cosine", "boundary": [3.0]}):
         with pytest.raises(ValueError, match="'step' needs at least one --boundary"):
-            recipe.optimizer(given(**wrong), 10)
+            parts.optimizer(given(**wrong), 10)

@@ -20,7 +20,7 @@ def fit(
     *,
     epochs: int,
     steps_per_epoch: int,
-    keeper: Checkpoint,
+    checkpoint: Checkpoint,
     callbacks: Callable[[int, dict], list[keras.callbacks.Callback]],
 ) -> None:
     """Continues a run to its end; a run that has ended stays as it is.
@@ -35,31 +35,32 @@ def fit(
       validation: finite.
       epochs: of the whole run.
       steps_per_epoch: optimiser steps in each.
-      keeper: saves the state; its record is filled from the checkpoint.
+      checkpoint: saves the state; its `record`, what a run knows beside its variables, is filled
+        from what is saved.
       callbacks: makes the other callbacks from the first step of a `fit` and the record; they run
-        before `keeper`.
+        before `checkpoint`.
 
     Raises:
       runs.Interrupted: a signal arrived; the state is saved.
     """
-    step = restore(trainer, keeper.workdir, keeper.record)
+    step = restore(trainer, checkpoint.workdir, checkpoint.record)
     distribution.agree(trainer.distribute_strategy, step, "the step to go on from")
-    if keeper.record["history"] and distribution.is_chief(trainer.distribute_strategy):
-        keeper.on_save(keeper.record)  # the last process may have died before it could
-    if keeper.record["stopped"]:
+    if checkpoint.record["history"] and distribution.is_chief(trainer.distribute_strategy):
+        checkpoint.on_save(checkpoint.record)  # the last process may have died before it could
+    if checkpoint.record["stopped"]:
         return
     # To drop a pipeline TensorFlow can take 40 seconds: they live as long as the trainer.
     trainer.hold = [].append
-    with keeper.handling_signals():
-        for start, end in _segments(step, epochs, steps_per_epoch):
-            keeper.step = start
+    with checkpoint.handling_signals():
+        for start, end in _calls_of_fit(step, epochs, steps_per_epoch):
+            checkpoint.step = start
             trainer.fit(
                 data.shared_out(batches(start)),
                 initial_epoch=start // steps_per_epoch,
                 epochs=end,
                 steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
                 validation_data=data.shared_out(validation),
-                callbacks=[*callbacks(start, keeper.record), keeper],
+                callbacks=[*callbacks(start, checkpoint.record), checkpoint],
                 shuffle=False,  # the stream has its own order
                 verbose=0,
             )
@@ -96,7 +97,8 @@ def _require_intact(best: pathlib.Path) -> None:
         ) from error
 
 
-def _segments(step: int, epochs: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
+def _calls_of_fit(step: int, epochs: int, steps_per_epoch: int) -> Iterator[tuple[int, int]]:
+    """Yields the first step and the last epoch of each: a begun epoch, then the whole ones."""
     if step % steps_per_epoch:
         epoch = step // steps_per_epoch + 1
         yield step, epoch

@@ -1,21 +1,119 @@
-"""From a recipe's values to the parts of a run.
+"""A recipe: everything that a run is made from, by name."""
 
-A recipe is the parsed flags of `flags.model`, `data`, `attack`, `method`, `training` and `run`
-(`absl.flags.FLAGS` in the main, any object with those attributes elsewhere).
-"""
-
-import math
+import dataclasses
+import pathlib
+import sys
 from typing import Any
-
-import keras
-
-from sat_tf import attacks, models
-from sat_tf import data as datasets
-from sat_tf.attacks import names
-from sat_tf.training import AdversarialTrainer, methods, schedules
 
 # CIFAR and ImageNet as RobustBench; that of the digits is ours: 8 x 8 pixels can bear more.
 _EPSILONS = {"digits": 32.0, "cifar10": 8.0, "cifar100": 8.0, "imagenet2012": 4.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The values of a run. Each is the flag of its name: the file of its group says what it does.
+
+    `sat_tf.training.parts` makes the parts of a run from it; None is what the flag's help says.
+    """
+
+    # flags/model.py
+    model: str
+    activation: str
+
+    # flags/data.py
+    dataset: str
+    data_dir: str | None
+    download: bool
+    max_pixels: int
+    image_size: int | None
+    augment: str | None
+    eval_resize: str | None
+
+    # flags/attack.py
+    attack: str
+    norm: str
+    epsilon: float | None
+    attack_steps: int
+    step_size: float | None
+    random_start: bool
+    clean_start: float
+    attack_batch_norm: str
+    validation_steps: int
+
+    # flags/method.py
+    method: str
+    beta: float | None
+    replays: int | None
+    awp_gamma: float
+    attack_gradient: str | None
+    update_gradient: str | None
+    on_overfitting: str
+
+    # flags/training.py
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    warmup_epochs: float | None
+    boundary: list[float]
+    factor: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    activation_weight_decay: float
+    label_smoothing: float
+    ema_decay: float
+    gradient_accumulation: int
+
+    # flags/run.py
+    workdir: str | None
+    overwrite: bool
+    seed: int
+    strategy: str
+    worker_timeout: float
+    logical_cpus: int
+    threads: int
+    precision: str
+    deterministic: bool
+    jit_compile: bool
+    checkpoint_every: int
+    picture_grid: int
+    test_steps: int
+
+    @classmethod
+    def of(cls, given: Any) -> "Recipe":
+        """Reads the attributes of any object, such as absl's FLAGS."""
+        return cls(**{field.name: getattr(given, field.name) for field in dataclasses.fields(cls)})
+
+    def settled(self, deterministic_was_asked_for: bool) -> "Recipe":
+        """Lets what was asked for win: op determinism is on by default, and XLA cannot have it.
+
+        Raises:
+          ValueError: both were asked for.
+        """
+        if not (self.jit_compile and self.deterministic):
+            return self
+        if deterministic_was_asked_for:
+            raise ValueError(
+                "--jit_compile and --deterministic exclude each other: TensorFlow compiles no step "
+                "while operations are to be deterministic; leave one out"
+            )
+        print("note: --jit_compile is given, so --nodeterministic holds", file=sys.stderr)
+        return dataclasses.replace(self, deterministic=False)
+
+    def completed(self) -> "Recipe":
+        """Fills in the radius of the ball and the workdir where they are not given.
+
+        Raises:
+          ValueError: there is no usual radius.
+        """
+        epsilon, workdir = self.epsilon, self.workdir
+        if epsilon is None:
+            epsilon = default_epsilon(self.dataset, self.norm)
+        if workdir is None:
+            workdir = f"runs/{pathlib.Path(self.dataset.removeprefix('folder:')).name}"
+        return dataclasses.replace(self, epsilon=epsilon, workdir=workdir)
 
 
 def default_epsilon(dataset: str, norm: str) -> float:
@@ -34,145 +132,3 @@ def default_epsilon(dataset: str, norm: str) -> float:
             f"there is no usual epsilon for {dataset}; give one in pixels, such as --epsilon=8"
         )
     return _EPSILONS[dataset]
-
-
-def network(recipe: Any, info: datasets.Info) -> keras.Model:
-    """Builds the network for the classes and images of the data."""
-    name, options = models.parse(recipe.model)
-    return models.build(
-        name,
-        activation=recipe.activation,
-        num_classes=info.num_classes,
-        image_size=image_size(recipe, info),
-        num_channels=info.num_channels,
-        **options,
-    )
-
-
-def image_size(recipe: Any, info: datasets.Info) -> int:
-    """Returns the side of the network's images in pixels.
-
-    Raises:
-      ValueError: the data has no one size and none is given.
-    """
-    size = recipe.image_size or info.image_size
-    if size is None:
-        raise ValueError(
-            f"the images of {info.name} differ in size; give the side they are cut to, such as "
-            "--image_size=224"
-        )
-    return size
-
-
-def training_attack(recipe: Any) -> attacks.Attack:
-    """Makes the attack inside training.
-
-    Raises:
-      ValueError: an unknown name, or settings that PGD refuses.
-    """
-    return _named(ATTACKS, "attack", recipe.attack)(recipe)
-
-
-def _pgd(recipe):
-    names.warn_of_fraction(recipe.epsilon)
-    step_size = recipe.step_size
-    if step_size is None:
-        step_size = names.training_step_size(recipe.epsilon, recipe.attack_steps)
-    return attacks.PGD(
-        epsilon=recipe.epsilon,
-        step_size=step_size,
-        steps=recipe.attack_steps,
-        random_start=recipe.random_start and 1 - recipe.clean_start,
-        norm=recipe.norm,
-        batch_norm=recipe.attack_batch_norm,
-    )
-
-
-ATTACKS = {"pgd": _pgd, "none": lambda recipe: attacks.identity}
-
-
-def strong_attack(recipe: Any, steps: int) -> attacks.PGD:
-    """Makes the attack of validation and test, as `evaluate` makes it."""
-    return names.pgd(steps, epsilon=recipe.epsilon, norm=recipe.norm)
-
-
-def method(recipe: Any) -> methods.Method:
-    """Makes the choice of objective, trainer and gradients."""
-    return methods.make(
-        recipe.method,
-        beta=recipe.beta,
-        replays=recipe.replays,
-        awp_gamma=recipe.awp_gamma,
-        attack_gradient=recipe.attack_gradient,
-        update_gradient=recipe.update_gradient,
-    )
-
-
-def optimizer(recipe: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Makes the optimiser with its schedule.
-
-    Raises:
-      ValueError: an unknown name; boundaries that the schedule has no use for, or lacks.
-    """
-    if (recipe.schedule == "step") != bool(recipe.boundary):
-        raise ValueError(
-            f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
-            "at least one --boundary=EPOCH, the others none"
-        )
-    warmup_epochs = recipe.warmup_epochs
-    if warmup_epochs is None:
-        warmup_epochs = min(2, recipe.epochs / 4)
-    schedule = schedules.Schedule(
-        recipe.schedule,
-        peak=recipe.learning_rate,
-        num_steps=recipe.epochs * steps_per_epoch,
-        warmup_steps=math.ceil(warmup_epochs * steps_per_epoch),
-        boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
-        factor=recipe.factor,
-    )
-    return _named(OPTIMIZERS, "optimizer", recipe.optimizer)(schedule, recipe)
-
-
-def _sgd(schedule, recipe):
-    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-OPTIMIZERS = {"sgd": _sgd}
-
-
-def _named(table, kind, name):
-    if name not in table:
-        raise ValueError(f"{kind} {name!r} is unknown; use one of: {', '.join(table)}")
-    return table[name]
-
-
-def trainer(recipe: Any, info: datasets.Info, num_replicas: int) -> AdversarialTrainer:
-    """Builds the compiled trainer; call it in the scope of the strategy.
-
-    Raises:
-      ValueError: a batch that cannot be shared out, an unknown name, settings that do not fit.
-    """
-    pieces = num_replicas * recipe.gradient_accumulation
-    if recipe.batch_size % pieces:
-        raise ValueError(
-            f"a batch of {recipe.batch_size} cannot be cut into {num_replicas} replicas times "
-            f"{recipe.gradient_accumulation} accumulated pieces; make --batch_size a multiple of "
-            f"{pieces}"
-        )
-    made = method(recipe).trainer(
-        network(recipe, info),
-        training_attack(recipe),
-        batch_size=recipe.batch_size,
-        label_smoothing=recipe.label_smoothing,
-        validation_attack=strong_attack(recipe, recipe.validation_steps),
-        seed=recipe.seed,
-    )
-    made.compile(
-        optimizer(recipe, info.steps_per_epoch(recipe.batch_size)),
-        weight_decay=recipe.weight_decay,
-        activation_weight_decay=recipe.activation_weight_decay,
-        ema_decay=recipe.ema_decay,
-        gradient_accumulation=recipe.gradient_accumulation,
-        jit_compile=recipe.jit_compile,
-    )
-    return made

@@ -1,0 +1,207 @@
+"""From a recipe to the process and the parts of a run."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from sat_tf import attacks, models
+from sat_tf import data as datasets
+from sat_tf.attacks import names
+from sat_tf.runs import distribution
+from sat_tf.training import AdversarialTrainer, methods, schedules
+from sat_tf.training.recipe import Recipe
+
+
+def set_up_process(recipe: Recipe) -> None:
+    """Sets seeds, threads, precision and determinism, before TensorFlow starts."""
+    if recipe.logical_cpus > 1:
+        distribution.split_cpu(recipe.logical_cpus)
+    if recipe.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(recipe.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(recipe.threads)
+    if recipe.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(recipe.seed)
+    keras.mixed_precision.set_global_policy(recipe.precision)
+
+
+def images(recipe: Recipe, split: str, **options) -> tf.data.Dataset:
+    """Reads the batches of a part of the data set; `options` are of `data.load`."""
+    return datasets.load(
+        recipe.dataset,
+        split,
+        batch_size=recipe.batch_size,
+        image_size=recipe.image_size,
+        data_dir=recipe.data_dir,
+        seed=recipe.seed,
+        eval_resize=recipe.eval_resize,
+        max_pixels=recipe.max_pixels,
+        **options,
+    )
+
+
+def training_stream(recipe: Recipe, start_step: int) -> tf.data.Dataset:
+    """Reads the endless stream that a run goes on with, one element an optimiser step."""
+
+    def load(batch):
+        return images(recipe, "train", training=True, start_step=batch, augment=recipe.augment)
+
+    return method(recipe).batches(load, start_step)
+
+
+def check_images(recipe: Recipe, info: datasets.Info) -> None:
+    """Tries to read what a run will read.
+
+    Raises:
+      ValueError: a part of the data set has no image, or cannot be read.
+    """
+    if empty := [split for split, number in info.num_examples.items() if not number]:
+        raise ValueError(
+            f"{info.name} is too small: no image is left for {', '.join(empty)}; give it at least "
+            "20 images"
+        )
+    training_stream(recipe, 0)
+    images(recipe, "validation")
+
+
+def network(recipe: Recipe, info: datasets.Info) -> keras.Model:
+    """Builds the network for the classes and images of the data."""
+    name, options = models.parse(recipe.model)
+    return models.build(
+        name,
+        activation=recipe.activation,
+        num_classes=info.num_classes,
+        image_size=image_size(recipe, info),
+        num_channels=info.num_channels,
+        **options,
+    )
+
+
+def image_size(recipe: Recipe, info: datasets.Info) -> int:
+    """Returns the side of the network's images in pixels.
+
+    Raises:
+      ValueError: the data has no one size and none is given.
+    """
+    size = recipe.image_size or info.image_size
+    if size is None:
+        raise ValueError(
+            f"the images of {info.name} differ in size; give the side they are cut to, such as "
+            "--image_size=224"
+        )
+    return size
+
+
+def training_attack(recipe: Recipe) -> attacks.Attack:
+    """Makes the attack inside training.
+
+    Raises:
+      ValueError: an unknown name, or settings that PGD refuses.
+    """
+    return _named(ATTACKS, "attack", recipe.attack)(recipe)
+
+
+def _pgd(recipe):
+    names.warn_of_fraction(recipe.epsilon)
+    step_size = recipe.step_size
+    if step_size is None:
+        step_size = names.training_step_size(recipe.epsilon, recipe.attack_steps)
+    return attacks.PGD(
+        epsilon=recipe.epsilon,
+        step_size=step_size,
+        steps=recipe.attack_steps,
+        random_start=recipe.random_start and 1 - recipe.clean_start,
+        norm=recipe.norm,
+        batch_norm=recipe.attack_batch_norm,
+    )
+
+
+ATTACKS = {"pgd": _pgd, "none": lambda recipe: attacks.identity}
+
+
+def strong_attack(recipe: Recipe, steps: int) -> attacks.PGD:
+    """Makes the attack of validation and test, as `evaluate` makes it."""
+    return names.pgd(steps, epsilon=recipe.epsilon, norm=recipe.norm)
+
+
+def method(recipe: Recipe) -> methods.Method:
+    """Makes the choice of objective, trainer and gradients."""
+    return methods.make(
+        recipe.method,
+        beta=recipe.beta,
+        replays=recipe.replays,
+        awp_gamma=recipe.awp_gamma,
+        attack_gradient=recipe.attack_gradient,
+        update_gradient=recipe.update_gradient,
+    )
+
+
+def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Makes the optimiser with its schedule.
+
+    Raises:
+      ValueError: an unknown name; boundaries that the schedule has no use for, or lacks.
+    """
+    if (recipe.schedule == "step") != bool(recipe.boundary):
+        raise ValueError(
+            f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
+            "at least one --boundary=EPOCH, the others none"
+        )
+    warmup_epochs = recipe.warmup_epochs
+    if warmup_epochs is None:
+        warmup_epochs = min(2, recipe.epochs / 4)
+    schedule = schedules.Schedule(
+        recipe.schedule,
+        peak=recipe.learning_rate,
+        num_steps=recipe.epochs * steps_per_epoch,
+        warmup_steps=math.ceil(warmup_epochs * steps_per_epoch),
+        boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
+        factor=recipe.factor,
+    )
+    return _named(OPTIMIZERS, "optimizer", recipe.optimizer)(schedule, recipe)
+
+
+def _sgd(schedule, recipe):
+    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+OPTIMIZERS = {"sgd": _sgd}
+
+
+def _named(table, kind, name):
+    if name not in table:
+        raise ValueError(f"{kind} {name!r} is unknown; use one of: {', '.join(table)}")
+    return table[name]
+
+
+def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> AdversarialTrainer:
+    """Builds the compiled trainer; call it in the scope of the strategy.
+
+    Raises:
+      ValueError: a batch that cannot be shared out, an unknown name, settings that do not fit.
+    """
+    pieces = num_replicas * recipe.gradient_accumulation
+    if recipe.batch_size % pieces:
+        raise ValueError(
+            f"a batch of {recipe.batch_size} cannot be cut into {num_replicas} replicas times "
+            f"{recipe.gradient_accumulation} accumulated pieces; make --batch_size a multiple of "
+            f"{pieces}"
+        )
+    made = method(recipe).trainer(
+        network(recipe, info),
+        training_attack(recipe),
+        batch_size=recipe.batch_size,
+        label_smoothing=recipe.label_smoothing,
+        validation_attack=strong_attack(recipe, recipe.validation_steps),
+        seed=recipe.seed,
+    )
+    made.compile(
+        optimizer(recipe, info.steps_per_epoch(recipe.batch_size)),
+        weight_decay=recipe.weight_decay,
+        activation_weight_decay=recipe.activation_weight_decay,
+        ema_decay=recipe.ema_decay,
+        gradient_accumulation=recipe.gradient_accumulation,
+        jit_compile=recipe.jit_compile,
+    )
+    return made
