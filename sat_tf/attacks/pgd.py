@@ -109,10 +109,11 @@ class PGD:
         else:
             offset = self.epsilon * noise.unit_ball(seed, images)
         if self.random_start < 1:
-            offset *= tf.cast(self._coin(seed) < self.random_start, tf.float32)
+            offset *= tf.cast(self._uniform(seed) < self.random_start, tf.float32)
         return self.project(images + offset, images)
 
-    def _coin(self, seed):
+    def _uniform(self, seed):
+        """Draws the number in [0, 1) that decides on a random start, of the batch or each image."""
         seed = noise.fold_in(seed, 2)  # 0 and 1 are those of the offset
         if seed.shape.rank == 1:
             return tf.random.stateless_uniform([], seed)

@@ -111,6 +111,7 @@ def _pgd(recipe):
         epsilon=recipe.epsilon,
         step_size=step_size,
         steps=recipe.attack_steps,
+        # --clean_start is the probability of a start at the images themselves.
         random_start=recipe.random_start and 1 - recipe.clean_start,
         norm=recipe.norm,
         batch_norm=recipe.attack_batch_norm,
