@@ -207,6 +207,14 @@ def test_a_sweep_that_goes_on_adds_to_what_it_has_cost(network, images, labels):
     np.testing.assert_array_equal(resumed.steps, fresh.steps)
 
 
+def test_a_sweep_pays_for_what_its_slots_did(network, images):
+    right = np.argmax(network.predict(images, verbose=0), -1).astype(np.int32)
+    driver, still = runner.Runner(network, Stream((images, right), 16), 0), attack_of(epsilon=0.0)
+    sweep = finish(driver, sweep_of(still, COUNT), np.arange(COUNT) < 32)
+    # Nothing breaks, so two rounds keep all 16 slots busy to the end.
+    assert sweep.slot_steps == sweep.image_steps == 32 * still.num_steps
+
+
 @pytest.mark.parametrize("images", [1, 2, 31, 128, 129, 256, 257, 1000])
 def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
     slots = even_slots(images, 128)
