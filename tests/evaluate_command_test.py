@@ -1,7 +1,6 @@
 """Every flag of `python -m sat_tf.evaluate` reaches what it decides; the report says what is so."""
 
 import contextlib
-import functools
 import inspect
 import json
 import os
@@ -23,6 +22,7 @@ from sat_tf.attacks import PGD, autoattack, names
 from sat_tf.data import classes, selection
 from sat_tf.evaluation import settings, verdicts
 from sat_tf.runs import distribution
+from tests import programs
 
 # Values unlike the defaults, and unlike what the data set or the network would say.
 ASKED = {
@@ -62,18 +62,12 @@ ASKED = {
 def parse(monkeypatch):
     """Parses arguments as the program does, against flags of its own."""
 
-    def parsed(*arguments):
-        values = flags.FlagValues()
-        with monkeypatch.context() as patch:  # other tests define flags of these names
-            for name in (name for name in dir(flags) if name.startswith("DEFINE")):
-                define = functools.partial(getattr(flags, name), flag_values=values)
-                patch.setattr(flags, name, define)
-            own_flags.define()
-        values(["program", *arguments])
+    def parse(*arguments):
+        values = programs.parsed(own_flags.define, *arguments)
         monkeypatch.setattr(flags, "FLAGS", values)
         return values
 
-    return parsed
+    return parse
 
 
 class Report:

@@ -1,13 +1,12 @@
 """Every evaluation of a run has a report of its own, named after what was asked."""
 
-import functools
 import pathlib
 
 import pytest
-from absl import flags
 
 from flags import evaluate as own_flags
 from sat_tf.evaluation import settings, verdicts
+from tests import programs
 
 
 @pytest.fixture
@@ -18,13 +17,7 @@ def report_of(monkeypatch, tmp_path):
     pathlib.Path("runs/a/metrics.json").write_text('{"dataset": "digits", "epsilon": 32}')
 
     def parsed(*arguments):
-        values = flags.FlagValues()
-        with monkeypatch.context() as patch:  # other tests define flags of these names
-            for name in (name for name in dir(flags) if name.startswith("DEFINE")):
-                define = functools.partial(getattr(flags, name), flag_values=values)
-                patch.setattr(flags, name, define)
-            own_flags.define()
-        values(["program", *arguments])
+        values = programs.parsed(own_flags.define, *arguments)
         return str(settings.complete(values).report)
 
     return parsed

@@ -1,8 +1,10 @@
 """Programs inside the test process: their flags are global, so they leave it again."""
 
 import contextlib
+import functools
 import importlib
 
+import pytest
 from absl import flags
 
 THEMES = ("attack", "data", "method", "model", "run", "training")
@@ -27,3 +29,15 @@ def names(themes=THEMES):
     """Lists the flags of themes."""
     found = flags.FLAGS.flags_by_module_dict()
     return sorted(flag.name for theme in themes for flag in found[f"flags.{theme}"])
+
+
+def parsed(define, *arguments):
+    """Parses arguments as a program with the flags that `define` defines, into values apart."""
+    values = flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:  # other tests define flags of these names
+        for name in (name for name in dir(flags) if name.startswith("DEFINE")):
+            into = functools.partial(getattr(flags, name), flag_values=values)
+            patch.setattr(flags, name, into)
+        define()
+    values(["program", *arguments])
+    return values
