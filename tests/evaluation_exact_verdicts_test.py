@@ -185,3 +185,22 @@ def test_verdicts_on_a_network_of_two_layers_are_those_of_the_distances(shape, n
     # A local optimum may hide one image from gradients, never the other way round.
     options = {"near": near, "missed": 1, "batch_size": 14}
     assert_exact(network, images, labels, np.array(exact), norm, **options)
+
+
+def test_a_radius_of_the_curve_that_is_the_evaluations_own_counts_all_of_its_attacks():
+    weights = 0.01 * np.random.default_rng(2).normal(size=(24, 2))
+    network, images = network_of(weights, np.zeros(2)), draw((4, 2, 3), 12)
+    logits = logits_of(images, weights, np.zeros(2))
+    gap = np.abs(logits[:, 0] - logits[:, 1])
+    epsilon = float(np.median(gap) / np.abs(weights[:, 0] - weights[:, 1]).sum())
+    # The first attack cannot move; whatever falls, falls to the second.
+    attacks = [
+        PGD(epsilon=epsilon, step_size=size, steps=steps, random_start=False)
+        for size, steps in ((1e-6, 1), (2 * epsilon, 2))
+    ]
+    labels = logits.argmax(1).astype(np.int32)
+    options = Options(curve={epsilon: attacks}, batch_size=12)
+    report = evaluate(network, (images, labels), attacks, options)
+    weak, strong = (outcome.standing for outcome in report.outcomes)
+    assert weak.all() and not strong.all()
+    np.testing.assert_array_equal(report.curve[0].standing, strong)

@@ -385,3 +385,15 @@ def test_events_hold_every_accuracy_of_every_attack(report, tmp_path):
         "epsilon": [0.8, 0.5],
     }
     assert found == {f"evaluation/{k}": pytest.approx(v) for k, v in expected.items()}
+
+
+def test_the_page_begins_with_the_last_iterate_of_the_longest_pgd(report):
+    first, square = report.outcomes
+    standing = bits("1111000000")
+    longer = dataclasses.replace(
+        first, name="pgd-9", standing=standing, last_iterate=bits("1111010100")
+    )
+    report.outcomes = [first, longer, square]
+    text = page.write(report, "t")
+    figures = text[text.index('class="figures"') : text.index("<h2>Attacks")]
+    assert "<b>60.00 %</b>pgd-9, last iterate<br>" in figures and "pgd-3" not in figures

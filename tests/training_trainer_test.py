@@ -353,6 +353,31 @@ def test_the_average_keeps_in_step_with_counts_constants_and_what_nested_models_
     np.testing.assert_array_equal(loaded(images), average(images))
 
 
+class Counting(keras.layers.Layer):
+    """Counts the batches that it was trained on, as no average of real numbers could."""
+
+    def build(self, shape):
+        del shape
+        self.count = self.add_weight(
+            name="count", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+
+    def call(self, x, training=False):
+        if training:
+            self.count.assign_add(1)
+        return x
+
+
+def test_the_average_takes_over_a_count_as_it_is_after_every_step():
+    def build():
+        plain = network()
+        return keras.Model(plain.inputs, Counting(name="counting")(plain.outputs[0]), name="net")
+
+    trainer, _ = fitted(build=build, ema_decay=0.7)
+    counts = [one.get_layer("counting").count for one in (trainer.network, trainer.average)]
+    assert [int(one) for one in counts] == [4, 4]  # two epochs of two steps
+
+
 def test_a_restored_trainer_computes_with_the_restored_constants(tmp_path):
     def made(build):
         trainer = AdversarialTrainer(build(), ATTACK, seed=5)
