@@ -6,16 +6,10 @@ saves them) > outcome > report.
 
 import contextlib
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-import sat_tf
 from sat_tf import loading, quiet
 from sat_tf.evaluation import checks, outcome, plan
 from sat_tf.evaluation.options import Options
@@ -24,6 +18,7 @@ from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.runner import Runner
 from sat_tf.evaluation.store import Store
 from sat_tf.evaluation.stream import Stream
+from sat_tf.runs import workdir
 
 
 class Session:
@@ -141,17 +136,6 @@ class Session:
             "batch_size": self.options.batch_size,
             "restarts": self.options.restarts,
             "attacks_left_out": left_out,
-            "versions": versions(),
+            "versions": workdir.versions(),
         }
         return facts | {name: {**facts.get(name, {}), **more} for name, more in about.items()}
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what decides the figures."""
-    return {
-        "sat_tf": sat_tf.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
+import sat_tf
 from sat_tf.runs import atomic, sealed
 
 # What a run may be continued with a different value of: none of these changes a weight.
@@ -82,14 +83,20 @@ def read_metrics(path: pathlib.Path) -> dict:
     return sealed.read_json(file)
 
 
-def provenance() -> dict:
-    """Tells what a number was made with: versions, machine and commit."""
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides figures."""
     names = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in names},
-        },
+        "sat_tf": sat_tf.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def provenance() -> dict:
+    """Tells what a number was made with: versions, machine and commit."""
+    return {
+        "versions": versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "commit": _commit(),
     }
