@@ -160,5 +160,5 @@ def test_bad_flags_get_one_line_and_leave_nothing(tmp_path, run, flag, message):
 def test_an_epsilon_below_one_pixel_warns(tmp_path, run):
     _, _, err = run(tmp_path / "run", "--epsilon=0.03137", "--schedule=none")  # warns, then fails
     warning, error = err.splitlines()
-    assert "0.03137 pixels of 255" in warning and "write --epsilon=8" in warning
+    assert "0.03137 pixels of 255" in warning and "give 8" in warning
     assert "schedule" in error
