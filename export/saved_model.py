@@ -21,7 +21,7 @@ from absl import flags, logging
 
 from export import expectations, extras, signatures, verify
 from flags import export as own_flags
-from sat_tf import cli, loading
+from sat_tf import cli, loading, specs
 from sat_tf.runs import atomic, sealed, workdir
 
 
@@ -161,8 +161,7 @@ def last_operation(network: keras.Model, image_shape: tuple[int, int, int]) -> s
 
 def check_resize(resize: str, image_shape: tuple[int, int, int]) -> None:
     """Raises ValueError where the name is unknown or wants a square and the network has none."""
-    if resize not in signatures.RESIZES:
-        raise ValueError(f"resize {resize!r} is not one of: {', '.join(signatures.RESIZES)}")
+    specs.one_of("resize", resize, signatures.RESIZES)
     if resize != "fit" and image_shape[0] != image_shape[1]:
         raise ValueError(f"resize {resize!r} makes squares, the network takes {image_shape}: fit")
 

@@ -18,7 +18,7 @@ import keras
 from absl import flags
 
 from flags import convert as own_flags
-from sat_tf import cli, models
+from sat_tf import cli, models, specs
 from sat_tf.released.choice import Choice, choose
 from sat_tf.released.plan import Plan, Tensor, plan
 from sat_tf.released.reader import Checkpoint
@@ -54,8 +54,7 @@ def fill(network: keras.Model, checkpoint: Checkpoint, matched: Plan, channel_or
     Raises:
       ValueError: as `Plan.check` and `Checkpoint.read`, or an unknown order.
     """
-    if channel_order not in CHANNEL_ORDERS:
-        raise ValueError(f"channel_order {channel_order!r} is not one of: bgr, rgb")
+    specs.one_of("channel_order", channel_order, CHANNEL_ORDERS)
     matched.check()
     first = network.weights[0].path
     for weight in network.weights:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from sat_tf import models
+from sat_tf import models, specs
 from sat_tf.runs import sealed, workdir
 
 PREPROCESSINGS = ("none", "tf", "torch", "caffe")
@@ -215,10 +215,7 @@ def adapt(network: Any, input_range: Sequence[float] | None = None, preprocessin
     Raises:
       ValueError: both at once, an unknown name, or a range that is not two rising numbers.
     """
-    if preprocessing not in PREPROCESSINGS:
-        raise ValueError(
-            f"preprocessing {preprocessing!r} is unknown; use one of: {', '.join(PREPROCESSINGS)}"
-        )
+    specs.one_of("preprocessing", preprocessing, PREPROCESSINGS)
     if input_range is not None and preprocessing != "none":
         raise ValueError("give an input range or a preprocessing, not both")
     if preprocessing != "none":

@@ -131,7 +131,7 @@ def test_pictures_become_what_the_evaluation_of_imagenet_makes_of_them(tmp_path,
 
 
 def test_an_unknown_resize_and_one_that_makes_squares_are_refused(network, tmp_path):
-    with pytest.raises(ValueError, match="'stretch' is not one of: fit, center_crop"):
+    with pytest.raises(ValueError, match="resize is 'stretch'; use one of: fit, center_crop"):
         saved_model.export(network, tmp_path, resize="stretch")
     with pytest.raises(ValueError, match="makes squares"):
         saved_model.export(network, tmp_path, resize="center_crop")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import keras
 
+from sat_tf import specs
+
 ACTIONS = ("warn", "stop", "raise")
 
 
@@ -37,8 +39,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         self, action: str = "warn", *, tolerance: float = 0.5, history: Sequence[dict] = ()
     ):
         super().__init__()
-        if action not in ACTIONS:
-            raise ValueError(f"action {action!r} is unknown; use one of: {', '.join(ACTIONS)}")
+        specs.one_of("action", action, ACTIONS)
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance is {tolerance}; give a share between 0 and 1")
         self.action, self.tolerance = action, tolerance
