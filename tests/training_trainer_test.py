@@ -39,11 +39,13 @@ def dataset():
     return tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
 
 
-def fitted(strategy="one_device", attack=ATTACK, epochs=2, build=network, **options):
+def fitted(strategy="one_device", attack=ATTACK, epochs=2, build=network, callbacks=(), **options):
     with distribution.strategy(strategy).scope():
         trainer = AdversarialTrainer(build(), attack, seed=5)
         trainer.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9), **options)
-    history = trainer.fit(dataset(), epochs=epochs, shuffle=False, verbose=0)
+    history = trainer.fit(
+        dataset(), epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
+    )
     return trainer, history.history
 
 
@@ -73,9 +75,15 @@ def test_a_step_is_perturb_then_descend_on_the_mean_over_the_batch():
     assert_close(weights(trainer.network), weights(by_hand))
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """A fit of the whole batch on one device, and its logs."""
+    return fitted(ema_decay=0.5, weight_decay=0.01)
+
+
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_two_replicas_and_accumulation_give_the_weights_of_one_joined_batch(pieces):
-    alone, alone_logs = fitted(ema_decay=0.5, weight_decay=0.01)
+def test_two_replicas_and_accumulation_give_the_weights_of_one_joined_batch(one_device, pieces):
+    alone, alone_logs = one_device
     joined, joined_logs = fitted(
         "mirrored", ema_decay=0.5, weight_decay=0.01, gradient_accumulation=pieces
     )
@@ -85,8 +93,9 @@ def test_two_replicas_and_accumulation_give_the_weights_of_one_joined_batch(piec
         np.testing.assert_allclose(joined_logs[name], alone_logs[name], atol=1e-5)
 
 
-def test_accumulation_equals_the_whole_batch():
-    assert_close(weights(fitted(gradient_accumulation=4)[0].network), weights(fitted()[0].network))
+def test_accumulation_equals_the_whole_batch(one_device):
+    pieces, _ = fitted(ema_decay=0.5, weight_decay=0.01, gradient_accumulation=4)
+    assert_close(weights(pieces.network), weights(one_device[0].network))
 
 
 def test_replicas_draw_different_noise():
@@ -406,15 +415,14 @@ def test_the_average_of_the_statistics_is_right_on_two_replicas():
     def build():
         return network(batch_norm=True)
 
-    start = weights(build())
-    trainer, _ = fitted("mirrored", epochs=1, build=build, ema_decay=0.8)
-    # Two steps; the first one's weights are those of a run of one step.
+    start, between = weights(build()), []
     with distribution.strategy("mirrored").scope():
-        first = AdversarialTrainer(build(), ATTACK, seed=5)
-        first.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9))
-    first.fit(dataset().take(1), shuffle=False, verbose=0)
-    after = (start, weights(first.network), weights(trainer.network))
-    expected = [0.64 * a + 0.16 * b + 0.2 * c for a, b, c in zip(*after, strict=True)]
+        trainer = AdversarialTrainer(build(), ATTACK, seed=5)
+        trainer.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9), ema_decay=0.8)
+    for step in range(2):
+        trainer.fit(dataset().skip(step).take(1), shuffle=False, verbose=0)
+        between.append(weights(trainer.network))
+    expected = [0.64 * a + 0.16 * b + 0.2 * c for a, b, c in zip(start, *between, strict=True)]
     assert_close(weights(trainer.average), expected, atol=1e-4)
 
 
@@ -425,11 +433,16 @@ def test_restored_state_goes_on_as_if_it_had_never_stopped():
     def build():
         return network(batch_norm=True, dropout=True)
 
-    whole, _ = fitted(epochs=4, build=build, **options)
-    first, _ = fitted(epochs=2, build=build, **options)
+    class Halfway(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                self.state = [variable.numpy() for variable in self.model.state]
+
+    halfway = Halfway()
+    whole, _ = fitted(epochs=4, build=build, callbacks=[halfway], **options)
     second, _ = fitted(epochs=1, build=build, **options)
-    for target, source in zip(second.state, first.state, strict=True):
-        target.assign(source.numpy())
+    for target, source in zip(second.state, halfway.state, strict=True):
+        target.assign(source)
     second.fit(dataset(), epochs=2, shuffle=False, verbose=0)
     for a, b in zip(whole.state, second.state, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
