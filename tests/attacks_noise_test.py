@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from sat_tf.attacks import PGD, noise
 from sat_tf.attacks.divergence import DivergencePGD
+from sat_tf.attacks.pgd_restarts import RestartedPGD
+from sat_tf.attacks.square import Square
 
 COUNT = 1000
 
@@ -103,3 +105,21 @@ def test_starts_lie_in_the_pixel_range_and_differ_from_image_to_image(norm):
                 start[:, 1] == 255
             ).any()  # projected, not left out
             assert len(np.unique(start[:, 2])) == 40
+
+
+def test_a_stepped_attack_of_one_seed_gives_every_image_its_own_points():
+    weights = tf.random.stateless_normal([12, 3], [7, 8], stddev=1e-5)
+    images, labels = tf.fill([6, 2, 2, 3], 128.0), tf.zeros([6], tf.int32)
+
+    def never_wrong(images, training=False):
+        del training
+        return tf.reshape(images, [-1, 12]) @ weights + [9.0, 0.0, 0.0]
+
+    for attack in (
+        RestartedPGD(epsilon=20, step_size=0.5, steps=1, restarts=2),
+        Square(epsilon=20, queries=2),
+    ):
+        points = attack(never_wrong, images, labels, tf.constant([1, 2])).numpy()
+        assert len(np.unique(points.reshape(6, -1), axis=0)) == 6, attack.name
+        again = attack(never_wrong, images, labels, tf.constant([1, 2])).numpy()
+        np.testing.assert_array_equal(points, again)

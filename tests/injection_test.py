@@ -278,6 +278,18 @@ def test_frozen_layers_and_precision_stay_as_they_were():
 
 
 @pytest.mark.parametrize("spec", ["smoothrelu", "pssilu"])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_trained_scalars_are_float32_where_a_layer_computes_in_half_precision(spec, kind):
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, activation="relu", dtype=f"mixed_{kind}", name="fused")(inputs)
+    x = layers.Activation("relu", dtype=f"mixed_{kind}", name="own")(x)
+    injected = inject(keras.Model(inputs, layers.Dense(2, dtype="float32")(x)), spec)
+    scalars = [w for w in injected.trainable_weights if spec in w.path]
+    assert scalars and {w.dtype for w in scalars} == {"float32"}
+    assert {layer.compute_dtype for layer in injected.layers[2:-1]} == {kind}
+
+
+@pytest.mark.parametrize("spec", ["smoothrelu", "pssilu"])
 def test_trained_scalars_are_frozen_where_the_network_was(spec):
     inputs = keras.Input((4,))  # an operation is frozen with its model alone
     operation = keras.Model(inputs, layers.Dense(2)(ops.relu(inputs)))
