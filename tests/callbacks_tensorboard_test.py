@@ -147,7 +147,9 @@ def test_after_a_resume_tensorboard_shows_every_step_once(tmp_path):
     def board():
         images, labels = next(iter(dataset()))
         grid = PictureGrid(images[:1], labels[:1], lower)
-        return TensorBoard(tmp_path, batch_size=BATCH, every_steps=1, pictures=grid)
+        return TensorBoard(
+            tmp_path, batch_size=BATCH, every_steps=1, pictures=grid, settings={"epsilon": 8.0}
+        )
 
     fit(compiled(), [board()], epochs=3)
     resumed = compiled()
@@ -165,6 +167,7 @@ def test_after_a_resume_tensorboard_shows_every_step_once(tmp_path):
             assert [event.step for event in reader.Tensors(tag)] == list(steps), tag
     last = events(tmp_path / "train")["step/loss"][-1]
     assert last == (8, np.float32(records.batches[-1]))
+    assert len(events(tmp_path)["flags"]) == 1  # a run has one row in the table of settings
 
 
 def test_an_epoch_is_on_disk_when_the_next_callback_runs(tmp_path):
