@@ -72,6 +72,32 @@ def test_nothing_readable_is_an_error_not_a_fresh_start(tmp_path):
         checkpoints.restore(tmp_path, state())
 
 
+def test_what_was_made_a_second_time_in_a_process_takes_the_state_of_the_first(tmp_path):
+    def made(scale):
+        network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        optimizer.build(network.trainable_variables)
+        variables = [*network.variables, *optimizer.variables]
+        for variable in variables:
+            variable.assign(np.full(variable.shape, scale))
+        return variables
+
+    first, second = made(1.0), made(2.0)
+    assert {one.path for one in first}.isdisjoint(one.path for one in second)  # as Keras counts
+    path = checkpoints.save(tmp_path, 3, first, {})
+    assert checkpoints.restore(tmp_path, second) == (3, {})
+    assert all(np.all(np.asarray(variable) == 1) for variable in second)
+    with np.load(path) as file:
+        arrays = dict(file)
+    for index, variable in enumerate(first):  # as files of before had it, counters and all
+        (name,) = (name for name in arrays if name.startswith(f"{index:05d}:"))
+        arrays[f"{index:05d}:{variable.path}"] = arrays.pop(name)
+    np.savez(path, **arrays)
+    third = made(4.0)
+    assert checkpoints.restore(tmp_path, third) == (3, {})
+    assert all(np.all(np.asarray(variable) == 1) for variable in third)
+
+
 def test_another_network_is_refused(tmp_path):
     checkpoints.save(tmp_path, 1, state(), {})
     with pytest.raises(ValueError, match="shape"):

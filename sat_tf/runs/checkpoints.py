@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ import numpy as np
 from sat_tf.runs import atomic, sealed
 
 _RECORD = "record.json"
+# Keras counts what a process has made: its second SGD is "sgd_1", whatever else is the same.
+_COUNTER = re.compile(r"_\d+(?=[/_])")
 
 
 def save(
@@ -18,8 +21,9 @@ def save(
 ) -> pathlib.Path:
     """Writes `step_<step>.npz`, then removes all but the newest `keep` files.
 
-    An array a variable, named by position and path, and a JSON record. The file carries its
-    SHA-256 (see `sealed`), so damage is noticed when it is read. Nothing is pickled.
+    An array a variable, named by position and path without Keras's counters, and a JSON record. The
+    file carries its SHA-256 (see `sealed`), so damage is noticed when it is read. Nothing is
+    pickled.
 
     Args:
       directory: made if it is missing.
@@ -107,6 +111,7 @@ def _read(path):
 
 def _assign(path, arrays, state):
     expected = {_key(i, variable): variable for i, variable in enumerate(state)}
+    arrays = {_COUNTER.sub("", name): array for name, array in arrays.items()}  # of older files
     if arrays.keys() != expected.keys():
         odd = sorted(arrays.keys() ^ expected.keys())
         raise ValueError(
@@ -123,7 +128,7 @@ def _assign(path, arrays, state):
 
 
 def _key(index, variable):
-    return f"{index:05d}:{variable.path}"
+    return f"{index:05d}:{_COUNTER.sub('', variable.path)}"
 
 
 def _value(variable):
