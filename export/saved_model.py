@@ -19,10 +19,12 @@ import numpy as np
 import tensorflow as tf
 from absl import flags, logging
 
-from export import expectations, extras, signatures, verify
+from export import expectations, extras, signatures, verify, warmup
 from flags import export as own_flags
 from sat_tf import cli, loading, specs
 from sat_tf.runs import atomic, sealed, workdir
+
+BATCH_SIZES = (1, 8, 64)
 
 
 def export(
@@ -78,6 +80,7 @@ def export(
         _save(servable, partial, options)
         facts = {"resize": resize, "training": training or {}}
         extras.write(partial / "assets.extra", network, class_names, facts)
+        warmup.write(partial / "assets.extra", directory.resolve().name, image_shape, BATCH_SIZES)
         expectations.write(partial, network, image_shape, resize)
         sealed.write_sums(partial)
         if verified:
