@@ -9,6 +9,7 @@ from sat_tf import activations
 from sat_tf.injection.kinds import fused_activation, own_activation
 from sat_tf.injection.layer_state import copy_state
 from sat_tf.injection.sites import is_graph, operations, sites
+from sat_tf.models.batch_norm import BatchNormalization
 
 Activation = str | Callable[[str], keras.layers.Layer]
 
@@ -53,7 +54,7 @@ def inject(
     return injected
 
 
-def copy(model: keras.Model) -> keras.Model:
+def copy(model: keras.Model, *, fused_batch_norm: bool = False) -> keras.Model:
     """Makes the same network once more, with variables of its own.
 
     Unlike `keras.models.clone_model` it keeps what layers know beside their weights, and what is
@@ -61,8 +62,10 @@ def copy(model: keras.Model) -> keras.Model:
 
     Args:
       model: a built model; one whose graph cannot be seen is made from its configuration.
+      fused_batch_norm: whether Keras's `BatchNormalization` becomes `models.BatchNormalization`,
+        which is the same and trains faster; in nested models too, as far as their graphs are seen.
     """
-    rebuilding = _Rebuilding(None, share_weights=False)
+    rebuilding = _Rebuilding(None, share_weights=False, fused_batch_norm=fused_batch_norm)
     made = rebuilding.model(model)
     rebuilding.copy_state()
     return made
@@ -88,10 +91,17 @@ class _Rebuilding:
     Args:
       make: makes an activation from a site's name; None keeps those that are there.
       share_weights: uses the old layers wherever they stay as they are.
+      fused_batch_norm: rebuilds Keras's batch norm as ours.
     """
 
-    def __init__(self, make: Callable[[str], keras.layers.Layer] | None, share_weights: bool):
+    def __init__(
+        self,
+        make: Callable[[str], keras.layers.Layer] | None,
+        share_weights: bool,
+        fused_batch_norm: bool = False,
+    ):
         self.make = make
+        self.fused_batch_norm = fused_batch_norm
         self.share = share_weights
         self.rebuilt = {}  # id(old operation) -> (old, new): holding the old keeps its id taken
         self.following = {}  # id(new host) -> the activation that follows it
@@ -191,6 +201,8 @@ class _Rebuilding:
 
     def _again(self, operation):
         config = operation.get_config()
+        if self.fused_batch_norm and type(operation) is keras.layers.BatchNormalization:
+            return BatchNormalization.from_config(config)
         if not isinstance(operation, activations.PSSiLU):
             return type(operation).from_config(config)
         if id(operation.pair) in self.pairs:

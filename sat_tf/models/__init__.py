@@ -10,10 +10,13 @@ import keras
 
 from sat_tf import specs
 from sat_tf.models import cifar, efficientnet, resnet
+from sat_tf.models.batch_norm import BatchNormalization
 from sat_tf.models.layers import Activation, activation_sites
 
 _BODIES = {**cifar.NETWORKS, **resnet.NETWORKS, **efficientnet.NETWORKS}
 NAMES = tuple(_BODIES)
+
+__all__ = ["NAMES", "Activation", "BatchNormalization", "build", "num_parameters", "parse"]
 
 
 def build(

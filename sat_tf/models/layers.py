@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from sat_tf import activations
+from sat_tf.models.batch_norm import BatchNormalization
 
 Activation = str | Callable[[str], keras.layers.Layer]
 Activate = Callable[[keras.KerasTensor, str], keras.KerasTensor]
@@ -66,7 +67,7 @@ def batch_norm(x: keras.KerasTensor, *, name: str, zero_gamma: bool = False) -> 
       zero_gamma: starts the scale at 0, so that a residual block begins as the identity
           (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
     """
-    return keras.layers.BatchNormalization(
+    return BatchNormalization(
         momentum=0.9,
         epsilon=1e-5,
         gamma_initializer="zeros" if zero_gamma else "ones",
