@@ -1,6 +1,7 @@
 """What every main shares: flags in, one line out when something is wrong."""
 
 import difflib
+import functools
 import os
 import pathlib
 import re
@@ -10,33 +11,25 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tensorflow as tf
 from absl import app, flags, logging
 
 from sat_tf import help, quiet
 from sat_tf.runs import Interrupted, sealed
 
-# Anything else is a defect of ours and keeps its traceback.
-_USER_ERRORS = (
-    ValueError,
-    OSError,
-    FloatingPointError,
-    tf.errors.ResourceExhaustedError,
-    tf.errors.NotFoundError,
-    tf.errors.DataLossError,
-)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
 
 flags.disclaim_key_flags()  # what `run` defines belongs to the program, so --help shows it
 
 
-def run(main: Callable[[], Any], *themes: types.ModuleType) -> None:
+def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = False) -> None:
     """Defines and parses the flags, runs `main` and exits.
 
     Args:
       main: the program.
       themes: modules of `flags`, in the order in which `--help` shows them.
+      operands: whether `main` takes a list of what stands beside the flags, such as files;
+        otherwise nothing may stand there.
 
     Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
     interrupted run gives one line and 128 + the signal's number, as shells do. Help is status 0.
@@ -46,7 +39,10 @@ def run(main: Callable[[], Any], *themes: types.ModuleType) -> None:
     for theme in themes:
         theme.define()
         flags.adopt_module_key_flags(theme)
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(
+        lambda argv: _guarded(functools.partial(main, argv[1:]) if operands else main),
+        flags_parser=functools.partial(_parse, operands=operands),
+    )
 
 
 def expanded(
@@ -85,10 +81,12 @@ def expanded(
     return found
 
 
-def _parse(argv):
+def _parse(argv, operands=False):
     if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
         print(help.text(sys.modules["__main__"].__doc__))
         sys.exit(0)
+    if operands:
+        flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind them
     try:
         rest = flags.FLAGS(expanded(argv))
     except flags.UnrecognizedFlagError as error:
@@ -99,7 +97,7 @@ def _parse(argv):
         _leave(error, 2)
     except SystemExit:
         sys.exit(0)  # with help, after which absl exits with 1
-    if len(rest) > 1:
+    if len(rest) > 1 and not operands:
         _leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
     return rest
 
@@ -122,23 +120,41 @@ def _guarded(main):
         _end(stop, 128 + stop.signal_number)
     except KeyboardInterrupt:
         _end("stopped by SIGINT", 128 + signal.SIGINT)
-    except _USER_ERRORS as error:
-        _end(error, 2)
-    except tf.errors.InvalidArgumentError as error:
-        # What the graph of the input pipeline refuses (see `data.crops`), it says in an assertion.
-        refused = re.search(r"assertion failed: (\[.*\])", str(error))
-        if not refused:
-            raise
-        _end(re.sub(r"[\[\]]", "", refused[1]), 2)
+    except Exception as error:
+        if (said := _for_user(error)) is None:
+            raise  # a defect of ours keeps its traceback
+        _end(said, 2)
     _end(None, 0)
 
 
+def _for_user(error):
+    """Returns what to say of an error that its user can mend, None of any other."""
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return error
+    tf = sys.modules.get("tensorflow")  # which a client of a server does without
+    if tf is None:
+        return None
+    mended = (
+        tf.errors.ResourceExhaustedError,
+        tf.errors.NotFoundError,
+        tf.errors.DataLossError,
+    )
+    if isinstance(error, mended):
+        return error
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        # What the graph of the input pipeline refuses (see `data.crops`), it says in an assertion.
+        refused = re.search(r"assertion failed: (\[.*\])", str(error))
+        return refused and re.sub(r"[\[\]]", "", refused[1])
+    return None
+
+
 def _leave(message, status):
-    _say(message)
+    say(message)
     sys.exit(status)
 
 
-def _say(message):
+def say(message: object) -> None:
+    """Writes one line on stderr that begins with the program's name."""
     line = " ".join(_COLOUR.sub("", str(message)).split())
     print(f"{quiet.program(sys.orig_argv)}: {line}", file=sys.stderr)
 
@@ -146,7 +162,7 @@ def _say(message):
 def _end(message, status):
     """Ends the process; what it had to keep is on the disk."""
     if message is not None:
-        _say(message)
+        say(message)
     if "TF_CONFIG" in os.environ:  # other workers expect TensorFlow to take its leave
         sys.exit(status)
     # Python would drop the input pipelines first, and TensorFlow can take 40 seconds over one.

@@ -120,6 +120,17 @@ def test_an_argument_that_is_no_flag_is_refused(parse):
     )
 
 
+def test_operands_stand_before_and_behind_flags_where_a_program_takes_them(parse, monkeypatch):
+    rest = cli._parse(["program", "a.jpg", "--epsilon=4", "b.jpg", "--", "--c.jpg"], operands=True)
+    assert (rest[1:], cli.flags.FLAGS.epsilon) == (["a.jpg", "b.jpg", "--c.jpg"], 4.0)
+    taken = []
+    monkeypatch.setattr(cli, "_end", lambda said, status: None)
+    monkeypatch.setattr(cli, "_guarded", lambda main: main())
+    monkeypatch.setattr(cli.app, "run", lambda main, flags_parser: main(["program", "a.jpg"]))
+    cli.run(taken.append, operands=True)
+    assert taken == [["a.jpg"]]
+
+
 @pytest.mark.parametrize(
     ("command", "first", "name"),
     [
