@@ -23,7 +23,7 @@ def network():
 
 def test_a_wrong_number_of_names_is_refused(network, tmp_path):
     with pytest.raises(ValueError, match="2 class names came for a network of 3 classes"):
-        saved_model.export(network, tmp_path, class_names=["a", "b"])
+        saved_model.export(network, tmp_path, saved_model.Options(class_names=["a", "b"]))
 
 
 def given(**values):

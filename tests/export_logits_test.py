@@ -6,7 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from export import saved_model
+from export import checks, saved_model
 from tests.served import ending
 
 
@@ -82,4 +82,4 @@ def test_answers_that_are_no_logits_are_refused(tmp_path, make, words):
 @pytest.mark.parametrize("end", [None, keras.ops.log_softmax, lambda x: 0 * x, lambda x: 0.01 * x])
 def test_logits_of_every_size_are_taken(end):
     network = ending(3, end)
-    saved_model.check_answers(network, (4, 4, 3))  # log-probabilities are logits, too
+    checks.check_answers(network, (4, 4, 3))  # log-probabilities are logits, too

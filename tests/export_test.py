@@ -28,7 +28,9 @@ def version(network, tmp_path_factory):
     """A version that the fresh process has verified."""
     training = {"epsilon": 4.0, "norm": "linf"}
     directory = tmp_path_factory.mktemp("serving") / "tiny"
-    return saved_model.export(network, directory, class_names=NAMES, training=training)
+    return saved_model.export(
+        network, directory, saved_model.Options(class_names=NAMES, training=training)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_grey_and_transparent_pictures_become_rgb(network, loaded):
 
 def test_a_network_of_grey_images_answers_colour_pictures(tmp_path):
     network = make_network(channels=1)
-    version = saved_model.export(network, tmp_path, verified=False)
+    version = saved_model.export(network, tmp_path, saved_model.Options(verified=False))
     answer = tf.saved_model.load(version)
     rgb = random_pixels(2)
     answers = answer.signatures[signatures.ENCODED](
@@ -90,7 +92,9 @@ def test_a_network_of_grey_images_answers_colour_pictures(tmp_path):
 
 
 def test_a_network_of_other_channels_has_no_signature_for_pictures(tmp_path):
-    version = saved_model.export(make_network(channels=2), tmp_path, verified=False)
+    version = saved_model.export(
+        make_network(channels=2), tmp_path, saved_model.Options(verified=False)
+    )
     found = set(tf.saved_model.load(version).signatures)
     assert found == {signatures.FLOAT, signatures.UINT8}
 
@@ -117,7 +121,9 @@ def test_other_sizes_are_cropped_in_the_centre_and_resized_as_pillow_does(size):
 def test_pictures_become_what_the_evaluation_of_imagenet_makes_of_them(tmp_path, monkeypatch):
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, keras.layers.Flatten()(inputs))
-    version = saved_model.export(network, tmp_path, resize="center_crop", verified=False)
+    version = saved_model.export(
+        network, tmp_path, saved_model.Options(resize="center_crop", verified=False)
+    )
     monkeypatch.setattr(verify, "ABSENT", ())  # a process of its own has verified `version`
     verify.check(version)
     answer = tf.saved_model.load(version)
@@ -132,9 +138,9 @@ def test_pictures_become_what_the_evaluation_of_imagenet_makes_of_them(tmp_path,
 
 def test_an_unknown_resize_and_one_that_makes_squares_are_refused(network, tmp_path):
     with pytest.raises(ValueError, match="resize is 'stretch'; use one of: fit, center_crop"):
-        saved_model.export(network, tmp_path, resize="stretch")
+        saved_model.export(network, tmp_path, saved_model.Options(resize="stretch"))
     with pytest.raises(ValueError, match="makes squares"):
-        saved_model.export(network, tmp_path, resize="center_crop")
+        saved_model.export(network, tmp_path, saved_model.Options(resize="center_crop"))
 
 
 def test_a_damaged_picture_is_refused_and_the_next_one_is_answered(loaded):
@@ -180,7 +186,7 @@ def test_labels_and_metadata_travel_along(network, loaded, version):
 
 def test_a_network_of_mixed_precision_is_float32_outside(tmp_path, monkeypatch):
     network = make_network(dtype="mixed_bfloat16")
-    version = saved_model.export(network, tmp_path, verified=False)
+    version = saved_model.export(network, tmp_path, saved_model.Options(verified=False))
     monkeypatch.setattr(verify, "ABSENT", ())
     verify.check(version)
     pixels = random_pixels(2)
@@ -195,15 +201,18 @@ def test_versions_count_up_and_none_is_overwritten(network, tmp_path, monkeypatc
     monkeypatch.setattr(tf.saved_model, "save", lambda servable, path, *_: os.mkdir(path))
     (tmp_path / "9").mkdir()
     (tmp_path / "notes").mkdir()
-    assert saved_model.export(network, tmp_path, verified=False).name == "10"
-    assert saved_model.export(network, tmp_path, verified=False).name == "11"
-    assert saved_model.export(network, tmp_path, version=3, verified=False).name == "3"
+    assert saved_model.export(network, tmp_path, saved_model.Options(verified=False)).name == "10"
+    assert saved_model.export(network, tmp_path, saved_model.Options(verified=False)).name == "11"
+    assert (
+        saved_model.export(network, tmp_path, saved_model.Options(version=3, verified=False)).name
+        == "3"
+    )
     before = (tmp_path / "3" / "assets.extra" / "metadata.json").stat()
     with pytest.raises(ValueError, match="exists and is never overwritten"):
-        saved_model.export(network, tmp_path, version=3, verified=False)
+        saved_model.export(network, tmp_path, saved_model.Options(version=3, verified=False))
     assert (tmp_path / "3" / "assets.extra" / "metadata.json").stat() == before
     with pytest.raises(ValueError, match="version is 0"):
-        saved_model.export(network, tmp_path, version=0)
+        saved_model.export(network, tmp_path, saved_model.Options(version=0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "11", "3", "9", "notes"]
 
 
@@ -263,7 +272,7 @@ def test_a_version_that_answers_otherwise_is_refused(tmp_path):
 )
 def test_verification_looks_at_every_answer(network, tmp_path, monkeypatch, function, wrong, words):
     monkeypatch.setattr(tf.nn if "." in function else tf, function.split(".")[-1], wrong)
-    version = saved_model.export(network, tmp_path, verified=False)
+    version = saved_model.export(network, tmp_path, saved_model.Options(verified=False))
     monkeypatch.undo()
     with pytest.raises(ValueError, match=words):
         verify.check(version)

@@ -18,7 +18,9 @@ from tests.served import HEIGHT, NAMES, WIDTH, make_network
 def version(tmp_path_factory):
     keras.utils.set_random_seed(0)
     directory = tmp_path_factory.mktemp("serving") / "tiny"
-    return saved_model.export(make_network(), directory, class_names=NAMES, verified=False)
+    return saved_model.export(
+        make_network(), directory, saved_model.Options(class_names=NAMES, verified=False)
+    )
 
 
 def requests_of(version):

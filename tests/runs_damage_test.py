@@ -92,7 +92,9 @@ class Network:
 class Served:
     def __init__(self, folder):
         self.folder = folder
-        target = saved_model.export(a_network(), folder, class_names=list("abc"), verified=False)
+        target = saved_model.export(
+            a_network(), folder, saved_model.Options(class_names=list("abc"), verified=False)
+        )
         self.files = sorted(file for file in target.rglob("*") if file.is_file())
 
     def read(self):
