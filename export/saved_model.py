@@ -153,5 +153,10 @@ def main() -> None:
     print(f"look at it: saved_model_cli show --dir {target} --all")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the program with the flags of the command line."""
     cli.run(main, own_flags)
+
+
+if __name__ == "__main__":
+    command()

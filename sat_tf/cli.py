@@ -19,9 +19,6 @@ from sat_tf.runs import Interrupted, sealed
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
 
-flags.disclaim_key_flags()  # what `run` defines belongs to the program, so --help shows it
-
-
 def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = False) -> None:
     """Defines and parses the flags, runs `main` and exits.
 
@@ -36,12 +33,15 @@ def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = Fa
     The process ends at once then, without waiting for threads; what `main` returns lives so long.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the start had one of its own
+    if not getattr(sys.flags, "safe_path", False):  # which Python 3.10 does not know
+        sys.path.insert(0, "")  # of module:callable; a command lacks what `python -m` puts there
     for theme in themes:
         theme.define()
-        flags.adopt_module_key_flags(theme)
+        for flag in flags.FLAGS.get_key_flags_for_module(theme):  # so --help shows them
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(
         lambda argv: _guarded(functools.partial(main, argv[1:]) if operands else main),
-        flags_parser=functools.partial(_parse, operands=operands),
+        flags_parser=functools.partial(_parse, main=main, operands=operands),
     )
 
 
@@ -81,9 +81,9 @@ def expanded(
     return found
 
 
-def _parse(argv, operands=False):
+def _parse(argv, main=None, operands=False):
     if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
-        print(help.text(sys.modules["__main__"].__doc__))
+        print(help.text(sys.modules[main.__module__].__doc__))
         sys.exit(0)
     if operands:
         flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind them

@@ -171,5 +171,10 @@ def _account(choice):
     )
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the program with the flags of the command line."""
     cli.run(main, own_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -123,10 +123,7 @@ def _about(settings):
 
 
 def _own_flags():
-    by_module = flags.FLAGS.flags_by_module_dict()
-    ours = [
-        flag for name, found in by_module.items() if name.startswith("flags.") for flag in found
-    ]
+    ours = flags.FLAGS.flags_by_module_dict()[own_flags.__name__]
     return sorted(flag.name for flag in ours)
 
 
@@ -152,5 +149,10 @@ def _stop(number, frame):
     raise Interrupted("stopped; the same command continues", number)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the program with the flags of the command line."""
     cli.run(main, own_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from sat_tf import quiet
+
 _WIDTH = 80
 
 
@@ -28,7 +30,9 @@ def text(description: str) -> str:
 
 def _description(text):
     """Fills the paragraphs; an indented example goes on after a backslash, so it can be pasted."""
-    lines = []
+    lines, program = [], quiet.program(sys.orig_argv)
+    if program in quiet.COMMANDS:  # the examples are written for `python -m`
+        text = re.sub(r"^( +)python -m \S+", rf"\g<1>{program}", text, flags=re.MULTILINE)
     for paragraph in text.strip().split("\n\n"):
         if paragraph.startswith(" "):
             for example in paragraph.splitlines():

@@ -7,6 +7,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+# What an installation puts on the path, and the program that each starts.
+COMMANDS = {
+    "sat-train": "sat_tf.train",
+    "sat-evaluate": "sat_tf.evaluate",
+    "sat-convert": "sat_tf.convert",
+    "sat-export": "sat_tf.export.saved_model",
+}
 _ERASE = "\r\x1b[K"
 
 
@@ -35,7 +42,8 @@ def start(command: Sequence[str]) -> None:
 def program(command: Sequence[str]) -> str:
     """Returns what a program is called before its messages, as it was started.
 
-    "sat_tf.train" of `python -m sat_tf.train`, "mine.py" of `python mine.py` or `./mine.py`.
+    "sat_tf.train" of `python -m sat_tf.train`, "sat-train" of that command, "mine.py" of
+    `python mine.py` or `./mine.py`.
 
     Args:
       command: the whole command line, as `sys.orig_argv`.

@@ -114,5 +114,10 @@ def test(recipe: Recipe, info: datasets.Info, path: pathlib.Path) -> None:
     )
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the program with the flags of the command line."""
     cli.run(train, model, data, attack, method, training, run)  # in the order of --help
+
+
+if __name__ == "__main__":
+    command()

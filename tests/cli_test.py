@@ -136,6 +136,7 @@ def test_operands_stand_before_and_behind_flags_where_a_program_takes_them(parse
     [
         ("python -X dev -m sat_tf.train --epochs=1", "/code/sat_tf/train.py", "sat_tf.train"),
         ("python -m sat_tf.train", "-m", "sat_tf.train"),  # while its package is imported
+        ("python bin/sat-train --epochs=1", "bin/sat-train", "sat-train"),
         ("python bin/mine.py --epochs=1", "bin/mine.py", "mine.py"),
         ("python bin/mine.py -m other", "bin/mine.py", "mine.py"),
     ],
@@ -286,6 +287,40 @@ def test_help_fits_eighty_columns_and_its_examples_can_be_pasted(monkeypatch):
         ["python", "-m", "program"],
     ]
     assert "text, repeatable; default relu, swish, " in shown and "[" not in shown
+
+
+def test_the_examples_of_help_begin_with_the_command_that_was_given(monkeypatch):
+    monkeypatch.setattr(cli.flags, "FLAGS", flags.FlagValues())
+    about = "As `python -m sat_tf.train`:\n\n    python -m sat_tf.train --epochs=1\n"
+    monkeypatch.setattr(sys, "argv", ["bin/sat-train"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "bin/sat-train", "--help"])
+    first, example, *_ = help.text(about).split("\n\n")
+    assert (first, example) == ("As `python -m sat_tf.train`:", "    sat-train --epochs=1")
+
+
+# As pip's script does it, whose own folder is on the path in place of the current one.
+COMMAND = """
+import os, sys
+os.chdir({folder!r})
+sys.path[sys.path.index("")] = {root!r}
+sys.argv, sys.orig_argv = ["bin/sat-train", {flag!r}], ["python", "bin/sat-train", {flag!r}]
+from sat_tf.train import command
+command()
+"""
+
+
+def test_a_command_is_the_program_and_finds_modules_of_the_current_folder(tmp_path, forked):
+    (tmp_path / "mine.py").write_text("def soft(x):\n    return None\n")
+
+    def run(flag):
+        return forked.run("-c", COMMAND.format(folder=str(tmp_path), root=str(ROOT), flag=flag))
+
+    status, _, error = run("--activation=mine:soft")
+    assert (status, error.count("\n")) == (2, 1), error
+    assert error.startswith("sat-train: ") and "got NoneType" in error
+    outputs = [run("--help")[1], forked.run("sat_tf.train", "--help")[1]]
+    themes = [shown.partition("\n\nWhich")[2] for shown in outputs]
+    assert themes[0] == themes[1] != ""
 
 
 def test_colours_of_a_library_stay_out_of_the_line(monkeypatch, capsys):

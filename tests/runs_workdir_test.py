@@ -139,6 +139,9 @@ def test_the_commit_says_if_the_code_was_changed_since_and_is_none_without_one(
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "module.py").write_text("a = 2\n")
     assert workdir.provenance()["commit"] == f"{clean}-dirty"
+    (tmp_path / "installed.py").touch()  # inside the repository and not of it
+    monkeypatch.setattr(workdir, "__file__", str(tmp_path / "installed.py"))
+    assert workdir.provenance()["commit"] is None
 
 
 def test_a_directory_that_cannot_be_made_is_named_with_the_flag(tmp_path):

@@ -140,9 +140,15 @@ def _empty(children):
 
 
 def _commit():
-    root = pathlib.Path(__file__).parent
+    file = pathlib.Path(__file__)
     try:
-        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        # Installed, the package may lie inside another project's repository.
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)
+        return _git(file.parent, "describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(folder, *order):
+    command = ["git", "-C", str(folder), *order]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
