@@ -22,11 +22,12 @@ def targets():
     def kind(rule):
         def target(name, srcs, deps=(), **more):
             assert name not in found, f"{name} stands twice in BUILD"
+            assert len(deps) == len(set(deps)), f"{name} names a dependency twice"
             found[name] = rule, tuple(srcs), frozenset(deps), more
 
         return target
 
-    def glob(patterns, exclude=()):
+    def glob(patterns, exclude=(), allow_empty=False):
         files = {path for pattern in patterns for path in ROOT.glob(pattern)}
         left = {path for pattern in exclude for path in ROOT.glob(pattern)}
         return sorted(str(path.relative_to(ROOT)) for path in files - left)
@@ -125,6 +126,36 @@ def test_programs_are_what_has_a_main():
     }  # fmt: skip
     binaries = [target for target in targets().values() if target[0] == "py_binary"]
     assert {target[3].get("main", target[1][0]) for target in binaries} == programs
+
+
+@functools.cache
+def _programs():
+    """Maps the name after `python -m` to the target of each program."""
+    binaries = {name for name, target in targets().items() if target[0] == "py_binary"}
+    return {
+        name.removesuffix(".__main__"): room for name, room in rooms().items() if room in binaries
+    }
+
+
+@functools.cache
+def _with_what_it_needs(name):
+    _, _, deps, more = targets()[name]
+    ours = (one[1:] for one in {*deps, *more.get("data", ())} if one.startswith(":"))
+    return {name}.union(*map(_with_what_it_needs, ours))
+
+
+def test_what_a_test_starts_by_name_is_among_what_it_needs():
+    for name, (kind, files, *_) in targets().items():
+        if kind == "py_test":
+            tree = ast.parse((ROOT / files[0]).read_text(encoding="utf-8"))
+            words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            started = {_programs()[word] for word in words & _programs().keys() if "." in word}
+            assert started <= _with_what_it_needs(name), name
+
+
+def test_no_program_is_named_like_a_folder():
+    # Bazel lays a program beside the folders it needs; it would stand in the place of one.
+    assert not set(_programs().values()) & {path.name for path in ROOT.iterdir() if path.is_dir()}
 
 
 def test_only_programs_and_flags_know_flags():
