@@ -3,18 +3,17 @@
 import difflib
 import functools
 import os
-import pathlib
 import re
 import signal
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
 
-from sat_tf import help, quiet
-from sat_tf.runs import Interrupted, sealed
+from sat_tf import flagfiles, help, quiet
+from sat_tf.runs import Interrupted
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
@@ -41,54 +40,20 @@ def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = Fa
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(
         lambda argv: _guarded(functools.partial(main, argv[1:]) if operands else main),
-        flags_parser=functools.partial(_parse, main=main, operands=operands),
+        flags_parser=functools.partial(
+            _parse, main=main, known=flagfiles.recipes(themes), operands=operands
+        ),
     )
 
 
-def expanded(
-    arguments: Sequence[str], folder: pathlib.Path = pathlib.Path(), inside: tuple = ()
-) -> list[str]:
-    """Puts the lines of every flagfile where it is named.
-
-    A path on the command line counts from the current directory, one inside a flagfile from that
-    file's folder. (absl counts all from the current directory.)
-
-    Args:
-      arguments: of the command line, or lines of a flagfile.
-      folder: where their relative paths count from.
-      inside: files that are being read.
-
-    Raises:
-      ValueError: a file that cannot be read, that names itself, or that is not as a run wrote it.
-    """
-    found, rest = [], iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name not in ("--flagfile", "-flagfile"):
-            found.append(argument)
-            continue
-        value = value if equals else next(rest, "")
-        path = folder / os.path.expanduser(value)  # which leaves "~nobody" as it is
-        if path.resolve() in inside:
-            raise ValueError(f"the flagfile {path} names itself")
-        try:
-            lines = [line.strip() for line in sealed.read_text(path).splitlines()]
-        except OSError as error:
-            of = f" (named in {inside[-1]}, whose folder it counts from)" if inside else ""
-            raise ValueError(f"cannot open the flagfile: {error}{of}") from error
-        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
-        found += expanded(lines, path.parent, (*inside, path.resolve()))
-    return found
-
-
-def _parse(argv, main=None, operands=False):
+def _parse(argv, main=None, known=flagfiles.NONE, operands=False):
     if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
         print(help.text(sys.modules[main.__module__].__doc__))
         sys.exit(0)
     if operands:
         flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind them
     try:
-        rest = flags.FLAGS(expanded(argv))
+        rest = flags.FLAGS(flagfiles.expanded(argv, known))
     except flags.UnrecognizedFlagError as error:
         near = " or ".join(f"--{name}" for name in _near(error.flagname))
         hint = f"did you mean {near}?" if near else "--help lists all"

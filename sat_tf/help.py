@@ -24,7 +24,7 @@ def text(description: str) -> str:
         for flag in members:
             lines += _wrapped(f"  --{'[no]' * flag.boolean}{flag.name}  {_kind(flag)}", 6)
             lines += _wrapped(" " * 6 + _about(flag), 6)
-    lines += ["", "--flagfile=FILE reads flags from a file, one a line."]
+    lines += ["", "--flagfile=FILE reads flags from a file, one a line, or from a recipe by name."]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Trains a robust network.
 
     python -m sat_tf.train --activation=swish
-    python -m sat_tf.train --flagfile=flags/recipes/cifar10_cpu.flags --download
+    python -m sat_tf.train --flagfile=cifar10_cpu --download
     python -m sat_tf.train --dataset=folder:pictures --image_size=64 --epsilon=4
 
 A run that was stopped goes on with the same command.

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from sat_tf import __main__ as listing
-from sat_tf import cli, help, quiet
+from sat_tf import cli, flagfiles, help, quiet
 from sat_tf.data import crops
 from sat_tf.runs import Interrupted, sealed
 
@@ -74,11 +74,11 @@ def test_the_flags_of_a_run_are_taken_as_they_were_written_or_refused(parse, tmp
     written = sealed.signed_text("--epsilon=8.0\n--test_steps=20\n").encode()
     path.write_bytes(written)
     lines = ["--epsilon=8.0", "--test_steps=20"]
-    assert cli.expanded([f"--flagfile={path}"]) == lines
+    assert flagfiles.expanded([f"--flagfile={path}"]) == lines
     for place in range(len(written)):
         path.write_bytes(bytes(b ^ (i == place) for i, b in enumerate(written)))
         try:
-            found = cli.expanded([f"--flagfile={path}"])
+            found = flagfiles.expanded([f"--flagfile={path}"])
         except ValueError as error:
             assert len(str(error).splitlines()) == 1 and f"{path} is damaged" in str(error)
         else:  # the flags are what they were: it is the mark of the digest that is damaged
@@ -97,7 +97,35 @@ def test_a_flagfile_inside_another_counts_from_its_own_folder(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "deep")
     lines = ["--epsilon=4", "--attack_steps=2", "--epsilon=5"]
     for given in (["--flagfile=er/top.flags"], ["--flagfile", "er/top.flags"]):
-        assert cli.expanded(["program", *given, "--x"]) == ["program", *lines, "--x"]
+        assert flagfiles.expanded(["program", *given, "--x"]) == ["program", *lines, "--x"]
+
+
+def test_a_recipe_is_found_by_name_and_an_unknown_name_lists_all(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "base.flags").write_text("--epsilon=4\n")
+    (folder / "deep/top_alpha1.2.flags").write_text("--flagfile=../base.flags\n--steps=2\n")
+    known = flagfiles.recipes([types.SimpleNamespace(__file__=str(tmp_path / "theme.py"))])
+    (tmp_path / "work/base").mkdir(parents=True)  # a folder is no file of flags
+    monkeypatch.chdir(tmp_path / "work")
+
+    def found(value):
+        return flagfiles.expanded([f"--flagfile={value}"], known)
+
+    assert found("base") == ["--epsilon=4"]
+    assert found("deep/top_alpha1.2") == ["--epsilon=4", "--steps=2"]
+    pathlib.Path("mine").write_text("--flagfile=base\n--epsilon=5\n")
+    assert found("mine") == found(tmp_path / "work/mine") == ["--epsilon=4", "--epsilon=5"]
+    for unknown in ("bass", "deep/top", "deep"):
+        with pytest.raises(
+            ValueError, match=r"name of a recipe; recipes: base, deep/top_alpha1.2$"
+        ):
+            found(unknown)
+    with pytest.raises(ValueError, match="No such file or directory: 'base.flags'"):
+        found("base.flags")  # a path, not a name
+    (tmp_path / "work/base").rmdir()
+    (tmp_path / "work/base").write_text("--epsilon=6\n")
+    assert found("base") == ["--epsilon=6"]
 
 
 def test_a_flagfile_that_names_itself_or_what_is_not_there_is_refused(parse, tmp_path):
@@ -265,7 +293,7 @@ About depth:
   --depth  a number in the range [0, 8]; default 0.5
       depth in pixels.
 
---flagfile=FILE reads flags from a file, one a line."""
+--flagfile=FILE reads flags from a file, one a line, or from a recipe by name."""
     )
 
 

@@ -23,7 +23,7 @@ import keras
 from absl import flags
 from absl.testing import flagsaver
 from flags import attack, data, method, model, run, training
-from sat_tf.cli import expanded
+from sat_tf import flagfiles
 from sat_tf.training import parts
 from sat_tf.data import Info
 
@@ -34,6 +34,9 @@ SETS = {
 LARGE = ("resnet101", "resnet152", "resnext152-32x8d") + tuple(
     f"efficientnet-{n}" for n in ("b3", "b4", "b5", "b6", "b7", "l1")
 )
+recipes = flagfiles.recipes([attack])
+if sorted(recipes) != sorted(name.removesuffix(".flags") for name in sys.argv[2:]):
+    raise ValueError(f"recipes are {sorted(recipes)}")
 for theme in (attack, data, method, model, run, training):
     theme.define()
 given = flags.FLAGS
@@ -69,7 +72,7 @@ def read(info, large):
 found = {}
 for name in sys.argv[2:]:
     with flagsaver.flagsaver():
-        flags.FLAGS(["train", *expanded(["--flagfile=flags/recipes/" + name])])
+        flags.FLAGS(["train", *flagfiles.expanded([f"--flagfile={name[:-6]}"], recipes)])
         if given.epsilon is None:
             raise ValueError(f"{name} gives no epsilon")
         num_classes, shape, num_train = SETS[given.dataset]
@@ -165,7 +168,7 @@ def test_no_two_recipes_are_the_same_run():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_header_gives_command_hardware_time_result_and_source(name):
     text = header_of(name)
-    assert f"python -m sat_tf.train --flagfile=flags/recipes/{name} " in text
+    assert f"python -m sat_tf.train --flagfile={name.removesuffix('.flags')} " in text
     for word in ("Command:", "Hardware:", "Time:", "Result:", "Source:"):
         assert word in text
     result = text.partition("Result:")[2]
