@@ -13,5 +13,6 @@ def define() -> None:
     flags.DEFINE_string(
         "activation",
         "swish",
-        "Activation everywhere, with parameters after a colon: celu:alpha=1.6; or module:callable.",
+        "Activation everywhere, with parameters after a colon: celu:alpha=1.6; or module:callable; "
+        "or one of TensorFlow Addons: tfa:snake.",
     )

@@ -31,8 +31,9 @@ def load(source: str) -> Any:
       ValueError: nothing there, or not a network; the message says what was looked for.
     """
     # Their layers register themselves with Keras on import, by which a file refers to them, be it
-    # read here or by a user's function.
+    # read here or by a user's function; the activations of Addons are looked up by name.
     import sat_tf.activations  # noqa: F401
+    import sat_tf.addons.activations  # noqa: F401
     import sat_tf.models  # noqa: F401
 
     path = pathlib.Path(source)
@@ -290,7 +291,9 @@ def _load_file(path):
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # an unsealed file's damage may be anything to a parser
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {error}") from error
+        # Keras wraps what a layer says into the configurations of all layers around it.
+        cause = str(error).rpartition("Exception encountered: ")[2]
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {cause}") from error
 
 
 def _call(source):

@@ -17,12 +17,16 @@
 `package.module:callable` names anything else: a Keras layer class, a function of one tensor, or a
 function of no tensor that makes a layer. Its parameters follow a second colon and are numbers.
 
+`tfa:snake:frequency=2` and the like come from TensorFlow Addons, where it is installed: see
+`sat_tf.addons.activations`.
+
 `f:backward=g` computes f forward and multiplies gradients by g'(x) on the way back, with g's
 parameters as `backward_...`: `relu:backward=parametric_softplus,backward_alpha=10`.
 
 Source: Xie et al., Smooth Adversarial Training, arXiv 2006.14536; PSSiLU from Dai et al. 2021.
 """
 
+from sat_tf.activations.drawing import drawing, next_seed
 from sat_tf.activations.layers import Activation, factory, make
 from sat_tf.activations.specs import NAMES, parse, with_derivative
 from sat_tf.activations.trained import TRAINED, PSSiLU, SmoothReLU
@@ -33,8 +37,10 @@ __all__ = [
     "Activation",
     "PSSiLU",
     "SmoothReLU",
+    "drawing",
     "factory",
     "make",
+    "next_seed",
     "parse",
     "with_derivative",
 ]

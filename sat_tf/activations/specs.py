@@ -22,6 +22,10 @@ _being_tried: set[str] = set()
 
 NAMES = (*FUNCTIONS, *_ALIASES, *TRAINED)
 
+# Modules with a `function_of(name, parameters)` and what their names begin with. They are imported
+# when one of their names is asked for, as somebody's own activation is.
+PACKAGES = {"tfa": "sat_tf.addons.activations"}
+
 
 def parse(spec: str) -> tuple[str, dict[str, float | str]]:
     """Splits a spec into the function's name or dotted path and its given parameters.
@@ -38,9 +42,11 @@ def parse(spec: str) -> tuple[str, dict[str, float | str]]:
     if "=" in name or not name.partition(":")[2]:
         raise ValueError(
             f"unknown activation {spec!r}; use one of: {', '.join(NAMES)}; or a dotted path "
-            "such as my_package.my_module:my_activation"
+            "such as my_package.my_module:my_activation; or tfa:NAME of TensorFlow Addons"
         )
     parameters = _parameters(spec, options, None)
+    if name.partition(":")[0] in PACKAGES:
+        _external(name, parameters)  # which says by itself what is wrong
     _try(name, tuple(sorted(parameters.items())), keras.config.dtype_policy().compute_dtype)
     return name, parameters
 
@@ -218,6 +224,9 @@ def _at(function: ScalarFunction, parameters: dict) -> ScalarFunction:
 
 
 def _external(path: str, parameters: dict) -> Callable[[tf.Tensor], tf.Tensor]:
+    package, _, name = path.partition(":")
+    if package in PACKAGES:
+        return importlib.import_module(PACKAGES[package]).function_of(name, parameters)
     found = _import(path)
     if inspect.isclass(found) and not issubclass(found, keras.layers.Layer):
         raise ValueError(f"activation {path!r} is a class, but none of Keras layers")

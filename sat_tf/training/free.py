@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from sat_tf import attacks
+from sat_tf import activations, attacks
 from sat_tf.attacks import geometry, scaling
 from sat_tf.training import AdversarialTrainer, averages
 
@@ -107,12 +107,11 @@ class FreeTrainer(AdversarialTrainer):
 
     def gradients_of(self, images, labels, seed, parts) -> averages.Gradients:
         """Returns the weights' gradients and moves the perturbation along the images'."""
-        del seed  # nothing here is random
         rows = self._own_rows()
         images = _fitting(images, rows.shape[0])
         size = images.shape[0] or tf.shape(images)[0]
         perturbation = rows[:size]
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, activations.drawing(seed):
             shifted = images + perturbation
             adversarial = tf.clip_by_value(shifted, geometry.PIXEL_MIN, geometry.PIXEL_MAX)
             tape.watch(adversarial)

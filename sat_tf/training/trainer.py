@@ -45,7 +45,7 @@ class AdversarialTrainer(Fittable):
       validation_attack: perturbs the validation images; default `attack`, which shows progress,
         but no robust accuracy worth reporting: give a stronger one.
       objective: the loss; default `adversarial_cross_entropy()`.
-      seed: of the attack's noise.
+      seed: of the attack's noise, and of activations that draw random numbers.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class AdversarialTrainer(Fittable):
     def gradients_of(self, images, labels, seed, parts) -> averages.Gradients:
         """Perturbs images and returns the gradients of their part of the loss, `loss_of`."""
         adversarial = self.attack(self.network, images, labels, seed)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, activations.drawing(seed):
             loss = self.loss_of(images, adversarial, labels, parts)
         return tape.gradient(loss, self.network.trainable_variables)
 

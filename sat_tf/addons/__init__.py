@@ -1,0 +1,1 @@
+"""Activations and optimisers of TensorFlow Addons, by names that begin with `tfa:`."""
