@@ -18,12 +18,20 @@ import keras
 import tensorflow as tf
 from absl import flags, logging
 
-from export import checks, expectations, extras, signatures, verify, versions, warmup
+from export import (
+    checks,
+    expectations,
+    extras,
+    labels,
+    server_files,
+    signatures,
+    verify,
+    versions,
+    warmup,
+)
 from flags import export as own_flags
 from sat_tf import cli, loading
 from sat_tf.runs import atomic, sealed, workdir
-
-BATCH_SIZES = (1, 8, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Options:
 
     Attributes:
       version: at least 1; None takes the one after the highest there.
+      label: "stable", what clients ask for; or "canary", beside the stable one that there is.
       class_names: K names, for the answer `labels` and the file `labels.txt`; or None.
       resize: what becomes of encoded pictures of another size; one of `signatures.RESIZES`.
       training: what is known of the training (metrics.json); travels along in metadata.json.
@@ -39,6 +48,7 @@ class Options:
     """
 
     version: int | None = None
+    label: str = labels.STABLE
     class_names: Sequence[str] | None = None
     resize: str = "fit"
     training: dict | None = None
@@ -46,7 +56,7 @@ class Options:
 
 
 def export(network: keras.Model, directory: str | Path, options: Options = Options()) -> Path:
-    """Writes `<directory>/<version>/`, whole or not at all.
+    """Writes `<directory>/<version>/`, whole or not at all, and what a server needs beside it.
 
     Args:
       network: pixels [N, H, W, C] in [0, 255] to logits [N, K]; H, W and C are fixed.
@@ -59,7 +69,8 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
     Raises:
       ValueError: a network of another form, or one that gives probabilities; the wrong number of
         names; a version that exists, or one that fails its verification; another export into the
-        same directory at the same time. Nothing is left then.
+        same directory at the same time; a name or a label that a server would not take. Nothing
+        is left then.
     """
     directory = Path(directory)
     image_shape, num_classes = checks.check_network(network)
@@ -71,16 +82,25 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
         )
     checks.check_resize(options.resize, image_shape)
     checks.check_answers(network, image_shape)
+    name = server_files.check_name(directory)
     if options.version is not None:
         versions.refuse_existing(directory / str(options.version))
     # Once as variables and once on their way there.
     size = 2 * sum(keras.ops.convert_to_numpy(weight).nbytes for weight in network.weights)
     atomic.require_space(directory, size, "the network's weights")
     with versions.exclusive(directory):
-        target = directory / str(options.version or versions.next_version(directory))
-        with versions.publishing(target) as partial:
+        version = options.version or versions.next_version(directory)
+        planned = labels.planned(directory, options.label, version)
+        sizes = server_files.batch_sizes(directory)
+        with versions.publishing(directory / str(version)) as partial:
             _write(partial, network, image_shape, options)
-    return target
+            warmup.write(partial / "assets.extra", name, image_shape, sizes)
+            sealed.write_sums(partial)
+            if options.verified:
+                verify.verify(partial)
+        server_files.write(directory, name)
+        labels.write(directory, planned)
+    return directory / str(version)
 
 
 def _write(partial, network, image_shape, options):
@@ -89,14 +109,8 @@ def _write(partial, network, image_shape, options):
     # Without its custom gradients no gradient would flow through swish after loading.
     _save(servable, partial, tf.saved_model.SaveOptions(experimental_custom_gradients=True))
     facts = {"resize": options.resize, "training": options.training or {}}
-    extra = partial / "assets.extra"
-    extras.write(extra, network, options.class_names, facts)
-    name = partial.parents[1].resolve().name
-    warmup.write(extra, name, image_shape, BATCH_SIZES)
+    extras.write(partial / "assets.extra", network, options.class_names, facts)
     expectations.write(partial, network, image_shape, options.resize)
-    sealed.write_sums(partial)
-    if options.verified:
-        verify.verify(partial)
 
 
 def _save(servable, partial, options):
@@ -125,16 +139,17 @@ def from_flags(given: flags.FlagValues) -> Path:
         network = loading.load(given.network)
     class_names = metrics.get("class_names")
     if given.labels is not None:
-        labels = extras.read_labels(Path(given.labels))
-        if class_names is not None and labels != class_names and set(labels) == set(class_names):
+        names = extras.read_labels(Path(given.labels))
+        if class_names is not None and names != class_names and set(names) == set(class_names):
             raise ValueError(
                 f"{given.labels} has the run's class names in another order; the order of the "
                 f"logits is: {', '.join(class_names)}"
             )
-        class_names = labels
+        class_names = names
     resize = given.resize or metrics.get("eval_resize", "fit")
     options = Options(
         version=given.version,
+        label=given.label,
         class_names=class_names,
         resize="fit" if resize == "whole" else resize,
         training=metrics,

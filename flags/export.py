@@ -13,6 +13,12 @@ def define() -> None:
     )
     flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
     numbers.whole("version", None, "Number of the version; default: the next one.", 1, 10**18)
+    flags.DEFINE_enum(
+        "label",
+        "stable",
+        ["stable", "canary"],
+        "What the version is called: stable is what clients ask for, canary stands beside it.",
+    )
     flags.DEFINE_string(
         "labels", None, "A text file, one class name a line; default: the run's class names."
     )

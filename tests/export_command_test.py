@@ -28,7 +28,8 @@ def test_a_wrong_number_of_names_is_refused(network, tmp_path):
 
 def given(**values):
     names = ("workdir", "network", "directory", "version", "labels", "resize")
-    return types.SimpleNamespace(**{**dict.fromkeys(names), "verify": False, **values})
+    defaults = {**dict.fromkeys(names), "label": "stable", "verify": False}
+    return types.SimpleNamespace(**defaults | values)
 
 
 def test_the_program_exports_a_run_with_its_names(network, tmp_path):

@@ -213,7 +213,10 @@ def test_versions_count_up_and_none_is_overwritten(network, tmp_path, monkeypatc
     assert (tmp_path / "3" / "assets.extra" / "metadata.json").stat() == before
     with pytest.raises(ValueError, match="version is 0"):
         saved_model.export(network, tmp_path, saved_model.Options(version=0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "11", "3", "9", "notes"]
+    assert sorted(tmp_path.glob("[0-9]*")) == [tmp_path / name for name in ("10", "11", "3", "9")]
+    beside = {"batching_parameters.txt", "compose.yaml", "models.config", "monitoring.config"}
+    found = {path.name for path in tmp_path.iterdir() if not path.name.isdecimal()}
+    assert found == {"notes", *beside}
 
 
 def test_of_two_exports_at_once_the_second_refuses(network, tmp_path, monkeypatch):
