@@ -12,9 +12,10 @@ from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
 from sat_tf.evaluate import Options, evaluate
-from sat_tf.evaluation import ball, sweep
+from sat_tf.evaluation import ball
 from sat_tf.evaluation.report import artefacts
 from tests import linear_network
+from tests.killed import kill
 from tests.telling import telling
 
 COUNT, EPSILON = 40, 9.0
@@ -167,25 +168,9 @@ def test_tfrecord_holds_what_the_archive_holds(problem, reference, tmp_path):
 
 
 @pytest.mark.parametrize("killed_after", [0, 50, 95])
-def test_a_killed_run_ends_with_the_same_bytes(
-    problem, reference, tmp_path, monkeypatch, killed_after
-):
-    class Killed(BaseException):
-        pass
-
+def test_a_killed_run_ends_with_the_same_bytes(problem, reference, tmp_path, killed_after):
     _, whole = reference
-    noted, note = [], sweep.Sweep.note
-
-    def note_until_killed(self, *arguments):
-        if len(noted) == killed_after:
-            raise Killed
-        noted.append(1)
-        note(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sweep.Sweep, "note", note_until_killed)
-        with pytest.raises(Killed):
-            run(problem, tmp_path)
+    kill(lambda: run(problem, tmp_path), killed_after)
     resumed = run(problem, tmp_path)
     kept = (tmp_path / "report.images.npy").read_bytes()
     assert kept == (whole / "report.images.npy").read_bytes()
