@@ -148,16 +148,21 @@ def test_after_a_resume_tensorboard_shows_every_step_once(tmp_path):
         images, labels = next(iter(dataset()))
         grid = PictureGrid(images[:1], labels[:1], lower)
         return TensorBoard(
-            tmp_path, batch_size=BATCH, every_steps=1, pictures=grid, settings={"epsilon": 8.0}
+            tmp_path, batch_size=BATCH, every_steps=3, pictures=grid, settings={"epsilon": 8.0}
         )
 
-    fit(compiled(), [board()], epochs=3)
-    resumed = compiled()
+    fit(compiled(Scale(name="scale")), [board()], epochs=3)
+    resumed = compiled(Scale(name="scale"))
     resumed.optimizer.iterations.assign(STEPS)  # the checkpoint was that of the first epoch
     records = Records()
     fit(resumed, [records, board()], epochs=2, initial_epoch=1)
     for run, tags in {
-        "train": {"step/loss": range(1, 9), "epoch/loss": (4, 8)},
+        "train": {
+            "step/loss": (3, 6),  # every third step of the run, not of a process
+            "epoch/loss": (4, 8),
+            "activation/curve": (0, 4, 8),
+            "trained_activation/scale/factor": (0, 4, 8),
+        },
         "validation": {"epoch/loss": (4, 8), "attack/pictures": (4, 8)},
     }.items():
         # The reader of TensorBoard itself; its other one, in Rust, goes by the order of steps.
@@ -166,7 +171,7 @@ def test_after_a_resume_tensorboard_shows_every_step_once(tmp_path):
         for tag, steps in tags.items():
             assert [event.step for event in reader.Tensors(tag)] == list(steps), tag
     last = events(tmp_path / "train")["step/loss"][-1]
-    assert last == (8, np.float32(records.batches[-1]))
+    assert last == (6, np.float32(records.batches[6 - STEPS - 1]))
     assert len(events(tmp_path)["flags"]) == 1  # a run has one row in the table of settings
 
 

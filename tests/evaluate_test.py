@@ -5,6 +5,7 @@ import types
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 
 from sat_tf import evaluate as program
@@ -169,7 +170,7 @@ def test_epsilon_zero_leaves_the_clean_accuracy(linear):
 
 
 def test_the_examples_of_what_no_attack_was_given_are_the_clean_images(linear):
-    network, images, labels, _ = linear
+    network, images, labels, weights = linear
     attacks = names.parse(["apgd-ce"], epsilon=EPSILON, norm="linf", num_classes=3)
     report = evaluate(network, (images, labels), attacks, Options(batch_size=16))
     shown, clean = report.examples, report.clean[:8]
@@ -177,6 +178,9 @@ def test_the_examples_of_what_no_attack_was_given_are_the_clean_images(linear):
     np.testing.assert_array_equal(shown.adversarial[~clean], images[:8][~clean])
     change = np.abs(shown.adversarial[clean] - images[:8][clean]).max((1, 2, 3))
     np.testing.assert_allclose(change, EPSILON, atol=1e-4)
+    for pixels, found in zip((images[:8], shown.adversarial), shown.probabilities, strict=True):
+        logits = pixels.reshape(8, -1).astype(np.float64) @ weights
+        np.testing.assert_allclose(found, scipy.special.softmax(logits, 1), rtol=1e-4)
 
 
 def test_packing_saves_what_a_plain_loop_would_spend_on_broken_images():

@@ -12,18 +12,25 @@ import tensorflow as tf
 from sat_tf import models
 from sat_tf.models import efficientnet
 
-# Stem, filters and repeats of the seven stages, head, and the trainable parameters: published
-# counts for B0-B7, the paper code's for L1.
+# Stem, filters and repeats of the seven stages, head, dropout, and the trainable parameters:
+# published counts for B0-B7, the paper code's for L1.
 TABLE = {
-    "b0": (32, (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 1280, 5_288_548),
-    "b1": (32, (16, 24, 40, 80, 112, 192, 320), (2, 3, 3, 4, 4, 5, 2), 1280, 7_794_184),
-    "b2": (32, (16, 24, 48, 88, 120, 208, 352), (2, 3, 3, 4, 4, 5, 2), 1408, 9_109_994),
-    "b3": (40, (24, 32, 48, 96, 136, 232, 384), (2, 3, 3, 5, 5, 6, 2), 1536, 12_233_232),
-    "b4": (48, (24, 32, 56, 112, 160, 272, 448), (2, 4, 4, 6, 6, 8, 2), 1792, 19_341_616),
-    "b5": (48, (24, 40, 64, 128, 176, 304, 512), (3, 5, 5, 7, 7, 9, 3), 2048, 30_389_784),
-    "b6": (56, (32, 40, 72, 144, 200, 344, 576), (3, 6, 6, 8, 8, 11, 3), 2304, 43_040_704),
-    "b7": (64, (32, 48, 80, 160, 224, 384, 640), (4, 7, 7, 10, 10, 13, 4), 2560, 66_347_960),
-    "l1": (128, (64, 96, 160, 312, 440, 752, 1248), (4, 8, 8, 12, 12, 15, 4), 4992, 272_630_564),
+    "b0": (32, (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 1280, 0.2, 5_288_548),
+    "b1": (32, (16, 24, 40, 80, 112, 192, 320), (2, 3, 3, 4, 4, 5, 2), 1280, 0.2, 7_794_184),
+    "b2": (32, (16, 24, 48, 88, 120, 208, 352), (2, 3, 3, 4, 4, 5, 2), 1408, 0.3, 9_109_994),
+    "b3": (40, (24, 32, 48, 96, 136, 232, 384), (2, 3, 3, 5, 5, 6, 2), 1536, 0.3, 12_233_232),
+    "b4": (48, (24, 32, 56, 112, 160, 272, 448), (2, 4, 4, 6, 6, 8, 2), 1792, 0.4, 19_341_616),
+    "b5": (48, (24, 40, 64, 128, 176, 304, 512), (3, 5, 5, 7, 7, 9, 3), 2048, 0.4, 30_389_784),
+    "b6": (56, (32, 40, 72, 144, 200, 344, 576), (3, 6, 6, 8, 8, 11, 3), 2304, 0.5, 43_040_704),
+    "b7": (64, (32, 48, 80, 160, 224, 384, 640), (4, 7, 7, 10, 10, 13, 4), 2560, 0.5, 66_347_960),
+    "l1": (
+        128,
+        (64, 96, 160, 312, 440, 752, 1248),
+        (4, 8, 8, 12, 12, 15, 4),
+        4992,
+        0.5,
+        272_630_564,
+    ),
 }
 QUICK = ("b0", "b1", "b2")
 
@@ -60,15 +67,16 @@ def closed_form(stem, filters, repeats, head, classes=1000):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_scaling_gives_the_published_widths_repeats_and_parameters(name):
-    stem, filters, repeats, head, parameters = TABLE[name]
-    width, depth, _ = efficientnet.NETWORKS[f"efficientnet-{name}"].args
+def test_scaling_gives_the_published_widths_repeats_dropout_and_parameters(name):
+    stem, filters, repeats, head, dropout, parameters = TABLE[name]
+    width, depth, rate = efficientnet.NETWORKS[f"efficientnet-{name}"].args
     assert efficientnet.scaled_filters(32, width) == stem
     assert efficientnet.scaled_filters(1280, width) == head
     stages = efficientnet.scaled_stages(width, depth)
     assert tuple(stage.filters for stage in stages) == filters
     assert tuple(stage.repeats for stage in stages) == repeats
     assert closed_form(stem, filters, repeats, head) == parameters
+    assert rate == dropout
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,7 @@ def test_initial_values_are_the_papers():
 def test_stochastic_depth_grows_with_the_block_and_spares_blocks_without_a_skip():
     network = shapes_only("b0")
     rates = {x.name: x.rate for x in network.layers if isinstance(x, keras.layers.Dropout)}
-    assert rates.pop("dropout") == 0.2
+    assert rates.pop("dropout") == TABLE["b0"][4]
     skips = (2, 4, 6, 7, 9, 10, 12, 13, 14)
     assert rates == {f"blocks_{i}_drop": pytest.approx(0.2 * i / 16) for i in skips}
     still = shapes_only("b0", survival_probability=1.0, dropout=0.0)

@@ -243,6 +243,7 @@ def fitted(module, noted, tmp_path, strategy="one_device", **values):
 
 def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     values = {"epochs": 5, "checkpoint_every": 17, "method": "free", "replays": 3, "epsilon": 9.0}
+    values["gradient_accumulation"] = 2  # pieces are cut from a batch, they are no batches
     made, loads, (_, batches, validation), options = fitted(module, noted, tmp_path, **values)
     assert (options["epochs"], options["steps_per_epoch"]) == (5, 50 // 8)
     checkpoint = options["checkpoint"]
