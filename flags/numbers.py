@@ -43,6 +43,41 @@ class PixelsParser(RealParser):
         return "pixels"
 
 
+class SpanParser(flags.ArgumentParser):
+    """Reads two whole numbers from 1 on, the smaller first, such as 10,20."""
+
+    def parse(self, argument: str | tuple[int, int]) -> tuple[int, int]:
+        """Returns both.
+
+        Raises:
+          ValueError: they are not two, no whole numbers, or out of order.
+        """
+        if not isinstance(argument, str):
+            return argument
+        parts = argument.split(",")
+        numbers = [int(part) for part in parts if part.isascii() and part.isdecimal()]
+        if len(numbers) != len(parts) or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+            raise ValueError("give two whole numbers from 1 on, the smaller first, such as 10,20")
+        return numbers[0], numbers[1]
+
+    def flag_type(self) -> str:
+        """Returns the type's name in the help text."""
+        return "span"
+
+
+class SpanSerializer(flags.ArgumentSerializer):
+    """Writes both numbers as they are read."""
+
+    def serialize(self, value: tuple[int, int]) -> str:
+        """Returns, for example, "10,20"."""
+        return ",".join(map(str, value))
+
+
+def span(name: str, description: str) -> None:
+    """Defines a flag of two whole numbers, `first,last`, that is not set unless given."""
+    flags.DEFINE(SpanParser(), name, None, description, serializer=SpanSerializer())
+
+
 def whole(
     name: str, default: int | None, description: str, least: int, most: int = LARGEST_INT32
 ) -> None:

@@ -28,6 +28,14 @@ def define() -> None:
     )
     flags.DEFINE_bool("deterministic", True, "Deterministic operations: the same run bit for bit.")
     flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA; slower on a CPU.")
+    numbers.whole(
+        "steps_per_execution",
+        1,
+        "Steps that the device does at a time; progress, checkpoints and signals wait for them. It "
+        "must divide the steps of an epoch.",
+        1,
+    )
+    numbers.span("profile", "Steps that TensorBoard's profiler records, from 1 on: first,last.")
     numbers.whole("checkpoint_every", 0, "Steps between checkpoints; 0: one each epoch.", 0)
     numbers.whole("picture_grid", 8, "Images in TensorBoard's picture grid; 0: no grid.", 0, 64)
     numbers.whole("test_steps", 20, "PGD steps of the test after training; 0: none.", 0, 10_000)

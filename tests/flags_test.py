@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from flags import numbers
+
 ROOT = pathlib.Path(__file__).parent.parent
 THEMES = {
     "train": "attack, data, method, model, run, training",
@@ -63,3 +65,13 @@ def test_a_number_outside_the_range_that_the_help_states_is_refused(program):
             assert low <= rest[0] <= high and float(text) == rest[0], (name, text)
     refused = {text for name, text, *rest in found if rest[0] is None}
     assert {"nan", "inf", "-inf", "1e400", "-1", "9" * 30, "x", "1/2"} <= refused
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "5,", "5,4", "0,3", "1,2,3", "a,b", "1.5,2", "-1,2", "\u0661,2"]
+)
+def test_a_span_of_steps_is_two_whole_numbers_in_their_order(text):
+    with pytest.raises(ValueError, match="two whole numbers from 1 on"):
+        numbers.SpanParser().parse(text)
+    assert numbers.SpanParser().parse("10,20") == (10, 20)
+    assert numbers.SpanSerializer().serialize((10, 20)) == "10,20"

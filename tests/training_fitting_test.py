@@ -162,6 +162,97 @@ def test_a_checkpoint_without_sums_is_restored_and_its_means_are_of_what_follows
         np.testing.assert_array_equal(ours, theirs)
 
 
+class SignalAfter(keras.callbacks.Callback):
+    """Sends this process Ctrl-C once so many steps are done, as soon as the host hears of it."""
+
+    def __init__(self, keeper, step):
+        super().__init__()
+        self.keeper, self.step, self.heard = keeper, step, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.heard.append(self.keeper._first + batch + 1)
+        if self.heard[-1] == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_several_steps_at_a_time_on_several_replicas_are_refused():
+    with distribution.strategy("mirrored").scope():
+        inputs = keras.Input((2, 2, 1))
+        outputs = keras.layers.Dense(3)(keras.layers.Flatten()(inputs))
+        made = AdversarialTrainer(keras.Model(inputs, outputs), ATTACK)
+        with pytest.raises(ValueError, match="steps_per_execution is 2 with 2 replicas"):
+            made.compile(keras.optimizers.SGD(), steps_per_execution=2)
+
+
+def test_several_steps_at_a_time_are_the_same_steps(whole, tmp_path):
+    run = Run("one_device")
+    run.trainer.execute(2)
+    for stop, heard in (6, [2, 4, 6]), (None, [8, 10, 12]):
+        keeper = keeper_of(tmp_path / "run", every=3)
+        signals = SignalAfter(keeper, stop)
+        made = run.anew()
+        try:
+            fitting.fit(
+                made,
+                lambda start: examples().repeat().skip(start),
+                examples(),
+                epochs=EPOCHS,
+                steps_per_epoch=STEPS,
+                checkpoint=keeper,
+                callbacks=lambda start, record, signals=signals: [signals],
+            )
+        except Interrupted:
+            assert stop == 6
+        assert signals.heard == heard
+    # The grouped validation may round the last bit of a mean otherwise; the weights are the same.
+    for ours, theirs in zip(keeper.record["history"], whole[1]["history"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    for ours, theirs in zip(values(run.trainer.state), whole[2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_epoch_that_was_begun_one_step_at_a_time_is_ended_so(whole, tmp_path):
+    run = whole[0]
+    with pytest.raises(Interrupted):
+        go_on(run.anew(), tmp_path, 5)
+    made = run.anew()
+    made.execute(4)
+    try:
+        keeper = keeper_of(tmp_path)
+        signals = SignalAfter(keeper, None)
+        fitting.fit(
+            made,
+            lambda start: examples().repeat().skip(start),
+            examples(),
+            epochs=EPOCHS,
+            steps_per_epoch=STEPS,
+            checkpoint=keeper,
+            callbacks=lambda start, record: [signals],
+        )
+    finally:
+        made.execute(1)
+    assert signals.heard == [6, 7, 8, 12]
+    for ours, theirs in zip(values(run.trainer.state), whole[2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "every, at_a_time, saved", [(3, 2, [4, 6]), (4, 2, [4]), (1, 2, [2, 4, 6])]
+)
+def test_a_checkpoint_is_due_once_the_device_has_passed_its_step(
+    tmp_path, monkeypatch, every, at_a_time, saved
+):
+    keeper = Checkpoint(tmp_path, {}, steps_per_epoch=8, every=every)
+    steps = []
+    monkeypatch.setattr(keeper, "_check", lambda: None)
+    monkeypatch.setattr(keeper, "_save", lambda sums: steps.append(keeper.step))
+    monkeypatch.setattr(checkpoint, "_sums", lambda trainer, logs: None)
+    keeper.on_epoch_begin(0)
+    for last in range(at_a_time - 1, 8, at_a_time):
+        keeper.on_train_batch_end(last)
+    assert steps == saved
+
+
 @pytest.mark.parametrize("replicas, shared", [(1, [[7.0], [9.0]]), (2, [[3.5] * 2, [4.5] * 2])])
 def test_means_are_shared_out_over_as_many_replicas_as_there_are(replicas, shared):
     with distribution.strategy(["one_device", "mirrored"][replicas - 1]).scope():

@@ -25,7 +25,7 @@ PGD_AT = {
     "learning_rate": 0.3, "schedule": "step", "warmup_epochs": 0.7, "boundary": [1.5, 3.0],
     "factor": 0.2, "momentum": 0.6, "nesterov": False, "weight_decay": 0.003,
     "label_smoothing": 0.15, "ema_decay": 0.75, "gradient_accumulation": 3, "seed": 11,
-    "jit_compile": True,
+    "jit_compile": True, "steps_per_execution": 4,
 }  # fmt: skip
 GRADIENTS = {"attack_gradient": "softplus", "update_gradient": "parametric_softplus"}
 # Flags that other laws of this file give another value, and those that the program reads itself.
@@ -37,6 +37,7 @@ OF_THE_PROGRAM = {
     "dataset", "data_dir", "download", "augment", "eval_resize", "on_overfitting", "workdir",
     "overwrite", "strategy", "logical_cpus", "threads", "precision", "deterministic",
     "checkpoint_every", "picture_grid", "test_steps", "worker_timeout", "max_pixels",
+    "profile",
 }  # fmt: skip
 
 
@@ -80,6 +81,11 @@ def test_a_recipe_has_a_field_of_every_flag_and_no_other(defaults):
     assert vars(recipe.Recipe.of(types.SimpleNamespace(**values, more=1))) == values
 
 
+def test_steps_that_do_not_divide_an_epoch_are_refused_with_those_that_do(given, built):
+    with pytest.raises(ValueError, match="divide the 8 steps of an epoch; use one of: 1, 2, 4, 8"):
+        parts.trainer(given(**{**PGD_AT, "steps_per_execution": 3}), INFO, 1)
+
+
 def test_every_value_reaches_the_trainer(given, built):
     values = given(**PGD_AT)
     made = parts.trainer(values, INFO, 2)
@@ -93,6 +99,7 @@ def test_every_value_reaches_the_trainer(given, built):
     )
     assert (made.seed, made.weight_decay, made.activation_weight_decay) == (11, 0.003, 0.0)
     assert (made.ema_decay, made.gradient_accumulation, made.jit_compile) == (0.75, 3, True)
+    assert made.steps_per_execution == 4
     assert made.average is not None and made.average is not made.network
     assert (made.optimizer.momentum, made.optimizer.nesterov) == (0.6, False)
     steps = 100 // 12

@@ -28,7 +28,8 @@ class Checkpoint(keras.callbacks.Callback):
         every epoch; "best", the one that was chosen; "stopped", whether a callback ended the run;
         "sums", behind the running means of an epoch that is not over.
       steps_per_epoch: optimiser steps of an epoch.
-      every: steps between checkpoints; 0 saves at the end of epochs only.
+      every: steps between checkpoints, where the device does one at a time, else as soon as it
+        comes back; 0 saves at the end of epochs only.
       on_save: called with the record after the end of every epoch.
     """
 
@@ -45,6 +46,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.workdir, self.record, self.every, self.on_save = workdir, record, every, on_save
         self.steps_per_epoch = steps_per_epoch
         self.step = 0  # batches learnt from; the optimiser's own count leaves overflows out
+        self._first = 0  # that of this call's epoch
         self._signal: int | None = None
 
     @contextlib.contextmanager
@@ -60,16 +62,18 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         """Takes up the running means of an epoch that another process began."""
+        self._first = self.step
         sums = self.record.pop("sums", None)
         if sums and self.step % self.steps_per_epoch:
             _resume_means(self.model, sums)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Saves where it is due, but an epoch's last step together with its validation."""
-        self.step += 1
+        before, self.step = self.step, self._first + batch + 1  # several steps at a time, maybe
         if self.step % self.steps_per_epoch == 0:
             return
-        if self._signal is not None or (self.every and self.step % self.every == 0):
+        due = self.every and self.step // self.every > before // self.every
+        if self._signal is not None or due:
             self._check()
             self._save(_sums(self.model, logs or {}))
         if self._signal is not None:

@@ -17,7 +17,7 @@ from sat_tf.runs import atomic, sealed
 # What a run may be continued with a different value of: none of these changes a weight.
 FREE_FLAGS = frozenset(
     "workdir overwrite data_dir max_pixels checkpoint_every picture_grid test_steps "
-    "on_overfitting worker_timeout".split()
+    "on_overfitting worker_timeout steps_per_execution profile".split()
 )
 
 

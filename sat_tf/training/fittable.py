@@ -66,6 +66,13 @@ class Fittable(keras.Model):
         """Returns the network's logits."""
         return self.network(images, training=training)
 
+    def execute(self, num_steps: int) -> None:
+        """Has the device do so many steps at a time from now on."""
+        if num_steps != self.steps_per_execution:
+            self.steps_per_execution = num_steps
+            self.make_train_function(force=True)
+            self.make_test_function(force=True)
+
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function of a step, whose first call says if the batch was none to train on."""
         fresh = force or self.train_function is None

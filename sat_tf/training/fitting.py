@@ -51,14 +51,19 @@ def fit(
         return
     # To drop a pipeline TensorFlow can take 40 seconds: they live as long as the trainer.
     trainer.hold = [].append
+    steps_per_execution = trainer.steps_per_execution
     with checkpoint.handling_signals():
         for start, end in _calls_of_fit(step, epochs, steps_per_epoch):
             checkpoint.step = start
+            steps = steps_per_epoch - start % steps_per_epoch
+            # Keras would go on beyond the end of an epoch that they do not divide, as the rest of
+            # one that was begun with another number of them may be.
+            trainer.execute(1 if steps % steps_per_execution else steps_per_execution)
             trainer.fit(
                 data.shared_out(batches(start)),
                 initial_epoch=start // steps_per_epoch,
                 epochs=end,
-                steps_per_epoch=steps_per_epoch - start % steps_per_epoch,
+                steps_per_epoch=steps,
                 validation_data=data.shared_out(validation),
                 callbacks=[*callbacks(start, checkpoint.record), checkpoint],
                 shuffle=False,  # the stream has its own order

@@ -189,6 +189,13 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
             f"{recipe.gradient_accumulation} accumulated pieces; make --batch_size a multiple of "
             f"{pieces}"
         )
+    steps_per_epoch = info.steps_per_epoch(recipe.batch_size)
+    if steps_per_epoch % recipe.steps_per_execution:
+        fitting = [n for n in range(1, steps_per_epoch + 1) if steps_per_epoch % n == 0]
+        raise ValueError(
+            f"steps_per_execution is {recipe.steps_per_execution}, which does not divide the "
+            f"{steps_per_epoch} steps of an epoch; use one of: {', '.join(map(str, fitting))}"
+        )
     made = method(recipe).trainer(
         network(recipe, info),
         training_attack(recipe),
@@ -198,11 +205,12 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
         seed=recipe.seed,
     )
     made.compile(
-        optimizer(recipe, info.steps_per_epoch(recipe.batch_size)),
+        optimizer(recipe, steps_per_epoch),
         weight_decay=recipe.weight_decay,
         activation_weight_decay=recipe.activation_weight_decay,
         ema_decay=recipe.ema_decay,
         gradient_accumulation=recipe.gradient_accumulation,
         jit_compile=recipe.jit_compile,
+        steps_per_execution=recipe.steps_per_execution,
     )
     return made

@@ -77,6 +77,8 @@ class Recipe:
     precision: str
     deterministic: bool
     jit_compile: bool
+    steps_per_execution: int
+    profile: tuple[int, int] | None
     checkpoint_every: int
     picture_grid: int
     test_steps: int

@@ -58,6 +58,8 @@ def watchers(
     line.initial_step = start % line.steps_per_epoch
     # Every worker computes the same; one of them says so.
     shown = [line] if distribution.is_chief(trainer.distribute_strategy) else []
+    if recipe.profile and shown:
+        shown.append(callbacks.Profile(path / "logs", *recipe.profile, start))
     settings = {name: value for name, value in sorted(vars(recipe).items()) if value is not None}
     return [
         *shown,
