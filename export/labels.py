@@ -46,10 +46,7 @@ def planned(directory: Path, label: str, version: int) -> dict[str, int]:
       ValueError: a canary without a stable version beside it, or a label whose version has gone.
     """
     specs.one_of("label", label, LABELS)
-    present = versions.present(directory)
-    labels = read(directory) if (directory / FILE).exists() else {}
-    if STABLE not in labels and present:  # of an export that wrote no models.config
-        labels[STABLE] = max(present)
+    present, labels = versions.present(directory), current(directory)
     if label == STABLE and labels.get(CANARY, version) < version:
         labels[CANARY] = version
     labels[label] = version
@@ -62,6 +59,14 @@ def planned(directory: Path, label: str, version: int) -> dict[str, int]:
                 "the label another version, or take its line out"
             )
     return labels
+
+
+def current(directory: Path) -> dict[str, int]:
+    """Returns the labels that there are; without models.config, the highest version is stable."""
+    if (directory / FILE).exists():
+        return read(directory)
+    present = versions.present(directory)
+    return {STABLE: max(present)} if present else {}
 
 
 def read(directory: Path) -> dict[str, int]:

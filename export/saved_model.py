@@ -41,6 +41,8 @@ class Options:
     Attributes:
       version: at least 1; None takes the one after the highest there.
       label: "stable", what clients ask for; or "canary", beside the stable one that there is.
+      keep_versions: how many versions stay, this one and those with a label among them: the lowest
+        go; 0 keeps all. Whatever the number, a version keeps that has a label or had one before.
       class_names: K names, for the answer `labels` and the file `labels.txt`; or None.
       resize: what becomes of encoded pictures of another size; one of `signatures.RESIZES`.
       training: what is known of the training (metrics.json); travels along in metadata.json.
@@ -49,6 +51,7 @@ class Options:
 
     version: int | None = None
     label: str = labels.STABLE
+    keep_versions: int = 3
     class_names: Sequence[str] | None = None
     resize: str = "fit"
     training: dict | None = None
@@ -99,7 +102,11 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
             if options.verified:
                 verify.verify(partial)
         server_files.write(directory, name)
+        # Until it has read the new labels, the server asks for those of before.
+        needed = {version, *planned.values(), *labels.current(directory).values()}
         labels.write(directory, planned)
+        for path in versions.surplus(directory, options.keep_versions, needed):
+            versions.remove(path)
     return directory / str(version)
 
 
@@ -150,6 +157,7 @@ def from_flags(given: flags.FlagValues) -> Path:
     options = Options(
         version=given.version,
         label=given.label,
+        keep_versions=given.keep_versions,
         class_names=class_names,
         resize="fit" if resize == "whole" else resize,
         training=metrics,
@@ -165,6 +173,9 @@ def main() -> None:
         tf.get_logger().setLevel("WARNING")
     target = from_flags(flags.FLAGS)
     print(f"{target} ({'verified in a fresh process' if flags.FLAGS.verify else 'not verified'})")
+    found = ", ".join(map(str, versions.present(target.parent)))
+    called = ", ".join(f"{name} {n}" for name, n in labels.read(target.parent).items())
+    print(f"versions there: {found}; {called}")
     print(f"look at it: saved_model_cli show --dir {target} --all")
 
 

@@ -70,6 +70,21 @@ def remove(target: Path) -> None:
     shutil.rmtree(hidden)
 
 
+def surplus(directory: Path, num_kept: int, needed: set[int]) -> list[Path]:
+    """Returns the versions that may go: the lowest, until `num_kept` are left.
+
+    Args:
+      num_kept: 0 keeps all.
+      needed: versions that stay whatever their number; they are among those that are kept.
+    """
+    found = {
+        n: path for n, path in present(directory).items() if (path / "saved_model.pb").exists()
+    }
+    spare = [path for number, path in found.items() if number not in needed]
+    room = num_kept - (len(found) - len(spare))
+    return spare[: len(spare) - max(0, room)] if num_kept else []
+
+
 def present(directory: Path) -> dict[int, Path]:
     """Returns the versions that are there, by number, the lowest first."""
     found = directory.iterdir() if directory.is_dir() else ()

@@ -19,6 +19,9 @@ def define() -> None:
         ["stable", "canary"],
         "What the version is called: stable is what clients ask for, canary stands beside it.",
     )
+    numbers.whole(
+        "keep_versions", 3, "Versions that stay; older ones go, but none with a label. 0: all.", 0
+    )
     flags.DEFINE_string(
         "labels", None, "A text file, one class name a line; default: the run's class names."
     )

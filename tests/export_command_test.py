@@ -28,7 +28,7 @@ def test_a_wrong_number_of_names_is_refused(network, tmp_path):
 
 def given(**values):
     names = ("workdir", "network", "directory", "version", "labels", "resize")
-    defaults = {**dict.fromkeys(names), "label": "stable", "verify": False}
+    defaults = {**dict.fromkeys(names), "label": "stable", "keep_versions": 3, "verify": False}
     return types.SimpleNamespace(**defaults | values)
 
 

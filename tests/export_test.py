@@ -219,6 +219,26 @@ def test_versions_count_up_and_none_is_overwritten(network, tmp_path, monkeypatc
     assert found == {"notes", *beside}
 
 
+def test_older_versions_go_but_never_one_that_a_server_is_asked_for(network, tmp_path, monkeypatch):
+    def save(servable, path, *_):
+        os.mkdir(path)
+        open(os.path.join(path, "saved_model.pb"), "w").close()
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+
+    def versions_after(label):
+        options = saved_model.Options(label=label, keep_versions=2, verified=False)
+        saved_model.export(network, tmp_path, options)
+        return sorted(int(path.name) for path in tmp_path.glob("[0-9]*"))
+
+    assert [versions_after("stable") for _ in range(3)] == [[1], [1, 2], [2, 3]]
+    # The stable version, the canary that was one until now, and the new one.
+    assert [versions_after("canary") for _ in range(3)] == [[3, 4], [3, 4, 5], [3, 5, 6]]
+    # The server calls version 3 stable until it has read that version 7 is.
+    assert versions_after("stable") == [3, 6, 7]
+    assert versions_after("stable") == [7, 8]
+
+
 def test_of_two_exports_at_once_the_second_refuses(network, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", lambda servable, path, *_: os.mkdir(path))
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from hypothesis import given, strategies
 
 from export import versions
 
@@ -126,3 +127,35 @@ def test_versions_are_counted_as_a_server_counts(tmp_path):
         (tmp_path / name).mkdir()
     assert list(versions.present(tmp_path)) == [2, 9, 10]
     assert versions.next_version(tmp_path) == 11
+
+
+def make_versions(directory, numbers):
+    for number in numbers:
+        (directory / str(number)).mkdir(parents=True)
+        (directory / str(number) / "saved_model.pb").touch()
+
+
+@given(
+    numbers=strategies.sets(strategies.integers(1, 12), min_size=1),
+    needed=strategies.sets(strategies.integers(1, 12)),
+    num_kept=strategies.integers(0, 6),
+)
+def test_the_lowest_versions_go_and_what_is_needed_stays(
+    tmp_path_factory, numbers, needed, num_kept
+):
+    directory = tmp_path_factory.mktemp("served")
+    make_versions(directory, numbers)
+    gone = {int(path.name) for path in versions.surplus(directory, num_kept, needed)}
+    kept = numbers - gone
+    assert gone <= numbers and not gone & needed
+    if num_kept == 0:
+        assert not gone
+    else:
+        assert len(kept) == max(min(num_kept, len(numbers)), len(numbers & needed))
+        assert max(gone, default=0) <= min(kept - needed, default=13)
+
+
+def test_what_is_no_savedmodel_is_neither_counted_nor_removed(tmp_path):
+    make_versions(tmp_path, (2, 3, 4))
+    (tmp_path / "1").mkdir()
+    assert versions.surplus(tmp_path, 2, set()) == [tmp_path / "2"]
