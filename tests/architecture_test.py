@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -116,6 +117,13 @@ def test_dependencies_in_build_are_the_imports():
 
 def _outside(deps):
     return {one for one in deps if one.startswith("@")}
+
+
+def test_a_version_of_every_package_is_locked_for_bazel():
+    text = (ROOT / "tools" / "bazel" / "requirements_lock.txt").read_text(encoding="utf-8")
+    locked = {re.split(r"[\[=]", line)[0].replace("-", "_") for line in text.splitlines()}
+    named = set().union(*(_outside(deps) for _, _, deps, _ in targets().values()))
+    assert named <= {f"@pip//{name}" for name in locked}  # docs/bazel.md says how it is made anew
 
 
 def test_programs_are_what_has_a_main():

@@ -139,6 +139,10 @@ def test_the_commit_says_if_the_code_was_changed_since_and_is_none_without_one(
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "module.py").write_text("a = 2\n")
     assert workdir.provenance()["commit"] == f"{clean}-dirty"
+    link = tmp_path.with_suffix(".link")  # as Bazel runs it
+    link.symlink_to(tmp_path / "module.py")
+    monkeypatch.setattr(workdir, "__file__", str(link))
+    assert workdir.provenance()["commit"] == f"{clean}-dirty"
     (tmp_path / "installed.py").touch()  # inside the repository and not of it
     monkeypatch.setattr(workdir, "__file__", str(tmp_path / "installed.py"))
     assert workdir.provenance()["commit"] is None

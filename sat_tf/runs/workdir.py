@@ -140,7 +140,7 @@ def _empty(children):
 
 
 def _commit():
-    file = pathlib.Path(__file__)
+    file = pathlib.Path(__file__).resolve()  # Bazel runs it by a link
     try:
         # Installed, the package may lie inside another project's repository.
         _git(file.parent, "ls-files", "--error-unmatch", file.name)
