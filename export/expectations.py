@@ -37,9 +37,14 @@ def write(
             stored[f"{kind}_logits"] = logits_of(network, decoded)
             for index, one in enumerate(encoded):
                 stored[f"{kind}_{index}"] = np.frombuffer(one.numpy(), np.uint8)
+    logits = [stored[key] for key in stored if key.endswith("logits")]
+    np.savez(directory / verify.EXPECTATIONS, tolerance=tolerance(network, logits), **stored)
+
+
+def tolerance(network: keras.Model, logits: Sequence[np.ndarray]) -> float:
+    """Returns what a logit may differ by: 1e-4 of the largest, 5e-2 where 16 bits compute it."""
     relative = 5e-2 if has_low_precision(network) else 1e-4
-    largest = max(1.0, *(np.abs(stored[key]).max() for key in stored if key.endswith("logits")))
-    np.savez(directory / verify.EXPECTATIONS, tolerance=relative * largest, **stored)
+    return float(relative * max(1.0, *(np.abs(one).max() for one in logits)))
 
 
 def logits_of(network: keras.Model, pixels) -> np.ndarray:

@@ -6,6 +6,7 @@ PROGRAMS = {
     "sat_tf.convert": "turns a released TensorFlow 1 checkpoint into a run",
     "sat_tf.activations": "compares the activation functions, and draws them",
     "export.saved_model": "writes a run as a SavedModel for TensorFlow Serving",
+    "export.client": "asks a server what pictures show, or compares it with a run",
     "benchmarks.train_step": "measures what an adversarial training step costs",
     "benchmarks.activations": "measures what each activation costs",
     "benchmarks.evaluate": "measures evaluation against plain loops and other libraries",

@@ -15,6 +15,7 @@ COMMANDS = {
     "sat-export": "sat_tf.export.saved_model",
 }
 _ERASE = "\r\x1b[K"
+_WITHOUT_TENSORFLOW = ("sat_tf", "sat_tf.__main__", "export.client")
 
 
 def start(command: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def start(command: Sequence[str]) -> None:
       command: the whole command line, such as `python -m sat_tf.train`.
     """
     name = program(command)
-    if name in ("sat_tf", "sat_tf.__main__"):  # a list of the programs needs no TensorFlow
+    if name in _WITHOUT_TENSORFLOW:  # the list of the programs, and what asks a server
         return
 
     screen = os.dup(2)  # the import turns 2 elsewhere

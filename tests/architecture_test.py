@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("sat_tf", "flags", "export", "benchmarks", "tests")
 # What a package is called where pip installs it, if that is not what Python imports.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl_py", "art": "adversarial_robustness_toolbox",
-                 "google": "protobuf", "sklearn": "scikit_learn",
+                 "google": "protobuf", "grpc": "grpcio", "sklearn": "scikit_learn",
                  "tensorflow_serving": "tensorflow_serving_api", "yaml": "pyyaml"}  # fmt: skip
 LEAVES = ("activations", "attacks", "data", "specs")
 

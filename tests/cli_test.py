@@ -184,6 +184,7 @@ PROGRAMS = (
     "sat_tf.convert",
     "sat_tf.activations",
     "export.saved_model",
+    "export.client",
     "benchmarks.activations",
     "benchmarks.evaluate",
     "benchmarks.studies.smooth",

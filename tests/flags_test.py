@@ -16,7 +16,9 @@ THEMES = {
     "evaluate": "evaluate",
     "convert": "convert",
     "export": "export",
+    "client": "client",
 }
+_FEWEST = {"train": 25, "evaluate": 8, "convert": 1, "export": 1, "client": 6}  # numbers
 ODD = ["nan", "inf", "-inf", "1e400", "-1", "-0.5", "1e10", "2147483648", "-2147483649",
        "99999999999", "9" * 30, "", " ", "x", "1.5", "1/2", "None", "-", "+"]  # fmt: skip
 
@@ -24,7 +26,7 @@ ODD = ["nan", "inf", "-inf", "1e400", "-1", "-0.5", "1e10", "2147483648", "-2147
 _TRY = """
 import json, sys
 from absl import flags
-from flags import attack, convert, data, evaluate, export, method, model, run, training
+from flags import attack, client, convert, data, evaluate, export, method, model, run, training
 for theme in ({themes},):  # of one program, though all can be imported beside each other
     theme.define()
 found = []
@@ -54,7 +56,7 @@ def test_a_number_outside_the_range_that_the_help_states_is_refused(program):
     found = json.loads(done.stdout)
     bounds = {name: (low, high, words) for name, what, *rest in found if what == "bounds"
               for (low, high), words in [rest]}  # fmt: skip
-    assert len(bounds) >= {"train": 25, "evaluate": 8, "convert": 1, "export": 1}[program]
+    assert len(bounds) >= _FEWEST[program]
     for low, high, words in bounds.values():
         assert low is not None and high is not None and low < high < float("inf")
         stated = [float(number) for number in re.findall(r"-?\d[\d.e+]*", words)]

@@ -1,0 +1,161 @@
+"""What a client does itself, against what TensorFlow does, and a server that counts requests."""
+
+import http.server
+import json
+import math
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tensorflow.core.framework import tensor_pb2
+
+from export import remote
+from export.remote import pictures, tensors
+
+SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4)
+
+
+@given(arrays.arrays(st.sampled_from([np.float32, np.uint8]), SHAPES))
+def test_pixels_are_sent_as_tensorflow_reads_them(values):
+    proto = tensor_pb2.TensorProto()
+    tensors.fill(proto, values)
+    found = tf.make_ndarray(proto)
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values)
+
+
+@given(st.lists(st.binary(max_size=20), min_size=1))
+def test_encoded_pictures_are_sent_as_tensorflow_reads_them(values):
+    proto = tensor_pb2.TensorProto()
+    tensors.fill(proto, values)
+    assert tf.make_ndarray(proto).tolist() == values
+
+
+@given(
+    arrays.arrays(st.sampled_from([np.float32, np.float64, np.int32, np.int64]), SHAPES),
+    st.booleans(),
+)
+def test_answers_are_read_as_tensorflow_writes_them(values, alike):
+    if alike:  # then one value stands for all
+        values = np.full_like(values, values.flat[0])
+        proto = tf.make_tensor_proto(values.flat[0], values.dtype, values.shape)
+    else:
+        proto = tf.make_tensor_proto(values)  # packed where there are several
+    np.testing.assert_array_equal(np.array(tensors.read(proto), values.dtype), values)
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_texts_are_read_as_tensorflow_writes_them(texts):
+    assert tensors.read(tf.make_tensor_proto(texts)) == texts
+
+
+def test_an_answer_of_another_type_or_without_rows_is_refused():
+    for proto in (tf.make_tensor_proto([True]), tf.make_tensor_proto(1.0)):
+        with pytest.raises(ValueError, match="the server answers with DT_.*; expected DT_FLOAT"):
+            tensors.read(proto)
+
+
+class Counted:
+    """Refuses every batch with a bad picture or more than `most`, and counts the requests."""
+
+    def __init__(self, most=10**9, code="INVALID_ARGUMENT"):
+        self.most, self.code, self.num_requests = most, code, 0
+
+    def predict(self, signature, inputs):
+        ((name, encoded),) = inputs.items()
+        assert (signature, name) == ("encoded_images", "image_bytes")
+        self.num_requests += 1
+        if b"bad" in encoded or len(encoded) > self.most:
+            raise remote.Failed(self.code, "no")
+        return {"length": [len(one) for one in encoded], "bytes": encoded}
+
+
+@given(
+    st.lists(st.sampled_from([b"bad", b"a", b"bc"]), min_size=1, max_size=40), st.integers(1, 40)
+)
+def test_every_good_picture_is_answered_and_every_bad_one_refused(encoded, most):
+    server = Counted(most)
+    found = pictures.ask(server, "encoded_images", "image_bytes", encoded)
+    for one, answer in zip(encoded, found, strict=True):
+        if one == b"bad":
+            assert isinstance(answer, remote.Failed)
+        else:
+            assert answer == {"length": len(one), "bytes": one}
+
+
+@pytest.mark.parametrize("place", [0, 13, 31])
+def test_one_bad_picture_costs_two_requests_for_each_halving(place):
+    server = Counted()
+    encoded = [b"a"] * 32
+    encoded[place] = b"bad"
+    pictures.ask(server, "encoded_images", "image_bytes", encoded)
+    assert server.num_requests == 1 + 2 * math.log2(32)
+
+
+def test_what_is_no_fault_of_a_picture_is_not_asked_in_halves():
+    server = Counted(code="RESOURCE_EXHAUSTED")
+    with pytest.raises(remote.Failed):
+        pictures.ask(server, "encoded_images", "image_bytes", [b"a", b"bad"])
+    assert server.num_requests == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("assertion failed: [not a JPEG]\n\t [[{{node map/Assert}}]]", "not a JPEG"),
+        ("assertion failed: [at most] [4 5]\n\t [[x]]", "at most 4 5"),
+        ("{{function_node f}} Input 3 is [odd]\n\t [[{{node g}}]]", "Input 3 is [odd]"),
+        ("", "no reason given"),
+        ("{{node x}}\n", "no reason given"),
+    ],
+)
+def test_a_servers_words_lose_the_names_of_nodes(said, line):
+    assert remote.brief(said) == line
+
+
+@pytest.fixture
+def odd():
+    """A server of other things: answers what it is given, by HTTP."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = self.server.answer
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("localhost", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "words"),
+    [
+        (200, b"<html>", "UNKNOWN", "HTTP status 200 with an answer that is no JSON object"),
+        (404, b"", "NOT_FOUND", "HTTP status 404 with an answer that is no JSON object"),
+        (502, b"[]", "UNKNOWN", "HTTP status 502 with an answer that is no JSON object"),
+        (200, b"{}", "UNKNOWN", "the answer has no object 'metadata'"),
+        (400, json.dumps({"error": "gro\\303\\237er\\n\\t Hund"}).encode(), "INVALID_ARGUMENT",
+         "großer"),
+        (400, json.dumps({"error": "odd \\x"}).encode(), "INVALID_ARGUMENT", "odd \\x"),
+    ],
+)  # fmt: skip
+def test_an_odd_answer_by_http_is_one_line(odd, status, body, code, words):
+    odd.answer = (status, body)
+    address = f"http://localhost:{odd.server_address[1]}"
+    server = remote.connect(address, remote.Model("pets"), retries=0)
+    with pytest.raises(remote.Failed) as failed:
+        server.signatures()
+    assert failed.value.code == code and str(failed.value) == f"{address}: {words} ({code})"
