@@ -25,6 +25,7 @@ def verify(directory: str | Path) -> None:
     """
     environment = {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),  # Bazel's programs have their packages there alone
         "CUDA_VISIBLE_DEVICES": "",  # an accelerator's memory is the parent process's
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }

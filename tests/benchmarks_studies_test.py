@@ -69,6 +69,12 @@ def test_a_finished_run_is_not_repeated(found, tmp_path, monkeypatch):
         smooth.measure("relu", "7", Given)
 
 
+def test_a_run_finds_modules_where_the_study_does(tmp_path, monkeypatch):
+    (tmp_path / "lies_here.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    smooth._python(tmp_path / "run", ["lies_here"], [])
+
+
 def test_a_failed_run_names_its_log(tmp_path):
     command = ["sat_tf.train", "--activation=nonsense"]
     with pytest.raises(ValueError, match="status 2: see .*run.log"):

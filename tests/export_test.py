@@ -239,6 +239,16 @@ def test_older_versions_go_but_never_one_that_a_server_is_asked_for(network, tmp
     assert versions_after("stable") == [7, 8]
 
 
+def test_the_fresh_process_finds_packages_where_this_one_does(tmp_path, monkeypatch):
+    (tmp_path / "lies_here.py").touch()
+    program = tmp_path / "program" / "verify.py"  # whose own folder has no such module
+    program.parent.mkdir()
+    program.write_text("import lies_here")
+    monkeypatch.setattr(verify, "__file__", str(program))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    verify.verify(tmp_path)
+
+
 def test_of_two_exports_at_once_the_second_refuses(network, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", lambda servable, path, *_: os.mkdir(path))
 

@@ -90,10 +90,12 @@ def measure(row: str, seed: str, given) -> None:
 def _python(workdir, command, options):
     """Runs a module to its end; returns the seconds of processor time that it took."""
     log = workdir.with_name(f"{workdir.name}.log")  # a workdir takes nobody else's files
+    path = os.pathsep.join(sys.path)  # where alone Bazel's programs have their packages
     with log.open("a") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command, *options], stdout=output, stderr=output
-        )
+            [sys.executable, "-m", *command, *options], stdout=output, stderr=output,
+            env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
