@@ -81,8 +81,8 @@ def surplus(directory: Path, num_kept: int, needed: set[int]) -> list[Path]:
         n: path for n, path in present(directory).items() if (path / "saved_model.pb").exists()
     }
     spare = [path for number, path in found.items() if number not in needed]
-    room = num_kept - (len(found) - len(spare))
-    return spare[: len(spare) - max(0, room)] if num_kept else []
+    too_many = min(len(found) - num_kept, len(spare)) if num_kept else 0
+    return spare[: max(0, too_many)]
 
 
 def present(directory: Path) -> dict[int, Path]:

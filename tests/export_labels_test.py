@@ -2,7 +2,7 @@
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 from tensorflow_serving.config import model_server_config_pb2
 
 from export import labels
@@ -26,6 +26,7 @@ def test_stable_moves_with_every_export_and_a_canary_stands_beside_it(tmp_path):
     assert export(tmp_path, "stable", 5) == {"stable": 5, "canary": 9}
 
 
+@settings(deadline=None)  # of a disk that others use, too
 @given(
     exports=strategies.lists(
         strategies.tuples(strategies.sampled_from(labels.LABELS), strategies.integers(1, 30)),

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from export import versions
 
@@ -135,6 +135,7 @@ def make_versions(directory, numbers):
         (directory / str(number) / "saved_model.pb").touch()
 
 
+@settings(deadline=None)  # of a disk that others use, too
 @given(
     numbers=strategies.sets(strategies.integers(1, 12), min_size=1),
     needed=strategies.sets(strategies.integers(1, 12)),

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -69,6 +69,7 @@ def test_pixels_take_no_room_and_a_network_of_other_channels_has_no_pictures(tmp
     assert names == {signatures.FLOAT, signatures.UINT8}
 
 
+@settings(deadline=None)
 @given(strategies.dictionaries(strategies.text(), strategies.binary(max_size=20_000), max_size=3))
 def test_what_is_written_by_hand_is_the_wire_format(inputs):
     tensors = {key: tf.make_tensor_proto([value]) for key, value in inputs.items()}
