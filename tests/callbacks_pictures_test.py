@@ -79,11 +79,12 @@ def test_a_caption_never_leaves_its_column_and_colour_says_right_or_wrong():
     assert colourful(nothing)[0] > colourful(nothing)[1]
 
 
-def test_the_grid_shows_the_attack_with_the_same_seed_every_time():
-    seeds = []
+def test_the_grid_shows_the_attack_with_the_same_seed_every_time_and_traces_it_once():
+    seeds, traced = [], []
 
     def attack(network, images, labels, seed):
-        seeds.append(tuple(seed.numpy()))
+        traced.append(network)
+        tf.numpy_function(lambda seed: seeds.append(tuple(seed)), [seed], [])
         return images + 1
 
     images, labels = next(iter(dataset()))
@@ -93,6 +94,19 @@ def test_the_grid_shows_the_attack_with_the_same_seed_every_time():
     assert (first == second).all()
     PictureGrid(images[:2], labels[:2], attack, seed=6)(network)
     assert seeds[0] == seeds[1] != seeds[2]
+    assert traced == [network, network]  # one for each grid
+
+
+def test_the_grid_follows_the_weights_and_the_network_it_is_given():
+    images, labels = next(iter(dataset()))
+    grid = PictureGrid(images[:2], labels[:2], lower)
+    network, other = compiled().network, compiled().network
+    before = grid(network)
+    other.set_weights([-3 * weight for weight in network.get_weights()])
+    changed = grid(other)
+    network.set_weights(other.get_weights())
+    np.testing.assert_array_equal(grid(network), changed)
+    assert (changed != before).any()
 
 
 def test_pictures_refuse_what_they_cannot_draw():

@@ -57,20 +57,26 @@ class PictureGrid:
         self.attack = attack
         self.class_names = class_names
         self.seed = seed
+        self._network = self._attacked = None
 
     def __call__(self, network) -> np.ndarray:
         """Returns the grid, uint8 [height, width, 3]."""
-        images, labels = tf.constant(self.images), tf.constant(self.labels)
+        if network is not self._network:  # traced once, not run op by op every epoch
+            self._network, self._attacked = network, self._made_for(network)
         seed = tf.constant([self.seed, 0], tf.int32)
-        adversarial = self.attack(network, images, labels, seed)
-        clean_logits, logits = (network(x, training=False) for x in (images, adversarial))
-        return draw(
-            self.images,
-            np.asarray(adversarial),
-            self.labels,
-            tuple(losses.probabilities(z).numpy() for z in (clean_logits, logits)),
-            self.class_names,
+        adversarial, *found = self._attacked(
+            tf.constant(self.images), tf.constant(self.labels), seed
         )
+        found = tuple(probabilities.numpy() for probabilities in found)
+        return draw(self.images, adversarial.numpy(), self.labels, found, self.class_names)
+
+    def _made_for(self, network):
+        def attacked(images, labels, seed):
+            adversarial = tf.convert_to_tensor(self.attack(network, images, labels, seed))
+            logits = (network(x, training=False) for x in (images, adversarial))
+            return adversarial, *map(losses.probabilities, logits)
+
+        return tf.function(attacked, autograph=False)
 
 
 def cell(row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
