@@ -1,7 +1,7 @@
 """The client against a server of another process: its answers, and one line for what goes wrong."""
 
+import dataclasses
 import json
-import shutil
 import socket
 import time
 
@@ -27,11 +27,11 @@ def network():
 @pytest.fixture(scope="module")
 def served(network, tmp_path_factory):
     directory = tmp_path_factory.mktemp("serving") / "pets"
-    first = saved_model.export(
-        network, directory, saved_model.Options(class_names=NAMES, verified=False)
-    )
-    shutil.copytree(first, directory / "3")
-    with serving({"pets": directory}, "stable=1") as server:
+    options = saved_model.Options(class_names=NAMES, verified=False)
+    saved_model.export(network, directory, options)
+    canary = dataclasses.replace(options, version=3, label="canary")
+    saved_model.export(network, directory, canary)
+    with serving(directory) as server:
         yield server
 
 
@@ -152,8 +152,8 @@ def test_one_bad_picture_takes_no_other_answer_with_it(
     [
         (["--model=cats"], "Servable not found for request: Latest(cats) (NOT_FOUND)"),
         (["--model_version=2"], "Servable not found for request: Specific(pets, 2) (NOT_FOUND)"),
-        (["--version_label=canary"],
-         "Unrecognized servable version label: canary (INVALID_ARGUMENT)"),
+        (["--version_label=beta"],
+         "Unrecognized servable version label: beta (INVALID_ARGUMENT)"),
     ],
 )  # fmt: skip
 def test_a_network_that_is_not_there_is_one_line(ask, served, files, protocol, arguments, words):
@@ -166,8 +166,13 @@ def test_a_network_that_is_not_there_is_one_line(ask, served, files, protocol, a
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_version_is_named_by_its_number_or_its_label(ask, served, files, protocol):
-    for arguments, expected in ((), 3), (["--model_version=1"], 1), (["--version_label=stable"], 1):
-        assert ask(protocol, *arguments, files[0])[0] == 0
+    for argument, expected in (
+        ("--top=3", 3),  # none is named: the highest, though it is on trial
+        ("--model_version=1", 1),
+        ("--version_label=stable", 1),
+        ("--version_label=canary", 3),
+    ):
+        assert ask(protocol, argument, files[0])[0] == 0
         assert served.asked()[-1] == f"predict encoded_images {expected} 1"
 
 

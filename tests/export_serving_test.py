@@ -58,7 +58,7 @@ def of_digits(tmp_path_factory):
     metrics = {"dataset": "digits", "image_size": 8, "eval_resize": "whole"}
     write_run(run, network, metrics)
     return run, saved_model.export(
-        network, run / "serving", saved_model.Options(verified=False)
+        network, run / "digits", saved_model.Options(verified=False)
     ).parent
 
 
@@ -69,7 +69,7 @@ def write_run(directory, network, metrics):
 
 @pytest.fixture(scope="module")
 def served(version, of_digits):
-    with serving({"pets": version.parent, "digits": of_digits[1]}) as server:
+    with serving(version.parent, of_digits[1]) as server:
         yield server
 
 

@@ -11,11 +11,13 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     predict_pb2,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 _CODES = {number: code for code, number in vars(tf.errors).items() if isinstance(number, int)}
 
@@ -66,13 +68,18 @@ class Version:
 class Models:
     """What both protocols ask."""
 
-    def __init__(self, directories, labels, absent):
-        self._versions = {
-            name: {int(one.name): Version(one) for one in pathlib.Path(directory).iterdir()
-                   if one.name.isdigit()}
-            for name, directory in directories.items()
-        }  # fmt: skip
-        self._labels, self._absent = labels, absent
+    def __init__(self, directories, absent):
+        self._versions, self._labels = {}, {}
+        for directory in map(pathlib.Path, directories):
+            text = (directory / "models.config").read_text()
+            found = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+            (config,) = found.model_config_list.config
+            if config.model_version_policy.WhichOneof("policy_choice") != "all":
+                raise ValueError(f"{directory} does not have all versions served")
+            present = (one for one in directory.iterdir() if one.name.isdigit())
+            self._versions[config.name] = {int(one.name): Version(one) for one in present}
+            self._labels[config.name] = dict(config.version_labels)
+        self._absent = absent
         self.faults, self.asked = [], []
         self._lock = threading.Lock()
 
@@ -91,10 +98,11 @@ class Models:
         """Returns the number of the version that a ModelSpec names, and the version."""
         versions = self._versions.get(spec.name, {})
         if spec.version_label:
-            if spec.version_label not in self._labels:
+            labels = self._labels.get(spec.name, {})
+            if spec.version_label not in labels:
                 message = f"Unrecognized servable version label: {spec.version_label}"
                 raise Refused("INVALID_ARGUMENT", message)
-            number, what = self._labels[spec.version_label], "Specific"
+            number, what = labels[spec.version_label], "Specific"
         elif spec.HasField("version"):
             number, what = spec.version.value, "Specific"
         else:

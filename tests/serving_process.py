@@ -40,16 +40,9 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(directories, *labels):
-    """Starts the server and yields it.
-
-    Args:
-      directories: of exported networks, by the name that the server gives them.
-      labels: "LABEL=VERSION".
-    """
-    command = [sys.executable, "-m", "tests.serving_server"]
-    command += [f"{name}={directory}" for name, directory in directories.items()]
-    command += [f"--label={label}" for label in labels]
+def serving(*directories):
+    """Starts the server for exported networks, each with all its versions, and yields it."""
+    command = [sys.executable, "-m", "tests.serving_server", *map(str, directories)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -4,11 +4,12 @@ It speaks what TensorFlow Serving does, by gRPC (`tests.serving_grpc`) and REST
 (`tests.serving_rest`); its networks are loaded by TensorFlow alone (`tests.serving_models`), in a
 process that can import neither Keras nor this project.
 
-    python -m tests.serving_server digits=serving/digits --label=stable=1
+    python -m tests.serving_server serving/digits
 
-writes {"grpc": port, "rest": port} as its first line and runs until its stdin ends. A POST to
-/faults takes a JSON list; each further request takes one from it: null, seconds to wait, or the
-name of a gRPC status to fail with. A GET of /asked returns what has been asked since then.
+serves what the directory's models.config says, writes {"grpc": port, "rest": port} as its first
+line and runs until its stdin ends. A POST to /faults takes a JSON list; each further request takes
+one from it: null, seconds to wait, or the name of a gRPC status to fail with. A GET of /asked
+returns what has been asked since then.
 """
 
 import argparse
@@ -21,18 +22,13 @@ ABSENT = ("keras", "sat_tf")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", metavar="NAME=DIRECTORY")
-    parser.add_argument("--label", action="append", default=[], metavar="LABEL=VERSION")
+    parser.add_argument("directories", nargs="+")
     given = parser.parse_args()
     sys.modules.update(dict.fromkeys(ABSENT))  # TensorFlow imports Keras wherever it is installed
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from tests import serving_grpc, serving_models, serving_rest
 
-    models = serving_models.Models(
-        dict(one.split("=", 1) for one in given.models),
-        {label: int(number) for label, number in (one.split("=") for one in given.label)},
-        ABSENT,
-    )
+    models = serving_models.Models(given.directories, ABSENT)
     ports = {"grpc": serving_grpc.start(models), "rest": serving_rest.start(models)}
     print(json.dumps(ports), flush=True)
     sys.stdin.read()
