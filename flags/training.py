@@ -9,7 +9,12 @@ def define() -> None:
     """Defines the flags; only a program calls it."""
     numbers.whole("epochs", 30, "Passes over the training images.", 1, 100_000)
     numbers.whole("batch_size", 128, "Images in a global batch, over all replicas.", 1, 2**20)
-    flags.DEFINE_string("optimizer", "sgd", "Optimiser: sgd, which is SGD with momentum.")
+    flags.DEFINE_string(
+        "optimizer",
+        "sgd",
+        "Optimiser: sgd, which is SGD with momentum; or one of TensorFlow Addons, with options "
+        "after a colon and what it wraps in parentheses: tfa:LAMB:beta_1=0.95, tfa:Lookahead(sgd).",
+    )
     numbers.real(
         "learning_rate", 0.1, "Peak learning rate, for the global batch as it is.", 0, 1_000
     )
@@ -26,7 +31,14 @@ def define() -> None:
     numbers.real("factor", 0.1, "What the schedule 'step' multiplies the rate by.", 0, 1)
     numbers.real("momentum", 0.9, "Momentum of SGD.", 0, 1)
     flags.DEFINE_bool("nesterov", True, "Nesterov's momentum.")
-    numbers.real("weight_decay", 5e-4, "Coefficient of 0.5 * |kernel|^2 in the loss.", 0, 1)
+    numbers.real(
+        "weight_decay",
+        5e-4,
+        "Coefficient of 0.5 * |kernel|^2 in the loss; tfa:AdamW, tfa:LAMB and tfa:SGDW decay "
+        "kernels in their step instead.",
+        0,
+        1,
+    )
     numbers.real(
         "activation_weight_decay",
         0.0,

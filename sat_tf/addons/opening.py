@@ -19,6 +19,16 @@ import tensorflow as tf
 _INSTALL = "pip install -r requirements-addons.txt (Python 3.10 or 3.11)"
 
 
+def legacy_keras() -> types.ModuleType:
+    """Returns tf_keras, which is Keras 2.
+
+    Raises:
+      ValueError: as `tensorflow_addons`.
+    """
+    tensorflow_addons()
+    return sys.modules["tf_keras"]
+
+
 @functools.cache
 def tensorflow_addons() -> types.ModuleType:
     """Returns TensorFlow Addons.

@@ -93,5 +93,24 @@ def move_average(average: keras.Model, network: keras.Model, decay: float) -> No
     tf.distribute.get_replica_context().merge_call(move, args=(means, weights))
 
 
+def take_average(
+    average: keras.Model, network: keras.Model, averaged: Callable[[keras.Variable], tf.Tensor]
+) -> None:
+    """Gives a second network the averages of the weights, and of all else the values themselves.
+
+    Args:
+      averaged: of a weight that is trained, its average.
+    """
+    trained = {id(weight) for weight in network.trainable_variables}
+    values = [averaged(w) if id(w) in trained else tf.identity(w.value) for w in network.weights]
+
+    def take(strategy, means, values):
+        for mean, value in zip(means, values, strict=True):
+            strategy.extended.update(mean, lambda m, v: m.assign(v), args=(value,))
+
+    means = [variable.value for variable in average.weights]
+    tf.distribute.get_replica_context().merge_call(take, args=(means, values))
+
+
 def _sum(gradient, more):
     return None if more is None else gradient + more

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from sat_tf import attacks, models
 from sat_tf import data as datasets
+from sat_tf.addons import optimizers
 from sat_tf.attacks import names
 from sat_tf.runs import distribution
-from sat_tf.training import AdversarialTrainer, methods, schedules
+from sat_tf.training import AdversarialTrainer, methods, objectives, schedules
 from sat_tf.training.recipe import Recipe
 
 
@@ -142,7 +143,8 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimize
     """Makes the optimiser with its schedule.
 
     Raises:
-      ValueError: an unknown name; boundaries that the schedule has no use for, or lacks.
+      ValueError: an unknown name; boundaries that the schedule has no use for, or lacks; TensorFlow
+        Addons is asked for and not installed.
     """
     if (recipe.schedule == "step") != bool(recipe.boundary):
         raise ValueError(
@@ -160,14 +162,26 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimize
         boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
         factor=recipe.factor,
     )
-    return _named(OPTIMIZERS, "optimizer", recipe.optimizer)(schedule, recipe)
+    name = optimizers.name_of(recipe.optimizer)
+    return _named(OPTIMIZERS, "optimizer", name)(schedule, recipe)
 
 
 def _sgd(schedule, recipe):
     return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
-OPTIMIZERS = {"sgd": _sgd}
+def _of_addons(schedule, recipe):
+    return optimizers.make(
+        recipe.optimizer,
+        schedule,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        decays=lambda weight: weight.name.endswith(objectives.KERNELS),
+    )
+
+
+OPTIMIZERS = {"sgd": _sgd, **dict.fromkeys(optimizers.NAMES, _of_addons)}
 
 
 def _named(table, kind, name):
@@ -204,9 +218,10 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
         validation_attack=strong_attack(recipe, recipe.validation_steps),
         seed=recipe.seed,
     )
+    decays_itself = optimizers.parse(recipe.optimizer).decays
     made.compile(
         optimizer(recipe, steps_per_epoch),
-        weight_decay=recipe.weight_decay,
+        weight_decay=0.0 if decays_itself else recipe.weight_decay,
         activation_weight_decay=recipe.activation_weight_decay,
         ema_decay=recipe.ema_decay,
         gradient_accumulation=recipe.gradient_accumulation,

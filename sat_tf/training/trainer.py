@@ -104,7 +104,9 @@ class AdversarialTrainer(Fittable):
         weights = self.network.trainable_variables
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         averages.average_statistics_over_replicas(self.network)
-        if self.average is not None:  # after the statistics, which it averages too
+        if self.averaged is not None:
+            averages.take_average(self.average, self.network, self.averaged)
+        elif self.average is not None:  # after the statistics, which it averages too
             averages.move_average(self.average, self.network, self.ema_decay)
 
     def step_seed(self) -> tf.Tensor:
@@ -149,7 +151,8 @@ class AdversarialTrainer(Fittable):
         """Sets how the weights are updated.
 
         Args:
-          optimizer: any Keras optimiser.
+          optimizer: any Keras optimiser. If it averages weights itself, its `averaged` tells the
+            average of each, and the network with those is validated and exported.
           weight_decay: coefficient of `0.5 * |kernel|^2`, coupled (part of the loss), on kernels
             only: not on biases and batch-norm scales.
           activation_weight_decay: the same on the trained scalars of `activations.TRAINED`.
@@ -183,11 +186,18 @@ class AdversarialTrainer(Fittable):
                 f"activation_weight_decay is {activation_weight_decay}, but the network has no "
                 f"trained activation; use it with {' or '.join(activations.TRAINED)}, or set 0"
             )
+        self.averaged = getattr(optimizer, "averaged", None)
+        if self.averaged is not None and ema_decay:
+            raise ValueError(
+                f"the optimizer {optimizer.name} averages the weights, and so does ema_decay="
+                f"{ema_decay}; set that to 0"
+            )
         self.weight_decay = weight_decay
         self.activation_weight_decay = activation_weight_decay
         self.ema_decay = ema_decay
         self.gradient_accumulation = gradient_accumulation
-        self.average = injection.copy(self.network) if ema_decay else None
+        keeps_average = ema_decay or self.averaged is not None
+        self.average = injection.copy(self.network) if keeps_average else None
 
 
 def _correct(logits, labels):
