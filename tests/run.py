@@ -6,8 +6,7 @@ import sys
 import pytest
 
 if __name__ == "__main__":
-    # So that the programs which tests start find the same modules; first is this file's folder.
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[1:])
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for what tests start
     os.environ.setdefault("HOME", os.environ["TEST_TMPDIR"])
     status = pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]])
     # A file whose tests are all slow, or lack a package, has none to run.
