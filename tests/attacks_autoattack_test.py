@@ -189,6 +189,20 @@ def test_plus_and_rand_have_their_restarts_and_averages():
     assert [(a.name, a.eot_steps) for a in rand] == [("apgd-ce", 20), ("apgd-dlr", 20)]
 
 
+@pytest.mark.parametrize("num_classes", [4, 10, 1000])
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_quick_is_the_beginning_of_standard_with_few_targets(norm, num_classes):
+    quick = autoattack.ensemble("quick", epsilon=8.0, norm=norm, num_classes=num_classes)
+    standard = autoattack.ensemble(epsilon=8.0, norm=norm, num_classes=num_classes)
+    assert [attack.name for attack in quick] == ["apgd-ce", "apgd-t"]
+    assert quick[0].num_steps == standard[0].num_steps
+    assert (quick[0].loss, quick[0].epsilon, quick[0].norm) == ("ce", 8.0, norm)
+    assert quick[1].num_targets == 3
+    assert quick[1].num_steps * standard[1].num_targets == standard[1].num_steps * 3
+    assert autoattack.left_out("quick", num_classes=3).keys() == {"apgd-t"}
+    assert autoattack.ensemble("quick", epsilon=8.0, num_classes=3)[0].name == "apgd-ce"
+
+
 @pytest.mark.parametrize(
     "num_classes,names,missing",
     [

@@ -23,6 +23,7 @@ class SatPlainPhotos(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="train_only"),
         tfds.core.BuilderConfig(name="three"),
+        tfds.core.BuilderConfig(name="test_only"),
         tfds.core.BuilderConfig(name="unlabelled"),
         tfds.core.BuilderConfig(name="unpublished_test"),
         tfds.core.BuilderConfig(name="unpublished_train"),
@@ -36,10 +37,9 @@ class SatPlainPhotos(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-        splits = (
-            list(NUM_IMAGES)
-            if self.builder_config.name in ("three", "unpublished_test")
-            else ["train"]
+        splits = {"three": list(NUM_IMAGES), "unpublished_test": list(NUM_IMAGES)}.get(
+            self.builder_config.name,
+            ["test" if self.builder_config.name == "test_only" else "train"],
         )
         return {split: self._generate_examples(split) for split in splits}
 
@@ -55,7 +55,8 @@ class SatPlainPhotos(tfds.core.GeneratorBasedBuilder):
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
     config = tfds.download.DownloadConfig(num_shards=3)
-    for name in ("train_only", "three", "unlabelled", "unpublished_test", "unpublished_train"):
+    for config_of_set in SatPlainPhotos.BUILDER_CONFIGS:
+        name = config_of_set.name
         tfds.builder(f"sat_plain_photos/{name}", data_dir=directory).download_and_prepare(
             download_config=config
         )
@@ -95,6 +96,22 @@ def test_splits_of_the_set_are_taken_as_they_are(data_dir):
         assert (numbers(images)[:, 1] == part).all()
     cut = data.describe(name, data_dir, validation_examples=40)
     assert cut.num_examples == {"train": 180, "validation": 40, "test": 20}
+
+
+def test_a_set_without_a_training_split_has_a_test_alone(data_dir):
+    name = "sat_plain_photos/test_only"
+    info = data.describe(name, data_dir)
+    assert info.num_examples == {"train": 0, "validation": 0, "test": 20}
+    images, labels = read(data_dir, "test", name)
+    assert sorted(numbers(images).tolist()) == [[number, 2] for number in range(20)]
+    np.testing.assert_array_equal(numbers(images)[:, 0] % 2, labels)
+    with pytest.raises(ValueError, match="test_only has no training images, it is there to"):
+        info.steps_per_epoch(4)
+    # As imagenet2012_corrupted, whose one split is "validation".
+    parts = tfds_sets._parts("imagenet2012_corrupted/blur", {"validation": 50_000}, None)
+    assert parts["test"] == ("validation", 0, 50_000)
+    with pytest.raises(ValueError, match="no labelled split train, test or validation, only: more"):
+        tfds_sets._parts("odd", {"more": 7}, None)
 
 
 @pytest.mark.parametrize("augment", ["none", "inception"])

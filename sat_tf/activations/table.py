@@ -121,7 +121,7 @@ def draw(specs: tuple[str, ...], path: str) -> None:
 _EXAMPLES = """examples:
   python -m sat_tf.activations
   python -m sat_tf.activations relu swish celu:alpha=1.6
-  python -m sat_tf.activations swish my_package.my_module:mine --picture=curves.png
+  python -m sat_tf.activations swish package.module:mine --picture=curves.png
 """
 
 

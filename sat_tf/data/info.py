@@ -79,8 +79,13 @@ class Info:
         """Counts the full batches of an epoch: `floor(num_examples["train"] / batch_size)`.
 
         Raises:
-          ValueError: not one batch can be filled.
+          ValueError: not one batch can be filled, or there is no training image.
         """
+        if not self.num_examples["train"]:
+            raise ValueError(
+                f"{self.name} has no training images, it is there to be evaluated on: "
+                f"python -m sat_tf.evaluate --workdir=RUN --dataset={self.name}"
+            )
         steps = self.num_examples["train"] // batch_size if batch_size > 0 else 0
         if not steps:
             raise ValueError(

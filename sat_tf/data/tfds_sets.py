@@ -26,7 +26,8 @@ class Tfds:
     split (imagenet2012: the 50,000 validation images). "validation" is the set's own where it has
     one beside that, else the tail of the training split, by position: TFDS has shuffled the
     examples once, when it prepared them, so the tail is the same random sample for every run. A set
-    of one split gives a tenth of it to "test" the same way.
+    of one split gives a tenth of it to "test" the same way, and one without a training split, such
+    as cifar10_corrupted, has a test alone: the other parts are empty.
     """
 
     def __init__(self, name: str, data_dir: str | None, validation_examples: int | None = None):
@@ -70,12 +71,17 @@ def _parts(
     name: str, sizes: dict[str, int], validation_examples: int | None
 ) -> dict[str, tuple[str, int, int]]:
     """Maps our splits to ranges (TFDS split, start, stop)."""
-    if "train" not in sizes:
-        raise ValueError(f"{name} has no split 'train', only: {', '.join(sizes)}")
     # The labels of ImageNet's test split were never published.
     own = [s for s in ("test", "validation") if s in sizes]
     if name.startswith("imagenet2012") and "validation" in sizes:
         own = ["validation"]
+    if "train" not in sizes:
+        if not own:
+            raise ValueError(
+                f"{name} has no labelled split train, test or validation, only: {', '.join(sizes)}"
+            )
+        nothing = (own[0], 0, 0)
+        return {"train": nothing, "validation": nothing, "test": (own[0], 0, sizes[own[0]])}
     stop = sizes["train"]
     parts = {}
     if own:
