@@ -174,6 +174,17 @@ def compare(server: remote.Server, paths: Sequence[str], given: flags.FlagValues
     return 1
 
 
+def _import_comparison():
+    try:
+        with quiet.waiting("starting TensorFlow"):
+            quiet.import_tensorflow()
+            import export.comparison  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"--compare needs the project's packages ({error}): pip install -r requirements.txt"
+        ) from error
+
+
 def main(paths: list[str]) -> None:
     """Asks what the flags say about the pictures that stand beside them."""
     given = flags.FLAGS
@@ -182,8 +193,7 @@ def main(paths: list[str]) -> None:
     if not (paths or given.status or given.compare):
         raise ValueError("no pictures are given; name files, or give --status or --compare=RUN")
     if given.compare:
-        with quiet.waiting("starting TensorFlow"):
-            quiet.import_tensorflow()
+        _import_comparison()
     model = remote.Model(given.model, given.model_version, given.version_label)
     server = remote.connect(given.server, model, given.timeout, given.retries)
     with contextlib.closing(server):

@@ -294,3 +294,6 @@ def test_nothing_is_imported_that_a_protocol_can_do_without(ask, files, tmp_path
     assert ask("rest", files[0], PYTHONPATH=str(tmp_path))[0] == 0
     status, _, (line,) = ask("grpc", files[0], PYTHONPATH=str(tmp_path))
     assert status == 2 and "pip install -r requirements-serving.txt" in line
+    (tmp_path / "tensorflow.py").write_text("raise ModuleNotFoundError('No module named tf')")
+    status, _, (line,) = ask("rest", "--compare=run", PYTHONPATH=str(tmp_path))
+    assert status == 2 and line.endswith("(No module named tf): pip install -r requirements.txt")

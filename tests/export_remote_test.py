@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from tensorflow.core.framework import tensor_pb2
 
 from export import remote
-from export.remote import pictures, tensors
+from export.remote import over_rest, pictures, tensors
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4)
 
@@ -115,6 +115,13 @@ def test_what_is_no_fault_of_a_picture_is_not_asked_in_halves():
 )
 def test_a_servers_words_lose_the_names_of_nodes(said, line):
     assert remote.brief(said) == line
+
+
+@given(st.text())
+def test_the_words_of_an_error_are_read_back_from_the_escapes_of_c(text):
+    escaped = "".join(f"\\{octet:03o}" for octet in text.encode("utf-8"))
+    assert over_rest._unescaped(escaped) == text
+    assert over_rest._unescaped(r"\n\t\'\"\\ \q") == "\n\t'\"\\ \\q"
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """A server asked by REST, with the standard library."""
 
 import base64
-import codecs
 import http.client
 import json
+import re
 import ssl
 import urllib.parse
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ _CODES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"'": b"'", b'"': b'"', b"\\": b"\\"}
 
 
 class Rest:
@@ -136,8 +137,10 @@ def _kind(error):
 
 def _unescaped(text):
     """Takes back the escapes of C that TensorFlow Serving writes into the JSON of an error."""
-    try:
-        octets = codecs.escape_decode(text.encode("utf-8"))[0]
-    except ValueError:
-        return text
+
+    def unescaped(found):
+        code = found[1]
+        return bytes([int(code, 8)]) if len(code) == 3 else _ESCAPES.get(code, found[0])
+
+    octets = re.sub(rb"\\([0-3][0-7]{2}|.)", unescaped, text.encode("utf-8"))
     return octets.decode("utf-8", "replace")
