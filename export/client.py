@@ -209,5 +209,10 @@ def main(paths: list[str]) -> None:
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the program with the flags of the command line."""
     cli.run(main, own_flags, operands=True)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,5 +1,9 @@
 """Lists the programs: `python -m sat_tf`."""
 
+import importlib.util
+
+from sat_tf import quiet
+
 PROGRAMS = {
     "sat_tf.train": "trains a robust network, and tests it",
     "sat_tf.evaluate": "measures clean and adversarial accuracy, and writes a report",
@@ -13,7 +17,27 @@ PROGRAMS = {
     "benchmarks.studies.smooth": "trains and evaluates rows of a table over several seeds",
 }
 
+
+def starts(installed: bool) -> dict[str, str]:
+    """Returns what each program is for, by what starts it.
+
+    Args:
+      installed: by pip, with commands, `export` inside this package and no benchmarks; or in its
+        checkout.
+    """
+    if not installed:
+        return {f"python -m {name}": purpose for name, purpose in PROGRAMS.items()}
+    inside = {
+        name.replace("export.", "sat_tf.export."): purpose
+        for name, purpose in PROGRAMS.items()
+        if not name.startswith("benchmarks.")
+    }
+    commands = {module: command for command, module in quiet.COMMANDS.items()}
+    return {commands.get(name, f"python -m {name}"): what for name, what in inside.items()}
+
+
 if __name__ == "__main__":
-    for name, purpose in PROGRAMS.items():
-        print(f"python -m {name:<26}{purpose}")
-    print("\nEach has --help. The first is where to begin: python -m sat_tf.train")
+    found = starts(installed=importlib.util.find_spec("sat_tf.export") is not None)
+    for start, purpose in found.items():
+        print(f"{start:<{max(map(len, found)) + 2}}{purpose}")
+    print(f"\nEach has --help. The first is where to begin: {next(iter(found))}")

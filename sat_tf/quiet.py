@@ -13,9 +13,11 @@ COMMANDS = {
     "sat-evaluate": "sat_tf.evaluate",
     "sat-convert": "sat_tf.convert",
     "sat-export": "sat_tf.export.saved_model",
+    "sat-client": "sat_tf.export.client",
 }
 _ERASE = "\r\x1b[K"
-_WITHOUT_TENSORFLOW = ("sat_tf", "sat_tf.__main__", "export.client")
+# The list of the programs, and what asks a server.
+_WITHOUT_TENSORFLOW = ("sat_tf", "sat_tf.__main__", "export.client", "sat_tf.export.client")
 
 
 def start(command: Sequence[str]) -> None:
@@ -25,7 +27,7 @@ def start(command: Sequence[str]) -> None:
       command: the whole command line, such as `python -m sat_tf.train`.
     """
     name = program(command)
-    if name in _WITHOUT_TENSORFLOW:  # the list of the programs, and what asks a server
+    if COMMANDS.get(name, name) in _WITHOUT_TENSORFLOW:
         return
 
     screen = os.dup(2)  # the import turns 2 elsewhere

@@ -126,8 +126,9 @@ def _packages():
             )
     except ImportError as error:
         raise ValueError(
-            f"gRPC needs tensorflow-serving-api ({error}): pip install -r requirements-serving.txt;"
-            " or give the REST port, which needs no package: --server=http://localhost:8501"
+            f"gRPC needs tensorflow-serving-api ({error}): pip install -r requirements-serving.txt"
+            ", or sat_tf[serving]; or give the REST port, which needs no package: "
+            "--server=http://localhost:8501"
         ) from error
     return grpc, types.SimpleNamespace(
         json_format=json_format,
