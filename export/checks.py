@@ -70,3 +70,14 @@ def check_resize(resize: str, image_shape: tuple[int, int, int]) -> None:
     specs.one_of("resize", resize, signatures.RESIZES)
     if resize != "fit" and image_shape[0] != image_shape[1]:
         raise ValueError(f"resize {resize!r} makes squares, the network takes {image_shape}: fit")
+
+
+def check_max_pixels(max_pixels: int, image_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError where the pictures of the warm-up, twice the network's size, are larger."""
+    height, width, _ = image_shape
+    least = (2 * height + 1) * (2 * width + 1)
+    if max_pixels < least:
+        raise ValueError(
+            f"max_pixels is {max_pixels}; a network of {height} x {width} pixels is also asked "
+            f"with pictures of twice that size: give at least {least}"
+        )

@@ -31,6 +31,7 @@ from export import (
 )
 from flags import export as own_flags
 from sat_tf import cli, loading
+from sat_tf.data import crops
 from sat_tf.runs import atomic, sealed, workdir
 
 
@@ -45,6 +46,7 @@ class Options:
         go; 0 keeps all. Whatever the number, a version keeps that has a label or had one before.
       class_names: K names, for the answer `labels` and the file `labels.txt`; or None.
       resize: what becomes of encoded pictures of another size; one of `signatures.RESIZES`.
+      max_pixels: of encoded pictures; one whose header claims more is refused unread.
       training: what is known of the training (metrics.json); travels along in metadata.json.
       verified: whether a fresh process must confirm the answers before the version counts.
     """
@@ -54,6 +56,7 @@ class Options:
     keep_versions: int = 3
     class_names: Sequence[str] | None = None
     resize: str = "fit"
+    max_pixels: int = crops.MAX_PIXELS
     training: dict | None = None
     verified: bool = True
 
@@ -84,6 +87,7 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
             "give one a class, in the order of the logits"
         )
     checks.check_resize(options.resize, image_shape)
+    checks.check_max_pixels(options.max_pixels, image_shape)
     checks.check_answers(network, image_shape)
     name = server_files.check_name(directory)
     if options.version is not None:
@@ -112,10 +116,11 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
 
 def _write(partial, network, image_shape, options):
     """Writes the files of a version under a name that no server looks at."""
-    servable = signatures.Servable(network, image_shape, options.class_names, options.resize)
+    pictures = options.resize, options.max_pixels
+    servable = signatures.Servable(network, image_shape, options.class_names, *pictures)
     # Without its custom gradients no gradient would flow through swish after loading.
     _save(servable, partial, tf.saved_model.SaveOptions(experimental_custom_gradients=True))
-    facts = {"resize": options.resize, "training": options.training or {}}
+    facts = {"resize": pictures[0], "max_pixels": pictures[1], "training": options.training or {}}
     extras.write(partial / "assets.extra", network, options.class_names, facts)
     expectations.write(partial, network, image_shape, options.resize)
 
@@ -160,6 +165,7 @@ def from_flags(given: flags.FlagValues) -> Path:
         keep_versions=given.keep_versions,
         class_names=class_names,
         resize="fit" if resize == "whole" else resize,
+        max_pixels=given.max_pixels,
         training=metrics,
         verified=given.verify,
     )

@@ -11,11 +11,17 @@ ENCODED_CHANNELS = (1, 3)
 FLOAT, UINT8, ENCODED = "serving_default", "uint8_pixels", "encoded_images"
 
 
-def decode(image_bytes: tf.Tensor, image_shape: Sequence[int], resize: str = "fit") -> tf.Tensor:
+def decode(
+    image_bytes: tf.Tensor,
+    image_shape: Sequence[int],
+    resize: str = "fit",
+    max_pixels: int = crops.MAX_PIXELS,
+) -> tf.Tensor:
     """Turns one encoded picture into the pixels that the network takes.
 
     The picture is decoded to the network's channels: a grey picture is repeated to RGB, RGB is
-    weighted to grey, transparency is dropped. Then its size is changed as `resize` says:
+    weighted to grey, transparency is dropped; of 16 bits a channel the upper eight are taken, of an
+    animated PNG the first picture. Then its size is changed as `resize` says:
 
     "fit": the largest centred part of the network's aspect ratio, bilinear and antialiased;
       unchanged where the picture has the network's size. For a picture of that aspect ratio this
@@ -26,14 +32,18 @@ def decode(image_bytes: tf.Tensor, image_shape: Sequence[int], resize: str = "fi
       image_bytes: string [], a JPEG or PNG.
       image_shape: (H, W, C) of the network, C 1 or 3.
       resize: one of `RESIZES`.
+      max_pixels: that the picture may have; its header is read before memory is taken for it.
 
     Returns:
       float32 [H, W, C] in pixels.
+
+    Raises:
+      tf.errors.InvalidArgumentError: cut off or damaged, larger, or neither JPEG nor PNG.
     """
     height, width, channels = image_shape
     if resize != "fit":
-        return crops.evaluation_image(image_bytes, height, resize, channels)
-    image = crops.decode(image_bytes, channels)
+        return crops.evaluation_image(image_bytes, height, resize, channels, max_pixels)
+    image = crops.decode(image_bytes, channels, max_pixels)
     return tf.ensure_shape(crop_and_resize(image, height, width), image_shape)
 
 
@@ -65,7 +75,7 @@ class Servable(tf.Module):
       network: maps pixels to logits and takes `training`.
       image_shape: (H, W, C).
       class_names: K names, or None.
-      resize: what becomes of encoded pictures; see `decode`.
+      resize, max_pixels: what becomes of encoded pictures; see `decode`.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class Servable(tf.Module):
         image_shape: Sequence[int],
         class_names: Sequence[str] | None = None,
         resize: str = "fit",
+        max_pixels: int = crops.MAX_PIXELS,
     ):
         super().__init__()
         self.image_shape = tuple(image_shape)
@@ -97,7 +108,7 @@ class Servable(tf.Module):
             pixel_spec = tf.TensorSpec(self.image_shape, tf.float32)
             return answer(
                 tf.map_fn(
-                    lambda one: decode(one, self.image_shape, resize),
+                    lambda one: decode(one, self.image_shape, resize, max_pixels),
                     image_bytes,
                     fn_output_signature=pixel_spec,
                 )

@@ -32,4 +32,10 @@ def define() -> None:
         "as "
         "the run was evaluated, or fit.",
     )
+    numbers.whole(
+        "max_pixels",
+        4096 * 4096,
+        "Pixels that an encoded picture may have; one whose header claims more is refused unread.",
+        1,
+    )
     flags.DEFINE_bool("verify", True, "Check the version in a fresh process before it counts.")

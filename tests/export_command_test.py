@@ -28,7 +28,8 @@ def test_a_wrong_number_of_names_is_refused(network, tmp_path):
 
 def given(**values):
     names = ("workdir", "network", "directory", "version", "labels", "resize")
-    defaults = {**dict.fromkeys(names), "label": "stable", "keep_versions": 3, "verify": False}
+    numbers = {"keep_versions": 3, "max_pixels": 4096 * 4096}
+    defaults = {**dict.fromkeys(names), **numbers, "label": "stable", "verify": False}
     return types.SimpleNamespace(**defaults | values)
 
 
@@ -90,7 +91,7 @@ def test_a_run_is_served_as_it_was_evaluated(tmp_path, monkeypatch, of_run, of_f
     version = saved_model.from_flags(given(**values))
     found = json.loads((version / "assets.extra" / "metadata.json").read_text(encoding="utf-8"))
     assert (found["resize"], found["training"]) == (expected, metrics)
-    ((_, image_shape, names, resize),) = made
+    ((_, image_shape, names, resize, _),) = made
     assert (image_shape, names, resize) == ((4, 4, 3), NAMES, expected)
 
 

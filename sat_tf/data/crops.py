@@ -32,7 +32,8 @@ def claimed_size(encoded: tf.Tensor) -> tf.Tensor:
     """
 
     def of_png():
-        known = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
+        whole = tf.strings.length(encoded) >= 24  # to the end of the size
+        known = whole & (tf.strings.substr(encoded, 0, len(_PNG)) == _PNG)
         check = tf.debugging.Assert(known, ["not a JPEG and not a PNG"])
         with tf.control_dependencies([check] if check is not None else []):
             octets = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.uint8)
