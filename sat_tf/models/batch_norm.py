@@ -48,7 +48,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             inputs.shape.rank == 4
             and self.axis in (-1, 3)
             and mask is None
-            and not (self.synchronized or self.renorm)
+            and not (self.synchronized or getattr(self, "renorm", False))  # not in Keras 3.12
             and self.compute_dtype in ("float16", "bfloat16", "float32")
             and self.variable_dtype == "float32"
         )
