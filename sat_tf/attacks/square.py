@@ -38,6 +38,7 @@ class Square(stepped.Stepped):
 
     name = "square"
     norms = ("linf", "l2")
+    takes_gradients = False
 
     def __init__(
         self,

@@ -26,12 +26,14 @@ class SteppedAttack(Protocol):
       norm: one of `geometry.NORMS`.
       epsilon: radius of the ball in pixels.
       num_steps: the most steps an image can take, restarts and targets included.
+      takes_gradients: whether a step takes the network's gradient, not only its logits.
     """
 
     name: str
     norm: str
     epsilon: float
     num_steps: int
+    takes_gradients: bool
 
     def start(
         self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, logits: tf.Tensor
@@ -74,6 +76,7 @@ class Stepped(abc.ABC):
     epsilon: float
     num_steps: int
     norms: tuple[str, ...] = geometry.NORMS
+    takes_gradients = True
     loss = "ce"
     num_targets = 0
 

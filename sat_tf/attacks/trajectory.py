@@ -32,6 +32,8 @@ class Trajectory:
       ValueError: batch norm with the batch's own statistics, where images would touch each other.
     """
 
+    takes_gradients = True
+
     def __init__(self, pgd: PGD):
         if pgd.batch_norm != "inference":
             raise ValueError(

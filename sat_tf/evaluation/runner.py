@@ -11,6 +11,7 @@ import tensorflow as tf
 from sat_tf.attacks import losses
 from sat_tf.evaluation import ball
 from sat_tf.evaluation.packing.packed import Packed, Verdict
+from sat_tf.evaluation.packing.rungs import Rungs
 from sat_tf.evaluation.packing.slots import Waiting, even_slots
 from sat_tf.evaluation.stream import Stream, seeds_of
 from sat_tf.evaluation.sweep import Sweep
@@ -55,6 +56,7 @@ class Runner:
         self.forward = tf.function(
             lambda images: tf.cast(network(images, training=False), tf.float32), autograph=False
         )
+        self.rungs = Rungs(network)
 
     def clean(self) -> Clean:
         """Judges every clean image.
@@ -102,6 +104,7 @@ class Runner:
             entries=("wrong",) if sweep.is_trajectory else (),
             strategy=self.strategy,
             watch=watch,
+            rungs=self.rungs,
         )
         waiting = self._waiting(candidates & ~sweep.done, sweep.noise)
         for verdict in self._proved(engine.run(waiting)):

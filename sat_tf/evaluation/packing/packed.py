@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from sat_tf.attacks import stepped
 from sat_tf.evaluation.packing.replicas import Replicas
-from sat_tf.evaluation.packing.slots import Slots, Waiting
+from sat_tf.evaluation.packing.rungs import Rungs
+from sat_tf.evaluation.packing.slots import PACKET, Slots, Waiting
 
 # The host looks after this many steps at the latest, so that progress is seen and Ctrl-C heard.
 CHUNK = 25
@@ -44,17 +45,19 @@ class Verdict(NamedTuple):
 
 
 class Packed:
-    """Runs a stepped attack on a stream of images through a fixed number of slots.
+    """Runs a stepped attack on a stream of images through the slots of a batch.
 
     An image leaves its slot as soon as the attack has broken it or has done its steps; the next
-    waiting image takes the slot. Steps are counted per image, shapes never change, and each of the
+    waiting image takes the slot. When nobody waits any more, the images that are left move into
+    fewer slots, a multiple of `PACKET`, as soon as they fit, if `Rungs` finds the network's bits to
+    be the same there. With a strategy the slots stay as many: its shapes are static. Each of the
     graphs (fill all slots, refill some, advance) is traced once. Memory depends on the number of
     slots only.
 
     An image's noise comes from its own seed and its state is touched by nothing but its own row,
     so its verdict does not depend on its neighbours, its slot or its turn. What may remain is the
-    order in which a kernel sums floats for batches of different sizes; within one engine the size
-    never changes, empty slots included.
+    order in which a kernel sums floats for batches of different sizes: within one engine only sizes
+    are used between which there is no such difference, empty slots included.
 
     Args:
       network: maps pixels to logits [N, C] and takes `training`.
@@ -63,6 +66,7 @@ class Packed:
       entries: names of further entries of the state to hand out with each verdict.
       strategy: replicas that share the slots; the network must have been made in its scope.
       watch: called after every chunk with the steps that images in slots have done so far.
+      rungs: what is known of the network at other sizes; None finds out.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Packed:
         entries: tuple[str, ...] = (),
         strategy: tf.distribute.Strategy | None = None,
         watch: Callable[[int], None] | None = None,
+        rungs: Rungs | None = None,
     ):
         self.replicas = Replicas(strategy)
         if num_slots < 1 or num_slots % self.replicas.count:
@@ -83,6 +88,8 @@ class Packed:
             )
         self.attack, self.network, self.num_slots = attack, network, num_slots
         self.entries, self.watch = entries, watch
+        self.rungs = Rungs(network) if rungs is None else rungs
+        self._stays = strategy is not None  # whether the slots stay as many to the end
         self.slot_steps = 0  # evaluations that were paid for: slots times steps
         self.image_steps = 0  # evaluations that an image needed
         self._fill = self.replicas.function(attack.start)
@@ -102,10 +109,11 @@ class Packed:
                     state = self._fill(*arrive)
                 else:
                     state = self._refill(state, *self.replicas.split(entering), *arrive)
+            state = self._shrunk(slots, state)
             occupied, enough = self.replicas.split(slots.occupied, self._enough(slots))
             state, finished, steps, in_flight = self._advance(state, occupied, enough)
             steps = self.replicas.join(steps)
-            self.slot_steps += int(steps.sum()) * self.num_slots // self.replicas.count
+            self.slot_steps += int(steps.sum()) * slots.num_slots // self.replicas.count
             if self.watch:
                 self.watch(int(self.replicas.join(in_flight).sum()))
             yield from self._verdicts(slots, state, self.replicas.join(finished))
@@ -115,7 +123,27 @@ class Packed:
         share = slots.occupied.reshape(self.replicas.count, -1).sum(1)
         if not slots.exhausted:
             share = np.minimum(share, max(1, int(self.num_slots / self.replicas.count * REFILL)))
+        elif lower := self._next_rung(slots):
+            share = np.minimum(share, np.maximum(share - lower, 1))
         return share.astype(np.int32)
+
+    def _next_rung(self, slots):
+        """Returns the next smaller number of slots, or 0 where there is none to go to."""
+        if self._stays or not slots.exhausted:
+            return 0
+        return (slots.num_slots - 1) // PACKET * PACKET
+
+    def _shrunk(self, slots, state):
+        """Moves the images that are left into fewer slots, where they fit and nothing changes."""
+        size = slots.rung()
+        if size > self._next_rung(slots):
+            return state
+        for one in (slots.num_slots, size):
+            if not self.rungs.exact(one, slots.images, self.attack.takes_gradients):
+                self._stays = True
+                return state
+        kept = slots.shrink(size)
+        return {name: tf.gather(value, kept) for name, value in state.items()}
 
     def _refill_slots(self, state, entering, images, labels, seeds, logits):
         return _select(entering, self.attack.start(images, labels, seeds, logits), state)
@@ -140,8 +168,8 @@ class Packed:
         return state, done, steps[None], in_flight[None]
 
     def _verdicts(self, slots, state, finished):
-        for first, local in self.replicas.parts(state, self.num_slots):
-            size = self.num_slots // self.replicas.count
+        for first, local in self.replicas.parts(state, slots.num_slots):
+            size = slots.num_slots // self.replicas.count
             rows = np.flatnonzero(finished[first : first + size])
             if len(rows):
                 names = ("broken", "step", "adversarial", *self.entries)

@@ -23,7 +23,8 @@ class Replicas:
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a function that every replica calls on its own part, as a graph.
 
-        The graph is that of the first arguments; others of another shape are refused, not traced.
+        The graph is that of the first arguments, on one device for any number of rows; others of
+        another shape are refused, not traced.
         """
         graph = None
 
@@ -31,7 +32,8 @@ class Replicas:
             nonlocal graph
             if graph is None:
                 graph = tf.function(self._on_replicas(function), autograph=False)
-                graph = graph.get_concrete_function(*parts)
+                first = tf.nest.map_structure(_any_rows, parts) if self.strategy is None else parts
+                graph = graph.get_concrete_function(*first)
             return graph(*parts)
 
         return call
@@ -70,3 +72,7 @@ class Replicas:
         for replica in range(self.count):
             part = {name: values[replica] for name, values in local.items()}
             yield replica * num_slots // self.count, part
+
+
+def _any_rows(tensor):
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
