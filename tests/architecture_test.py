@@ -89,12 +89,23 @@ def rooms():
 def needed(target):
     """Returns the dependencies that the imports of a target's files ask for."""
     ours, others = set(), set()
-    for file in targets()[target][1]:
-        inside, outside = imports(_dotted(pathlib.PurePath(file)))
-        # One file of tests that imports another reads it, as BUILD says there.
-        ours |= {rooms()[name] for name in inside if not name.endswith("_test")} - {target}
+    for name in _with_other_tests(target):
+        inside, outside = imports(name)
+        ours |= {rooms()[name] for name in inside if not _is_test(name)} - {target}
         others |= {f"@pip//{DISTRIBUTIONS.get(name, name)}" for name in outside}
     return {f":{name}" for name in ours} | others
+
+
+def _is_test(name):
+    return name.startswith("tests.") and name.endswith("_test")
+
+
+def _with_other_tests(target):
+    """Returns the modules of a target, and the files of tests that its tests import."""
+    found = {_dotted(pathlib.PurePath(file)) for file in targets()[target][1]}
+    while more := set(filter(_is_test, set().union(*(imports(one)[0] for one in found)))) - found:
+        found |= more
+    return found
 
 
 def test_every_module_is_in_one_target():
@@ -159,6 +170,13 @@ def test_what_a_test_starts_by_name_is_among_what_it_needs():
             words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
             started = {_programs()[word] for word in words & _programs().keys() if "." in word}
             assert started <= _with_what_it_needs(name), name
+
+
+def test_a_file_of_tests_that_another_imports_is_read_by_it():
+    for name, (kind, files, _, more) in targets().items():
+        if kind == "py_test":
+            asked = {str(modules()[one].relative_to(ROOT)) for one in _with_other_tests(name)}
+            assert asked <= {*files, *more["data"]}, name
 
 
 def test_no_program_is_named_like_a_folder():
