@@ -44,6 +44,8 @@ class Options:
       label: "stable", what clients ask for; or "canary", beside the stable one that there is.
       keep_versions: how many versions stay, this one and those with a label among them: the lowest
         go; 0 keeps all. Whatever the number, a version keeps that has a label or had one before.
+      batching: sizes of batches, for batching_parameters.txt and the warm-up; None leaves what is
+        there, or takes a starting point.
       class_names: K names, for the answer `labels` and the file `labels.txt`; or None.
       resize: what becomes of encoded pictures of another size; one of `signatures.RESIZES`.
       max_pixels: of encoded pictures; one whose header claims more is refused unread.
@@ -54,6 +56,7 @@ class Options:
     version: int | None = None
     label: str = labels.STABLE
     keep_versions: int = 3
+    batching: server_files.Batching | None = None
     class_names: Sequence[str] | None = None
     resize: str = "fit"
     max_pixels: int = crops.MAX_PIXELS
@@ -98,14 +101,15 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
     with versions.exclusive(directory):
         version = options.version or versions.next_version(directory)
         planned = labels.planned(directory, options.label, version)
-        sizes = server_files.batch_sizes(directory)
+        batching = options.batching
+        sizes = batching.sizes if batching else server_files.batch_sizes(directory)
         with versions.publishing(directory / str(version)) as partial:
             _write(partial, network, image_shape, options)
             warmup.write(partial / "assets.extra", name, image_shape, sizes)
             sealed.write_sums(partial)
             if options.verified:
                 verify.verify(partial)
-        server_files.write(directory, name)
+        server_files.write(directory, name, batching)
         # Until it has read the new labels, the server asks for those of before.
         needed = {version, *planned.values(), *labels.current(directory).values()}
         labels.write(directory, planned)
@@ -163,6 +167,7 @@ def from_flags(given: flags.FlagValues) -> Path:
         version=given.version,
         label=given.label,
         keep_versions=given.keep_versions,
+        batching=server_files.measured(given.batching) if given.batching else None,
         class_names=class_names,
         resize="fit" if resize == "whole" else resize,
         max_pixels=given.max_pixels,

@@ -7,17 +7,15 @@ Sources: tensorflow_serving's session_bundle_config.proto and monitoring_config.
 tensorflow_model_server; the Compose specification.
 """
 
+import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
-from sat_tf.runs import atomic
+from sat_tf.runs import atomic, sealed
 
 BATCHING, MONITORING, COMPOSE = "batching_parameters.txt", "monitoring.config", "compose.yaml"
-BATCH_SIZES = (1, 8, 64)
-UNMEASURED = "a starting point; python -m benchmarks.serving measures them"
 _BATCHING = """\
 # Batch sizes: {source}.
 # The warm-up of every version has the same sizes.
@@ -69,6 +67,14 @@ services:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """Sizes of batches, rising, and where they come from, in words."""
+
+    sizes: tuple[int, ...] = (1, 8, 64)
+    source: str = "a starting point; python -m benchmarks.serving measures better ones"
+
+
 def check_name(directory: Path) -> str:
     """Returns the name under which a server knows what is in a directory.
 
@@ -84,15 +90,29 @@ def check_name(directory: Path) -> str:
     return name
 
 
+def measured(path: str | Path) -> Batching:
+    """Reads the sizes that `python -m benchmarks.serving --json` recommends.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is damaged or of another program.
+    """
+    content = sealed.read_json(path)
+    sizes, machine = content.get("batch_sizes"), content.get("machine")
+    if not sizes or sizes != sorted(set(sizes)) or machine is None:
+        raise ValueError(f"{path} is not what python -m benchmarks.serving --json=FILE writes")
+    return Batching(tuple(sizes), f"measured by python -m benchmarks.serving on {machine}")
+
+
 def batch_sizes(directory: Path) -> tuple[int, ...]:
-    """Returns the sizes of `<name>/batching_parameters.txt`, `BATCH_SIZES` where there is none.
+    """Returns the sizes of `<name>/batching_parameters.txt`, the default where there is none.
 
     Raises:
       ValueError: the file names none.
     """
     path = directory / BATCHING
     if not path.exists():
-        return BATCH_SIZES
+        return Batching().sizes
     text = re.sub(r"(?m)^\s*#.*", "", path.read_text(encoding="utf-8"))
     sizes = tuple(int(size) for size in re.findall(r"allowed_batch_sizes:\s*(\d+)", text))
     if not sizes:
@@ -100,25 +120,21 @@ def batch_sizes(directory: Path) -> tuple[int, ...]:
     return sizes
 
 
-def write(directory: Path, name: str) -> None:
-    """Writes the files that are missing in `<name>`."""
+def write(directory: Path, name: str, batching: Batching | None = None) -> None:
+    """Writes the files that are missing in `<name>`, and the sizes of batches that are given."""
     release = ".".join(tf.__version__.split(".")[:2]) + ".0"
     texts = {
-        BATCHING: batching_parameters(BATCH_SIZES, UNMEASURED),
+        BATCHING: _batching_parameters(batching or Batching()),
         MONITORING: _MONITORING,
         COMPOSE: _COMPOSE.format(name=name, release=release),
     }
     for file, text in texts.items():
-        if not (directory / file).exists():
+        if not (directory / file).exists() or (file == BATCHING and batching is not None):
             atomic.write_text(directory / file, text)
 
 
-def batching_parameters(sizes: Sequence[int], source: str) -> str:
-    """Returns the text of batching_parameters.txt.
-
-    Args:
-      sizes: rising; requests are joined up to the last and padded to the next.
-      source: where they come from, in words.
-    """
+def _batching_parameters(batching):
+    """Returns the text; requests are joined up to the last size and padded to the next."""
+    sizes = batching.sizes
     allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
-    return _BATCHING.format(source=source, largest=sizes[-1], allowed=allowed)
+    return _BATCHING.format(source=batching.source, largest=sizes[-1], allowed=allowed)

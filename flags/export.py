@@ -23,6 +23,12 @@ def define() -> None:
         "keep_versions", 3, "Versions that stay; older ones go, but none with a label. 0: all.", 0
     )
     flags.DEFINE_string(
+        "batching",
+        None,
+        "A file of `python -m benchmarks.serving --json`: its sizes of batches are taken; default: "
+        "those that are there.",
+    )
+    flags.DEFINE_string(
         "labels", None, "A text file, one class name a line; default: the run's class names."
     )
     flags.DEFINE_string(

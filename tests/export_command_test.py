@@ -27,7 +27,7 @@ def test_a_wrong_number_of_names_is_refused(network, tmp_path):
 
 
 def given(**values):
-    names = ("workdir", "network", "directory", "version", "labels", "resize")
+    names = ("workdir", "network", "directory", "version", "labels", "resize", "batching")
     numbers = {"keep_versions": 3, "max_pixels": 4096 * 4096}
     defaults = {**dict.fromkeys(names), **numbers, "label": "stable", "verify": False}
     return types.SimpleNamespace(**defaults | values)
