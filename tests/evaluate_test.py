@@ -12,7 +12,9 @@ from sat_tf import evaluate as program
 from sat_tf.attacks import PGD, names
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
+from sat_tf.data.selection import Selected
 from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluation.stream import Stream
 from sat_tf.runs import atomic
 from tests import linear_network
 
@@ -367,6 +369,15 @@ def test_the_last_image_that_stands_is_attacked_too(flat):
         network, (images[[one]], labels[[one]]), [straight(radius)], Options(batch_size=4)
     )
     assert not alone.standing.any() and alone.clean.all()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 9, None])
+def test_of_chosen_images_the_first_are_read_with_their_positions(number):
+    images, labels = linear_network.images(12), np.arange(12, dtype=np.int32)
+    chosen = Stream(Selected([(images, labels)], [7, 0, 10]), 2, number)
+    read = np.concatenate([batch.labels[: batch.count] for batch in chosen])
+    assert read.tolist() == chosen.positions.tolist() == [0, 7, 10][:number]
+    assert Stream((images, labels), 2, number).positions is None
 
 
 def test_a_label_that_the_network_has_no_class_for_is_refused(flat):

@@ -3,6 +3,7 @@
 import types
 
 import numpy as np
+import pytest
 
 from sat_tf.attacks import PGD
 from sat_tf.evaluation import outcome, plan
@@ -46,6 +47,19 @@ def test_the_worst_restart_counts_for_each_image():
     assert long.broken_step.tolist() == [1, 4, 0, -1]
     assert short.last_iterate.tolist() == [False, True, True, True]
     assert long.last_iterate.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("random_start, runs", [(True, 3), (0.2, 3), (False, 1), (0.0, 1)])
+def test_pgd_from_the_image_itself_is_run_once_however_many_restarts_are_asked_for(
+    random_start, runs
+):
+    attack = PGD(epsilon=8, step_size=2, steps=4, random_start=random_start)
+    (whole,) = plan.stages([attack], "main", 5, restarts=3, last_iterate=True)
+    assert len(whole.sweeps) == len({sweep.key for sweep in whole.sweeps}) == runs
+    assert len({sweep.noise for sweep in whole.sweeps}) == runs
+    (leaving,) = plan.stages([attack], "main", 5, restarts=3, last_iterate=False)
+    (sweep,) = leaving.sweeps
+    assert sweep.attack.num_steps == runs * 5
 
 
 def test_a_break_that_was_not_confirmed_leaves_the_image_standing():

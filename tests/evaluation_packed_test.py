@@ -9,6 +9,7 @@ from sat_tf.attacks import losses, noise, stepped
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.evaluation import ball, runner
 from sat_tf.evaluation.packing.packed import Packed
+from sat_tf.evaluation.packing.replicas import Replicas
 from sat_tf.evaluation.packing.rungs import Rungs
 from sat_tf.evaluation.packing.slots import Waiting, even_slots
 from sat_tf.evaluation.stream import Stream
@@ -310,6 +311,28 @@ def test_projection_rounding_stays_below_the_tolerance_and_an_escape_does_not():
         escaped = (image + (epsilon + 5 * slack) * direction).astype(np.float32)
         with pytest.raises(ball.OutsideBall):
             ball.assert_inside(image, escaped, epsilon, norm, "x")
+
+
+@pytest.mark.parametrize("name", ["one_device", "mirrored"])
+def test_the_part_of_a_replica_begins_at_its_first_slot(name):
+    shared = Replicas(distribution.strategy(name))
+    slots = np.arange(10)
+    (state,) = shared.split(slots)
+    for first, part in shared.parts({"slot": state}, 10):
+        own = part["slot"].numpy()
+        np.testing.assert_array_equal(own, slots[first : first + 10 // shared.count])
+    np.testing.assert_array_equal(shared.join(state), slots)
+
+
+@pytest.mark.parametrize("norm, order", [("linf", np.inf), ("l2", 2), ("l1", 1)])
+@pytest.mark.parametrize("dimension", [1, 192, 224 * 224 * 3])
+def test_the_tolerance_is_twice_what_rounding_may_add_if_it_moves_every_pixel(
+    norm, order, dimension
+):
+    most = np.linalg.norm(np.full(dimension, 2.0**-17), order)
+    np.testing.assert_allclose(ball.tolerance(0.0, norm, dimension), 2 * most, rtol=1e-9)
+    more = ball.tolerance(50.0, norm, dimension) - ball.tolerance(0.0, norm, dimension)
+    np.testing.assert_allclose(more, 0.0 if norm == "linf" else 50e-5, atol=1e-12)
 
 
 def test_the_noise_of_an_image_depends_on_its_position_alone():

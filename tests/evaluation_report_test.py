@@ -241,6 +241,8 @@ def test_pgd_of_one_run_is_one_line_with_a_mark_where_each_attack_ends(report):
     marks = [line for line in axes.lines if line.get_marker() == "o"]
     assert marks[0].get_label() == "pgd-1, 2, 4" and marks[1].get_label() == "pgd-3"
     np.testing.assert_allclose(marks[0].get_xydata(), [(2, 70), (3, 60), (5, 40)])
+    # The start is an image's first evaluation; iterate k is the one after k more.
+    assert [line.get_xdata().tolist() for line in lines] == [[1, 5, 5], [1, 4, 4]]
 
 
 @pytest.mark.parametrize("standing, bottom", [(990, 94), (978, 94), (300, 0)])
