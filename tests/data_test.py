@@ -103,16 +103,17 @@ def test_a_start_after_a_million_epochs_is_immediate():
     assert images.shape == (1, 64, 8, 8, 1)
 
 
+@pytest.mark.parametrize("width", [8, 16])  # of equal sides the draws could be, too
 @pytest.mark.parametrize("name", ["crop", "crop_flip"])
-def test_augmentation_gives_windows_of_the_padded_image_all_equally_often(name):
-    rng = np.random.default_rng(0)
-    images = rng.integers(1, 256, [4000, 16, 8, 3], np.uint8)
+def test_augmentation_gives_windows_of_the_padded_image_all_equally_often(name, width):
+    rng, across = np.random.default_rng(0), width // 8
+    images = rng.integers(1, 256, [4000, 16, width, 1], np.uint8)
     result = augment.augment_batch(tf.constant(images), name, augment.seed_of(0, 7)).numpy()
-    padded = np.pad(images, [(0, 0), (2, 2), (1, 1), (0, 0)])
-    counts = np.zeros([5, 3, 2])
+    padded = np.pad(images, [(0, 0), (2, 2), (across, across), (0, 0)])
+    counts = np.zeros([5, 2 * across + 1, 2])
     for top in range(5):
-        for left in range(3):
-            window = padded[:, top : top + 16, left : left + 8]
+        for left in range(2 * across + 1):
+            window = padded[:, top : top + 16, left : left + width]
             counts[top, left, 0] = (result == window).all((1, 2, 3)).sum()
             counts[top, left, 1] = (result == window[:, :, ::-1]).all((1, 2, 3)).sum()
     if name == "crop":

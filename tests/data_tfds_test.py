@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from sat_tf import data
-from sat_tf.data import crops, tfds_sets
+from sat_tf.data import crops, info, records, tfds_sets
 
 NUM_IMAGES = {"train": 220, "validation": 30, "test": 20}
 
@@ -139,6 +139,29 @@ def test_the_stream_of_record_files_depends_on_seed_and_step_alone(data_dir, aug
     assert first != second
     assert abs(np.corrcoef(first, range(176))[0, 1]) < 0.4
     assert any((a[0] != b[0]).any() for a, b in zip(full, stream(25, seed=1), strict=True))
+
+
+def test_the_records_of_one_file_come_in_another_order_every_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_CHUNK", 100)
+    path = tmp_path / "numbers.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(100):
+            writer.write(str(number).encode())
+
+    class Numbers(records.Records):
+        def _files(self):
+            takes = ([str(path)], tf.constant([0], tf.int64), tf.constant([100], tf.int64))
+            return tf.data.Dataset.from_tensor_slices(takes)
+
+        def _parse(self, record):
+            return tf.strings.to_number(record), 0
+
+    stream = Numbers(None, "train", 0, 100).training(info.Request(100, training=True, seed=3))
+    found = [float(number) for _, number, _ in stream.take(300)]
+    epochs = np.reshape(found, [3, 100])
+    assert (np.sort(epochs) == np.arange(100)).all()
+    likeness = np.abs(np.corrcoef([*epochs, np.arange(100)]) - np.eye(4))
+    assert likeness.max() < 0.4  # four deviations
 
 
 def test_every_place_of_the_stream_has_its_own_window_from_any_step_on(data_dir, monkeypatch):
