@@ -62,10 +62,11 @@ def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(norm):
     assert (linear_network.sizes(adversarial - images, norm) <= epsilon * (1 + 1e-5) + 1e-4).all()
 
 
+@pytest.mark.parametrize("alpha_max", [0.1, 0.9])  # the lengths decide beneath the second
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_one_step_is_the_formula_of_the_paper(norm):
+def test_one_step_is_the_formula_of_the_paper(norm, alpha_max):
     network, images, labels = problem(6, 2)
-    attack = FAB(epsilon=0.0, norm=norm, num_targets=1, iterations=3)
+    attack = FAB(epsilon=0.0, norm=norm, num_targets=1, iterations=3, alpha_max=alpha_max)
     state = attack.start(images, labels, tf.zeros([6, 2], tf.int32), network(images))
     rng = np.random.default_rng(0)
     here = np.clip(images + rng.normal(size=images.shape) * 5, 0, 255).astype(np.float32)
@@ -89,7 +90,7 @@ def test_one_step_is_the_formula_of_the_paper(norm):
                 low, high = (middle, high) if size < length else (low, middle)
             moves.append(sign * np.sign(weights) * np.minimum(low * speed, room))
             lengths.append(length)
-        alpha = min(lengths[0] / sum(lengths), 0.1)
+        alpha = min(lengths[0] / sum(lengths), alpha_max)
         point = (1 - alpha) * (x + 1.05 * moves[0]) + alpha * (x0 + 1.05 * moves[1])
         point = np.clip(point, 0, 255)
         if (weights @ point + bias) > 0:

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sat_tf.attacks import PGD, noise
+from sat_tf.attacks import PGD, noise, starts
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.attacks.square import Square
@@ -89,6 +90,20 @@ def test_whether_a_start_is_random_says_nothing_about_where():
     radius = np.linalg.norm(moves.reshape(COUNT, 2), axis=1) / 10
     assert 0.42 < (radius > 0).mean() < 0.58
     assert_uniform(radius[radius > 0] ** 2)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_direction_to_start_in_is_uniform_from_minus_1_to_1_or_normal(norm):
+    count = 400
+    state = {
+        "images": tf.zeros([count, 5, 4, 3]),
+        "seeds": tf.random.stateless_uniform([count, 2], [1, 2], None, None, tf.int32),
+        "step": tf.range(count),
+    }
+    found = starts.random_direction(state, norm).numpy().ravel()
+    law = scipy.stats.uniform(-1, 2) if norm == "linf" else scipy.stats.norm()
+    # 24,000 draws: a true law exceeds this distance once in a million.
+    assert scipy.stats.kstest(found, law.cdf).statistic < 2.8 / np.sqrt(len(found))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

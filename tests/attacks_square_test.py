@@ -144,6 +144,23 @@ def test_tiles_of_the_start_in_l2_stand_or_lie_as_often_in_every_image():
     assert abs(lies.mean() - 0.5) < 0.05 and (lies.mean((1, 2, 3)) % 1 > 0).all()
 
 
+@pytest.mark.parametrize("height, width", [(12, 7), (7, 12), (32, 21), (3, 9), (9, 3), (8, 8)])
+def test_the_tiles_of_the_start_lie_in_the_middle_of_an_image_of_any_sides(height, width):
+    upright, turned, place = square_bumps.tiling(height, width)
+    side = max(min(height, width) // 5, 1)
+    rows, columns = min(5, height // side), min(5, width // side)
+    inside = np.zeros([height, width], int)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    block = bump(side) if side > 1 else np.ones([1, 1])
+    for tile in range(rows * columns):
+        where = np.s_[top + tile // columns * side :, left + tile % columns * side :]
+        for found, expected in ((upright, block), (turned, block.T)):
+            np.testing.assert_array_equal(found[where][:side, :side], expected)
+        assert (place[where][:side, :side] == tile).all()
+        inside[where][:side, :side] += 1
+    assert inside.max() == 1 and not upright[inside == 0].any() and not turned[inside == 0].any()
+
+
 def test_a_query_in_l2_keeps_the_norm_of_the_ball():
     images = np.full([5, 9, 9, 3], 128.0, np.float32)
     attack = Square(epsilon=25.0, norm="l2", queries=30)
@@ -154,6 +171,19 @@ def test_a_query_in_l2_keeps_the_norm_of_the_ball():
     for state in run(attack, network, images, np.zeros(5, np.int32)):
         moves = state["iterate"].numpy() - images
         np.testing.assert_allclose(linear_network.sizes(moves, "l2"), 25.0, rtol=1e-3)
+
+
+def test_a_query_in_l2_fills_the_ball_and_leaves_all_but_two_windows_as_they_are():
+    images, queries = np.full([6, 11, 9, 3], 128.0, np.float32), 1000
+    attack = Square(epsilon=25.0, norm="l2", queries=queries)
+    state = attack.start(images, np.zeros(6, np.int32), per_image_seeds(6), None)
+    half = 0.5 * (state["iterate"] - images)
+    state |= {"best": images + half, "step": tf.constant([20, 60, 100, 201, 501, 999])}
+    moves = (attack.l2_change(state) - images).numpy()
+    np.testing.assert_allclose(linear_network.sizes(moves, "l2"), 25.0, rtol=1e-4)
+    sides = square_windows.window_sides(queries, 0.8, 11, 9, "l2")[state["step"]]
+    changed = (np.abs(moves - half) > 1e-4).any(-1).sum((1, 2))
+    assert (changed > 0).all() and (changed <= 2 * sides**2).all()
 
 
 def test_in_linf_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon():
