@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf.callbacks import StopOnNaN
+from sat_tf.callbacks import StopOnNaN, nan
 from tests.watched import STEPS, compiled, dataset, fit
 
 
@@ -77,3 +77,11 @@ def test_after_a_resume_only_the_first_epoch_is_begun():
     stop.on_epoch_begin(5)
     with pytest.raises(FloatingPointError, match=f"in epoch 6, step 1 of {STEPS},"):
         stop.on_train_batch_end(0, {"loss": np.nan})
+
+
+@pytest.mark.parametrize("dtype, large", [("float32", 3e38), ("float16", 6e4), ("bfloat16", 3e38)])
+def test_weights_that_are_large_are_finite_though_their_sum_is_not(dtype, large):
+    weights = [keras.Variable(np.full(50, large), dtype=dtype, name="large")]
+    assert nan.first_nonfinite(weights) is None
+    weights.append(keras.Variable(np.full(50, np.inf), dtype=dtype, name="infinite"))
+    assert nan.first_nonfinite(weights).endswith("infinite")

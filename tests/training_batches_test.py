@@ -1,5 +1,7 @@
 """Batches as people have them are trained on rightly or refused in words."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import tensorflow as tf
 
 from sat_tf import attacks
 from sat_tf.runs import distribution
-from sat_tf.training import AdversarialTrainer, objectives
+from sat_tf.training import AdversarialTrainer, batches, objectives
 from sat_tf.training.free import FreeTrainer
 
 RATE = 1e-4
@@ -188,3 +190,15 @@ def test_free_training_moves_the_first_rows_in_a_smaller_batch():
 def test_what_does_not_look_like_pixels_is_warned_of(images, said):
     with pytest.warns(UserWarning, match=said):
         kernel_after(trainer(run_eagerly=True), images, LABELS)
+
+
+@pytest.mark.parametrize("dark", [[True, False], [False, True], [True, True]])
+def test_images_look_like_ones_in_0_to_1_if_all_of_them_do(dark):
+    watch, pixels, labels = batches.Watch(), tf.constant(IMAGES), tf.constant(LABELS)
+    for one in dark:
+        watch.look(pixels / tf.reduce_max(pixels) if one else pixels, labels, 3, 1)
+    expected = pytest.warns(UserWarning, match="0, 1") if all(dark) else contextlib.nullcontext()
+    with expected:
+        watch.report(3)
+    watch.look(pixels, labels, 3, 1)
+    watch.report(3)  # what was seen before is forgotten

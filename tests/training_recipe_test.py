@@ -130,6 +130,9 @@ def test_the_defaults_are_those_of_the_help(given, built):
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
     long = parts.optimizer(given(epochs=30), 10)._learning_rate
     assert (long.warmup_steps, long.num_steps, long.boundaries) == (20, 300, ())
+    # 0.29 times 100 is 28.999… in floating point.
+    halves = given(schedule="step", boundary=[0.29, 0.5, 1.25])
+    assert parts.optimizer(halves, 100)._learning_rate.boundaries == (29, 50, 125)
     # A part of a step warms up too.
     assert parts.optimizer(given(epochs=3), 3)._learning_rate.warmup_steps == 3
 
@@ -213,6 +216,21 @@ def test_the_usual_epsilon_of_a_data_set(dataset, epsilon):
     assert recipe.default_epsilon(dataset, "linf") == epsilon
     with pytest.raises(ValueError, match="no default epsilon for l2"):
         recipe.default_epsilon(dataset, "l2")
+
+
+@pytest.mark.parametrize(
+    "dataset, workdir",
+    [
+        ("digits", "runs/digits"),
+        ("folder:cats", "runs/cats"),
+        ("folder:/my/cats/", "runs/cats"),
+    ],
+)
+def test_a_run_without_a_workdir_is_named_after_its_data(given, dataset, workdir):
+    values = recipe.Recipe.of(given(dataset=dataset))
+    assert values.completed() == dataclasses.replace(values, workdir=workdir)
+    chosen = dataclasses.replace(values, workdir="mine")
+    assert chosen.completed() == chosen
 
 
 def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
