@@ -68,6 +68,7 @@ def test_a_break_that_was_not_confirmed_leaves_the_image_standing():
     note(first, 0, [1], confirmed=False)
     note(first, 1, [1], confirmed=False)
     note(second, 1, [3])
+    note(second, 2, [])  # nothing was called broken, so there is nothing to confirm
     short, long = outcome.of_stage(stage, np.ones(4, bool))
     assert short.standing.tolist() == [True, True, True, True]
     assert long.standing.tolist() == [True, False, True, True]

@@ -1,5 +1,6 @@
 """The report says what the verdicts say, in every form it takes."""
 
+import base64
 import dataclasses
 import html.parser
 import io
@@ -147,7 +148,8 @@ def test_tables_hold_the_figures(report):
 
 
 def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
-    text = page.write(report, "a <title>", ["cat", "dog", "bee", "ant"])
+    names = ["cat", "dog", "bee", "ant"]
+    text = page.write(report, "a <title>", names)
 
     class Parser(html.parser.HTMLParser):
         tags, links = [], []
@@ -159,8 +161,10 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
     parser = Parser()
     parser.feed(text)
     assert "script" not in parser.tags and "link" not in parser.tags
-    assert len(parser.links) == 3
-    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
+    pictures = plots.draw_all(report, names)
+    assert len(pictures) == 3 and pictures["pictures"] != plots.grid(report)
+    data = [base64.b64encode(png).decode() for png in pictures.values()]
+    assert sorted(parser.links) == sorted(f"data:image/png;base64,{one}" for one in data)
     assert "a &lt;title&gt;" in text and "&lt;b&gt;" in text and "<b></td>" not in text
     kinds = ("failed", "not run", "passed")
     assert [f'class="{kind.replace(" ", "-")}">{kind}<' in text for kind in kinds] == [True] * 3
@@ -273,6 +277,15 @@ def wilson(correct, total):
     middle = share + z * z / (2 * total)
     half = z * np.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
     return [(middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)]
+
+
+def test_the_terminal_shows_the_tables_that_there_are_and_the_checks_that_failed(report):
+    failed, curve = "check logits: <b>: beware", report.curve_table()
+    assert report.text() == f"{report.table()}\n\n{curve}\n{failed}"
+    with_steps = f"{report.table()}\n\n{curve}\n\n{report.steps_table()}\n{failed}"
+    assert report.text(with_steps=True) == with_steps
+    report.curve = []
+    assert report.text() == f"{report.table()}\n{failed}"
 
 
 def test_every_figure_of_the_report_is_what_the_verdicts_count(report):

@@ -154,6 +154,16 @@ def test_a_file_that_is_older_than_a_setting_goes_on_while_the_setting_is_off(tm
             verdicts.VerdictFile(path, refused).restore([], examples)
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_file_of_another_format_is_refused(tmp_path, monkeypatch, more):
+    path, examples = tmp_path / "report.verdicts.npz", np.zeros([1, 2, 2, 1], np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(verdicts, "FORMAT", verdicts.FORMAT + more)
+        verdicts.VerdictFile(path, {"seed": 0}).save([], examples)
+    with pytest.raises(ValueError, match=f"format {verdicts.FORMAT + more}, this version reads"):
+        verdicts.VerdictFile(path, {"seed": 0}).restore([], examples)
+
+
 def test_a_file_of_another_network_is_refused(path):
     other = network_of(1)
     with pytest.raises(ValueError, match="another evaluation.*other weights of the network"):

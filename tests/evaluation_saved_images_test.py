@@ -108,6 +108,16 @@ def test_the_saved_images_are_in_the_ball_and_the_network_says_of_them_what_the_
     assert distances(images, saved["adversarial"], "linf")[report.standing].min() > 0
 
 
+def test_every_image_is_held_against_the_ball_of_its_own_attack(problem, tmp_path):
+    attacks = [APGD(epsilon=epsilon, iterations=5) for epsilon in (3.0, EPSILON)]
+    report = run(problem, tmp_path, attacks)
+    saved, _ = written(report, tmp_path)
+    fell = [outcome.broken_step >= 0 for outcome in report.outcomes]
+    assert all(one.sum() > 2 for one in fell)
+    largest = [saved["distance"][one].max() for one in fell]
+    np.testing.assert_allclose(largest, [3.0, EPSILON], atol=1e-4)
+
+
 def test_the_image_of_several_restarts_is_that_of_the_earliest_break(problem, tmp_path):
     network, images, labels = problem
     attack = PGD(epsilon=EPSILON, step_size=2, steps=4)
