@@ -25,6 +25,7 @@ from sat_tf.activations import table
         ("smoothrelu", 0, 0, 400, 1),
         ("pssilu", 0, 0.5, 1 / 2, 2),
         ("tensorflow:nn.relu6", 0, 0, math.inf, 0),
+        ("tensorflow:math.log_sigmoid", -math.log(2), 0.5, 1 / 4, 2),  # bends down everywhere
     ],
 )
 def test_figures_equal_the_closed_forms(spec, value, slope, curvature, order):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import timing, train_step
+from benchmarks import step_cases, timing, train_step
 
 
 def made_up_seconds(**changes):
@@ -45,6 +45,21 @@ def test_the_report_shows_milliseconds_images_a_second_and_peaks():
     assert lines[1].split() == ["clean", "450.0", "200.0"]
     assert lines[-1].split() == ["pgd1", "110", "1.100"]
     assert lines[-2].split() == ["clean", "100", "1.000"]
+
+
+def test_quartiles_are_the_middle_and_the_ends_of_the_middle_half():
+    assert timing.quartiles(np.random.default_rng(0).permutation(101)) == (50, 25, 75)
+
+
+def test_steps_of_fit_are_timed_from_the_end_of_the_first_to_the_end_of_the_epoch(monkeypatch):
+    ends = iter([10.0, 11.0, 13.0, 16.0, 22.0])  # of four steps, and of what the device still does
+    monkeypatch.setattr(step_cases.time, "perf_counter", lambda: next(ends))
+    clock = step_cases.Clock()
+    clock.on_train_begin()
+    for batch in range(4):
+        clock.on_train_batch_end(batch)
+    clock.on_epoch_end(0)
+    assert clock.seconds() == (22 - 10) / 3
 
 
 def test_every_case_runs_once_a_round_and_every_second_round_backwards():

@@ -94,10 +94,15 @@ def test_a_flagfile_inside_another_counts_from_its_own_folder(tmp_path, monkeypa
     (tmp_path / "deep/middle.flags").write_text("--flagfile=../base.flags\n\n  --epsilon=5\n")
     (tmp_path / "deep/er/top.flags").write_text(f"--flagfile {tmp_path}/deep/middle.flags".replace(
         " ", "="))  # fmt: skip
-    monkeypatch.chdir(tmp_path / "deep")
     lines = ["--epsilon=4", "--attack_steps=2", "--epsilon=5"]
-    for given in (["--flagfile=er/top.flags"], ["--flagfile", "er/top.flags"]):
-        assert flagfiles.expanded(["program", *given, "--x"]) == ["program", *lines, "--x"]
+    for folder, path in (
+        ("deep", "er/top.flags"),
+        ("deep/er", "top.flags"),
+        (".", "deep/er/top.flags"),
+    ):
+        monkeypatch.chdir(tmp_path / folder)
+        for given in ([f"--flagfile={path}"], ["--flagfile", path]):
+            assert flagfiles.expanded(["program", *given, "--x"]) == ["program", *lines, "--x"]
 
 
 def test_a_recipe_is_found_by_name_and_an_unknown_name_lists_all(tmp_path, monkeypatch):

@@ -14,10 +14,27 @@ from sat_tf.released import names as released
 from sat_tf.released.choice import Choice, choose
 from tests.released_graphs import given, random_values, resnet_tensors, write_checkpoint
 
+# Sides in pixels, of the paper (Tan and Le 2019, and 600 for L1).
+SIDES = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
+FUNCTIONS = {"silu": "swish", "gelu": "gelu_tanh"}  # of others the name is ours
+
+
+def read_out(name):
+    """What a released name says by itself: model, activation, side of the images."""
+    kind, second, *rest = name.split("-")
+    if kind == "efficientnet":
+        return f"{kind}-{second.replace('bL1', 'l1')}", "swish", SIDES.get(second, 600)
+    family = {"Res": "resnet", "ResX": "resnext"}[kind.rstrip("0123456789")]
+    groups = "".join(f"-{part}" for part in rest if "x" in part)
+    sides = [int(part) for part in rest if part.isdecimal()]
+    model = family + kind.lstrip("ResX") + groups
+    return model, FUNCTIONS.get(second, second), *(sides or [224])
+
 
 def test_released_names_say_what_they_hold(tmp_path):
     assert len(released.RELEASES) == 24
     for name, release in released.RELEASES.items():
+        assert read_out(name) == release[:3]
         for prefix in (name, tmp_path / name / "model.ckpt-109474"):
             chosen = choose(given(checkpoint=str(prefix)))
             assert chosen.model in models.NAMES

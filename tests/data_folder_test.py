@@ -57,6 +57,19 @@ def test_parts_of_a_plain_folder_are_disjoint_balanced_and_together_the_folder(c
     assert sorted(seen) == [(label, number) for label in range(2) for number in range(100)]
 
 
+def test_images_at_any_depth_below_a_class_folder_are_of_that_class(tmp_path):
+    fill(tmp_path, ("cat", "dog"), 20)
+    for number in range(10):
+        (tmp_path / "dog" / f"a{number}/b").mkdir(parents=True)
+        file = f"{number:03}.png"
+        (tmp_path / "dog" / file).rename(tmp_path / "dog" / f"a{number}/b" / file)
+    name = f"folder:{tmp_path}"
+    found = [read(name, split) for split in ("train", "validation", "test")]
+    images, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+    assert sorted(identities(images)) == [(c, n) for c in (0, 1) for n in range(20)]
+    assert labels.tolist() == [label for label, _ in identities(images)]
+
+
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "inception"])
 def test_the_stream_of_a_folder_depends_on_seed_and_step_alone(cats_and_dogs, augment):
     def stream(steps, **arguments):

@@ -1,5 +1,7 @@
 """Laws of the data streams: what a run sees depends on its seed and its step, on nothing else."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -233,6 +235,10 @@ def test_an_even_cut_takes_the_same_share_of_every_class_and_nothing_twice():
         np.testing.assert_array_equal(np.bincount(labels[taken]), size // 10)
         np.testing.assert_array_equal(np.sort([*others, *taken]), np.arange(500))
     assert len(info.cut_evenly(np.arange(500), 0)[1]) == 0
+    # The middle of each of so many equal parts, for good: a run must find the parts it had.
+    for count, size in ((500, 100), (7, 3), (1438, 143)):
+        middles = [math.floor((one + 0.5) * count / size) for one in range(size)]
+        assert info.cut_evenly(np.arange(count), size)[1].tolist() == middles
 
 
 def test_windows_are_cut_and_mirrored_where_it_is_said():

@@ -53,6 +53,15 @@ def test_the_program_exports_a_run_with_its_names(network, tmp_path):
     assert (first, second) == (serving / "1", serving / "7")
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_version_is_verified_where_it_is_asked_for(network, tmp_path, monkeypatch, asked):
+    verified, file = [], str(tmp_path / "network.keras")
+    network.save(file)
+    monkeypatch.setattr(verify, "verify", verified.append)
+    saved_model.from_flags(given(network=file, directory=str(tmp_path / "s"), verify=asked))
+    assert len(verified) == asked
+
+
 def test_labels_in_another_order_than_the_runs_are_refused(network, tmp_path):
     network.save(tmp_path / "network.keras")
     (tmp_path / "metrics.json").write_text(json.dumps({"class_names": NAMES}), encoding="utf-8")

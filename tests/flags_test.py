@@ -43,6 +43,7 @@ for module, members in flags.FLAGS.flags_by_module_dict().items():
                 value = None
             found.append([flag.name, text, value])
         bounds = flag.parser.lower_bound, flag.parser.upper_bound
+        found += [[flag.name, str(end), flag.parser.parse(str(end))] for end in bounds]
         found.append([flag.name, "bounds", bounds, flag.parser.syntactic_help])
 print(json.dumps(found))
 """
@@ -65,6 +66,8 @@ def test_a_number_outside_the_range_that_the_help_states_is_refused(program):
         if text != "bounds" and rest[0] is not None:
             low, high, _ = bounds[name]
             assert low <= rest[0] <= high and float(text) == rest[0], (name, text)
+    ends = {(name, value) for name, _, value, *_ in found if not isinstance(value, list)}
+    assert ends >= {(name, end) for name, (*both, _) in bounds.items() for end in both}
     refused = {text for name, text, *rest in found if rest[0] is None}
     assert {"nan", "inf", "-inf", "1e400", "-1", "9" * 30, "x", "1/2"} <= refused
 

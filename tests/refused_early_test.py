@@ -17,7 +17,11 @@ from sat_tf.runs import atomic, checkpoints
 
 
 def with_free(monkeypatch, num_bytes):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=num_bytes))
+    def disk_usage(path):
+        os.stat(path)  # as the real one: a path that is not there has no disk
+        return types.SimpleNamespace(free=num_bytes)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
 
 
 def test_two_evaluations_cannot_write_one_report(tmp_path):
