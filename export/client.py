@@ -178,7 +178,7 @@ def _import_comparison():
     try:
         with quiet.waiting("starting TensorFlow"):
             quiet.import_tensorflow()
-            import export.comparison  # noqa: F401
+            from export import comparison  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f"--compare needs the project's packages ({error}): pip install -r requirements.txt"

@@ -189,6 +189,16 @@ def test_only_programs_and_flags_know_flags():
     assert {name for name in users if targets()[name][0] == "py_library"} == set()
 
 
+def test_flags_and_export_are_imported_as_setup_py_rewrites_them_for_the_wheel():
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = node.names if isinstance(node, ast.Import) else ()
+            folders = {alias.name.partition(".")[0] for alias in named} & {"flags", "export"}
+            assert name.startswith("tests.") or not folders, (
+                f"{name}: write `from {folders} import`"
+            )
+
+
 def test_leaves_import_nothing_of_ours_but_the_grammar_of_specs():
     for leaf in LEAVES:
         ours = {one for one in targets()[leaf][2] if one.startswith(":")}
