@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf.addons import optimizers
+from sat_tf.addons import optimizer_specs, optimizers
 from sat_tf.addons.legacy import LegacyOptimizer
 from sat_tf.addons.opening import tensorflow_addons
 from sat_tf.attacks import PGD
@@ -206,7 +206,7 @@ def test_before_the_first_snapshot_the_average_is_the_weight():
 
 @installed
 def test_options_and_their_defaults_are_those_of_addons():
-    for name, options in optimizers._OPTIONS.items():
+    for name, options in optimizer_specs.OPTIONS.items():
         signature = inspect.signature(getattr(tensorflow_addons().optimizers, name)).parameters
         assert options == {key: signature[key].default for key in options}, name
 
