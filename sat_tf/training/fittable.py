@@ -66,6 +66,22 @@ class Fittable(keras.Model):
         """Returns the network's logits."""
         return self.network(images, training=training)
 
+    def compile(
+        self, *, jit_compile: bool = False, steps_per_execution: int = 1, **options
+    ) -> None:
+        """Sets what `keras.Model.compile` does.
+
+        Raises:
+          ValueError: several steps at a time on several replicas.
+        """
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if steps_per_execution > 1 and replicas > 1:
+            raise ValueError(
+                f"steps_per_execution is {steps_per_execution} with {replicas} replicas; "
+                "TensorFlow fails there in Keras's loop over several steps: leave it at 1"
+            )
+        super().compile(jit_compile=jit_compile, steps_per_execution=steps_per_execution, **options)
+
     def execute(self, num_steps: int) -> None:
         """Has the device do so many steps at a time from now on."""
         if num_steps != self.steps_per_execution:

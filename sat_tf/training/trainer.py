@@ -168,16 +168,8 @@ class AdversarialTrainer(Fittable):
 
         Raises:
           ValueError: `activation_weight_decay` without a trained activation; several steps at a
-            time on several replicas.
+            time on several replicas; two averages of the weights.
         """
-        options.setdefault("jit_compile", False)
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        steps = options.get("steps_per_execution", 1)
-        if steps > 1 and replicas > 1:
-            raise ValueError(
-                f"steps_per_execution is {steps} with {replicas} replicas; TensorFlow fails there "
-                "in Keras's loop over several steps: leave it at 1"
-            )
         super().compile(optimizer=optimizer, **options)
         self.optimizer.build(self.network.trainable_variables)  # float16 has wrapped it
         scalars = objectives.named(self.network, objectives.ACTIVATION_SCALARS)
