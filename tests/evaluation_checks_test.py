@@ -108,6 +108,16 @@ def test_an_image_with_a_logit_that_is_not_finite_counts_nowhere_and_every_image
     assert not check["passed"] and check["found"].startswith("5 of 40 images")
 
 
+@pytest.mark.parametrize("count", [0, 1, 16])
+def test_a_single_image_without_finite_logits_is_enough(images, count):
+    batch = next(iter(Stream((images, HONEST.labels(images)), 16)))
+    forward = tf.function(lambda x: honest(x, training=False), autograph=False)
+    found = checks.before(honest, forward, batch, np.arange(16) >= count)
+    (check,) = [check for check in found if check.name == "finite logits"]
+    assert check.passed == (count == 0) == (check.consequence == "")
+    assert check.found.startswith(f"{count} of 16 images")
+
+
 def test_images_that_span_0_to_1_are_named(images):
     found = before(honest, images / 255)
     assert not found["pixels"].passed

@@ -11,7 +11,7 @@ from sat_tf.evaluation import ball, runner
 from sat_tf.evaluation.packing.packed import Packed
 from sat_tf.evaluation.packing.replicas import Replicas
 from sat_tf.evaluation.packing.rungs import Rungs
-from sat_tf.evaluation.packing.slots import Waiting, even_slots
+from sat_tf.evaluation.packing.slots import Slots, Waiting, even_slots
 from sat_tf.evaluation.stream import Stream
 from sat_tf.evaluation.sweep import Sweep
 from sat_tf.runs import distribution
@@ -311,6 +311,23 @@ def test_projection_rounding_stays_below_the_tolerance_and_an_escape_does_not():
         escaped = (image + (epsilon + 5 * slack) * direction).astype(np.float32)
         with pytest.raises(ball.OutsideBall):
             ball.assert_inside(image, escaped, epsilon, norm, "x")
+
+
+def test_a_slot_holds_all_of_the_image_that_sits_in_it():
+    rng, slots = np.random.default_rng(0), Slots(3)
+    waiting = [
+        Waiting(n, *rng.normal(size=[1, 2, 2, 1]), n % 4, rng.integers(0, 9, 2), rng.normal(size=4))
+        for n in range(5)
+    ]
+    arriving = iter(waiting)
+    assert slots.fill(arriving).tolist() == [True] * 3
+    slots.occupied[[0, 2]] = False
+    assert slots.fill(arriving).tolist() == [True, False, True]
+    sitting = [waiting[n] for n in (3, 1, 4)]
+    for found, name in zip(slots.arrays(), ("image", "label", "seed", "logits"), strict=True):
+        expected = np.stack([getattr(one, name) for one in sitting])
+        np.testing.assert_array_equal(found, expected.astype(found.dtype))
+    assert slots.index.tolist() == [3, 1, 4] and not slots.exhausted
 
 
 @pytest.mark.parametrize("name", ["one_device", "mirrored"])

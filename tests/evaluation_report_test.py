@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -261,6 +262,10 @@ def test_the_axis_of_a_plot_spans_what_it_shows_and_says_where_it_begins(report,
     assert low < 100 * standing / 1000 and 99.2 < high <= 100.5
     assert (low == 0) == (bottom == 0) and low >= bottom
     assert axes.get_ylabel() == ("accuracy in %" + (f" (from {low:g})" if bottom else ""))
+    (band,) = (one.get_paths()[0].vertices for one in axes.collections)
+    for radius, count in ((0, 992), (4, standing)):
+        ends = np.unique(band[band[:, 0] == radius, 1])
+        np.testing.assert_allclose(ends, 100 * np.array(wilson(count, 1000)), atol=1e-6)
 
 
 def test_pictures_of_grey_images_are_drawn_too(report):
@@ -286,6 +291,16 @@ def test_the_terminal_shows_the_tables_that_there_are_and_the_checks_that_failed
     assert report.text(with_steps=True) == with_steps
     report.curve = []
     assert report.text() == f"{report.table()}\n{failed}"
+
+
+def test_saved_images_have_the_positions_of_their_data_set(report):
+    judged = types.SimpleNamespace(correct=report.standing, distance=np.arange(NUM) / 4)
+    report.saved_images = judged
+    assert report.columns()["index"].tolist() == list(range(NUM))
+    report.positions = np.arange(NUM) * 3 + 1
+    columns = report.columns()
+    assert columns["index"].tolist() == report.positions.tolist()
+    assert columns["distance"] is judged.distance and columns["saved_correct"] is judged.correct
 
 
 def test_every_figure_of_the_report_is_what_the_verdicts_count(report):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf.attacks import autoattack, losses
+from sat_tf.attacks import autoattack, geometry, losses
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
 from sat_tf.attacks.pgd_restarts import RestartedPGD
@@ -66,6 +66,14 @@ def test_every_run_and_every_image_starts_somewhere_else(name):
     assert np.median(likeness) < 0.5
 
 
+def test_attacks_have_the_names_and_targets_of_their_settings():
+    for restarts, name in ((1, "pgd-2"), (3, "pgd-2x3")):
+        attack = RestartedPGD(epsilon=8.0, step_size=2.0, steps=2, restarts=restarts)
+        assert (attack.name, attack.num_steps) == (name, 3 * restarts)
+    assert APGD(epsilon=8.0, loss="dlr-targeted").num_targets == FAB(epsilon=8.0).num_targets == 9
+    assert APGD(epsilon=8.0).num_targets == FAB(epsilon=8.0, targeted=False).num_targets == 0
+
+
 def test_fab_s_later_runs_start_somewhere_else():
     attack = FAB(epsilon=8.0, num_targets=1, iterations=2, restarts=4)
     found = [state["iterate"].numpy() - images() for state in states(attack)]
@@ -102,6 +110,20 @@ def test_where_nothing_breaks_the_worst_point_that_was_tried_is_kept(name):
     expected = points[-length:][worst, np.arange(COUNT)]
     np.testing.assert_allclose(walked[-1]["adversarial"], expected, atol=1e-4)
     assert not walked[-1]["broken"].numpy().any()
+
+
+def test_a_stage_of_the_wide_search_begins_at_the_best_point_so_far():
+    attack = APGD(epsilon=200.0, norm="l1", iterations=20, wide=True)
+    found = list(states(attack))
+    begins = np.flatnonzero(attack.schedule["first"] & ~attack.schedule["fresh"])
+    assert len(begins) == 2
+    for step in begins:
+        radius = 200.0 * attack.schedule["factor"][step]
+        # What was evaluated last is not among the best that the state before it knew.
+        best = found[step]["best"]
+        expected = geometry.project(best, found[step]["images"], radius, "l1")
+        np.testing.assert_allclose(found[step]["iterate"], expected, atol=1e-3)
+        assert (np.abs(found[step - 1]["iterate"] - best).max((1, 2, 3)) > 1).any()
 
 
 def test_every_point_of_the_wide_search_that_is_kept_lies_in_the_ball():

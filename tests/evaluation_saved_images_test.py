@@ -13,6 +13,7 @@ from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
 from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation import ball
+from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.report import artefacts
 from tests import linear_network
 from tests.killed import kill
@@ -233,6 +234,15 @@ def test_verdicts_without_their_images_are_refused_by_name(problem, tmp_path):
     with pytest.raises(ValueError, match="holds verdicts without their images"):
         run(problem, tmp_path, ATTACKS[:1])
     assert images.read_bytes() == whole
+
+
+def test_kept_images_of_another_type_or_shape_are_refused(tmp_path):
+    path, images = tmp_path / "kept.npy", np.zeros([3, 2, 2, 1])
+    KeptImages(path, images.shape, "uint8").create([images])
+    KeptImages(path, images.shape, "uint8").check(None, np.ones(3, bool))
+    for shape, image_type in (((3, 2, 2, 1), "float32"), ((4, 2, 2, 1), "uint8")):
+        with pytest.raises(ValueError, match=r"holds uint8 \[3, 2, 2, 1\], .* needs"):
+            KeptImages(path, shape, image_type).check(None, np.ones(shape[0], bool))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
