@@ -252,6 +252,12 @@ def test_parameters_of_forward_and_backward_are_told_apart():
     np.testing.assert_allclose(dy, ORACLES["celu:alpha=0.5"](GRID)[1], atol=1e-15, rtol=1e-12)
 
 
+def test_another_name_of_a_function_names_it_backward_too():
+    for spec in ("relu:backward=silu", "relu:backward= SiLU "):
+        assert activations.parse(spec) == ("relu", {"backward": "swish"})
+    assert activations.parse("silu") == ("swish", {})
+
+
 def doubled_relu(x, slope=2.0):
     """A function of a tensor, named by its dotted path in the tests below."""
     return slope * tf.nn.relu(x)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.studies import smooth, table
+from sat_tf.runs import sealed
 
 ROWS = ("relu", "swish")
 SEEDS = ("0", "1", "2")
@@ -67,6 +68,31 @@ def test_a_finished_run_is_not_repeated(found, tmp_path, monkeypatch):
     smooth.measure("relu", "0", Given)
     with pytest.raises(AssertionError, match="a process was started"):
         smooth.measure("relu", "7", Given)
+
+
+@pytest.mark.parametrize("continued, seconds", [(False, 12), (True, None)])
+def test_the_time_of_a_run_that_was_continued_is_not_known(
+    tmp_path, monkeypatch, continued, seconds
+):
+    workdir = tmp_path / "runs/relu_0"
+
+    def run(*_):
+        workdir.mkdir(parents=True, exist_ok=True)
+        sealed.write_json(workdir / "metrics.json", {})
+        found = {"clean_accuracy": 0.5, "adversarial_accuracy": 0.25, "images": {}}
+        sealed.write_json(workdir / "report.json", found)
+        return 12.3
+
+    monkeypatch.setattr(smooth, "_python", run)
+    if continued:
+        workdir.mkdir(parents=True)
+
+    class Given:
+        results, runs = str(tmp_path / "results"), str(tmp_path / "runs")
+        attack, num_images = "pgd-20", 10
+
+    smooth.measure("relu", "0", Given)
+    assert table.result(tmp_path / "results/relu_0") == table.Result(0.5, 0.25, seconds)
 
 
 def test_a_run_finds_modules_where_the_study_does(tmp_path, monkeypatch):

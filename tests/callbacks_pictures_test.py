@@ -11,6 +11,15 @@ from sat_tf.callbacks import PictureGrid, curves, pictures
 from tests.watched import Scale, compiled, dataset, lower
 
 
+def test_pixels_between_whole_numbers_are_shown_as_the_nearest():
+    clean = np.full([1, 8, 8, 1], 99.6, np.float32)
+    chances = np.full([1, 10], 0.1)
+    page = pictures.draw(clean, clean + 0.8, np.array([0]), (chances, chances))
+    for column in (0, 2):
+        left, top, right, bottom = pictures.cell(0, column, 8, 8)
+        assert (page[top:bottom, left:right] == 100).all()
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (28, 20, 1), (64, 224, 3)])
 def test_the_grid_holds_the_enlarged_images_and_the_amplified_perturbation(shape):
     random = np.random.default_rng(1)

@@ -83,7 +83,7 @@ def test_the_command_refuses_other_classes_and_takes_those_that_a_file_says(tmp_
     with pytest.raises(ValueError, match="network has 20 classes and digits has 10"):
         evaluated(saved(tmp_path, 20))
     path = tmp_path / "classes"
-    path.write_text("".join(f"{19 - number}\n" for number in range(10)))
+    path.write_text("".join(f" {19 - number} \n" for number in range(10)))
     np.testing.assert_array_equal(evaluated(tmp_path, str(path)), 19 - labels)
     with pytest.raises(ValueError, match="class 0 is '9' to the network"):
         evaluated(saved(tmp_path, 10, DIGITS[::-1]))

@@ -180,6 +180,12 @@ def test_more_than_one_percent_of_corrupt_images_stop_the_run(cats_and_dogs):
         data.describe(f"folder:{cats_and_dogs}")
 
 
+def test_one_percent_of_corrupt_images_is_left_out(cats_and_dogs):
+    for number in range(2):
+        (cats_and_dogs / "dog" / f"{number:03}.png").write_bytes(b"nonsense")
+    assert sum(data.describe(f"folder:{cats_and_dogs}").num_examples.values()) == 198
+
+
 def test_what_is_not_a_folder_of_class_folders_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no directory"):
         data.describe(f"folder:{tmp_path / 'missing'}")

@@ -126,6 +126,23 @@ def test_ctrl_c_after_any_step_changes_neither_weights_nor_logs(whole, tmp_path,
     assert_same(record, whole)
 
 
+def test_a_run_that_has_ended_is_told_once_more(whole, tmp_path):
+    run, saved = whole[0], []
+    record, _ = go_on(run.anew(), tmp_path)
+    keeper = keeper_of(tmp_path)  # the process before may have died before it could tell
+    keeper.on_save = lambda told: saved.append(dict(told))
+    fitting.fit(
+        run.anew(),
+        None,
+        examples(),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        checkpoint=keeper,
+        callbacks=None,
+    )
+    assert saved == [record] and len(record["history"]) == EPOCHS
+
+
 def test_two_replicas_go_on_with_the_means_of_each(tmp_path):
     both = uninterrupted("mirrored", tmp_path / "whole")
     with pytest.raises(Interrupted):

@@ -208,6 +208,15 @@ VARIANTS = {
 }
 
 
+@pytest.mark.parametrize(
+    "name, setting, default",
+    [("trades", "beta", 6), ("mart", "beta", 5), ("pgd_at", "awp_gamma", 0)],
+)
+def test_a_setting_of_0_is_no_setting_that_is_left_out(name, setting, default):
+    assert getattr(make(name, **{setting: 0.0}), setting) == 0.0
+    assert getattr(make(name, **{setting: None}), setting) == default
+
+
 def test_every_setting_makes_an_objective_of_its_own_and_the_one_it_names():
     found = {}
     for name, (settings, written_out) in VARIANTS.items():
