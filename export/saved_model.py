@@ -95,6 +95,8 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
     name = server_files.check_name(directory)
     if options.version is not None:
         versions.refuse_existing(directory / str(options.version))
+    # Before anything is made; what counts is decided again once nobody else is exporting.
+    labels.planned(directory, options.label, options.version or versions.next_version(directory))
     # Once as variables and once on their way there.
     size = 2 * sum(keras.ops.convert_to_numpy(weight).nbytes for weight in network.weights)
     atomic.require_space(directory, size, "the network's weights")

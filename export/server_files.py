@@ -18,7 +18,7 @@ from sat_tf.runs import atomic, sealed
 BATCHING, MONITORING, COMPOSE = "batching_parameters.txt", "monitoring.config", "compose.yaml"
 _BATCHING = """\
 # Batch sizes: {source}.
-# The warm-up of every version has the same sizes.
+# The warm-up of the versions exported since has the same sizes.
 max_batch_size {{ value: {largest} }}
 batch_timeout_micros {{ value: 2000 }}
 num_batch_threads {{ value: 4 }}

@@ -192,3 +192,10 @@ def test_a_name_that_a_url_would_escape_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="--directory ends in .*letters, digits"):
         server_files.check_name(tmp_path / name)
     assert server_files.check_name(tmp_path / name / ".." / "cifar-10_v2.1") == "cifar-10_v2.1"
+
+
+def test_a_first_version_is_no_canary_and_leaves_nothing(tmp_path):
+    options = saved_model.Options(label="canary", verified=False)
+    with pytest.raises(ValueError, match="has no stable version; leave --label=canary out"):
+        saved_model.export(make_network(), tmp_path / "new", options)
+    assert not (tmp_path / "new").exists()
