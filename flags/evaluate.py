@@ -86,6 +86,12 @@ def define() -> None:
     numbers.whole("seed", 0, "Seed of all noise.", 0)
 
     numbers.whole("batch_size", 128, "Images evaluated at once, over all replicas.", 1, 2**20)
+    flags.DEFINE_bool(
+        "fold_batch_norm",
+        True,
+        "Attack with batch norm folded into the layers before it, which is faster; breaks are "
+        "confirmed by the network as it is.",
+    )
     flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
     numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
     flags.DEFINE_string(

@@ -98,10 +98,13 @@ def _headline(settings, attacks):
 
 
 def _options(settings, network, attacks, strategy):
-    names = ("restarts", "last_iterate", "batch_size", "num_images", "seed", "image_type")
+    names = (
+        "restarts last_iterate batch_size num_images fold_batch_norm seed image_type overwrite "
+        "save_every"
+    ).split()
     num_classes = network.output_shape[-1]
     return Options(
-        **{name: getattr(settings.flags, name) for name in (*names, "overwrite", "save_every")},
+        **{name: getattr(settings.flags, name) for name in names},
         curve={epsilon: attacks[epsilon] for epsilon in settings.curve},
         left_out=attack_names.left_out(
             settings.flags.attacks, norm=settings.norm, num_classes=num_classes

@@ -23,6 +23,8 @@ class Options:
         the evaluation themselves, these verdicts are taken and nothing is run again.
       batch_size: images evaluated at once, over all replicas.
       num_images: how many images from the beginning of the data set; None takes all.
+      fold_batch_norm: whether to attack the network with batch norm folded into the layers before
+        it, which is faster; what breaks is confirmed by the network as it was given.
       seed: where all noise comes from; an image's noise depends on it, on the image's position in
         the data set and on the attack, not on its batch.
       left_out: attacks that are missing from the list, with why, for the report to say so.
@@ -41,6 +43,7 @@ class Options:
     curve: Mapping[float, Sequence[Any]] = dataclasses.field(default_factory=dict)
     batch_size: int = 128
     num_images: int | None = None
+    fold_batch_norm: bool = True
     seed: int = 0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     strategy: tf.distribute.Strategy | None = None

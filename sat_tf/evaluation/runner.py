@@ -43,6 +43,9 @@ class Runner:
       stream: the images.
       seed: where all noise comes from.
       strategy: replicas that share the work.
+      folded: a faster network of the same logits but for rounding, which is attacked in its place;
+        None attacks the network itself. Where a break of the one is none of the other, the image
+        is attacked again on the network itself.
     """
 
     def __init__(
@@ -51,12 +54,14 @@ class Runner:
         stream: Stream,
         seed: int,
         strategy: tf.distribute.Strategy | None = None,
+        folded: Callable[..., Any] | None = None,
     ):
         self.network, self.stream, self.seed, self.strategy = network, stream, seed, strategy
         self.forward = tf.function(
             lambda images: tf.cast(network(images, training=False), tf.float32), autograph=False
         )
-        self.rungs = Rungs(network)
+        attacked = [network] if folded is None or folded is network else [folded, network]
+        self.attacked = [(one, Rungs(one)) for one in attacked]
 
     def clean(self) -> Clean:
         """Judges every clean image.
@@ -95,29 +100,31 @@ class Runner:
         Raises:
           ball.OutsideBall: the attack left the ball or the pixel range.
         """
-        attack, paid = sweep.attack, 0
-        engine = Packed(
-            self.network,
-            attack,
-            # Of all candidates, those done before included: a resumed run has the same slots.
-            even_slots(int(candidates.sum()), self.stream.batch_size, self.strategy),
+        # Of all candidates, those done before included: a resumed run has the same slots.
+        count, left, owed = int(candidates.sum()), candidates & ~sweep.done, 0
+        for network, rungs in self.attacked:
+            engine = self._engine(network, rungs, sweep, count, watch)
+            again = np.zeros_like(left)
+            for verdict in self._proved(engine.run(self._waiting(left, sweep.noise))):
+                if network is not self.network and verdict.broken and not verdict.confirmed:
+                    again[verdict.index] = True
+                    continue
+                paid, owed = engine.slot_steps + owed, -engine.slot_steps
+                yield verdict._replace(distance=_distance(sweep.attack, verdict), slot_steps=paid)
+            left, count, owed = again, int(again.sum()), engine.slot_steps + owed
+            if not count:
+                return
+
+    def _engine(self, network, rungs, sweep, count, watch):
+        return Packed(
+            network,
+            sweep.attack,
+            even_slots(count, self.stream.batch_size, self.strategy),
             entries=("wrong",) if sweep.is_trajectory else (),
             strategy=self.strategy,
             watch=watch,
-            rungs=self.rungs,
+            rungs=rungs,
         )
-        waiting = self._waiting(candidates & ~sweep.done, sweep.noise)
-        for verdict in self._proved(engine.run(waiting)):
-            # Before anybody else sees it: an image outside the ball is no result.
-            distance = ball.assert_inside(
-                verdict.image,
-                verdict.adversarial,
-                attack.epsilon,
-                attack.norm,
-                f"{attack.name} on image {verdict.index}",
-            )
-            yield verdict._replace(distance=distance, slot_steps=engine.slot_steps - paid)
-            paid = engine.slot_steps
 
     def _waiting(self, images, noise):
         noise_number = zlib.crc32(noise.encode()) & 0x7FFFFFFF  # not negative, as an int32
@@ -159,6 +166,17 @@ class Runner:
         wrong = losses.misclassified(logits, labels).numpy()
         for verdict, confirmed in zip(held, wrong, strict=False):
             yield verdict._replace(confirmed=bool(confirmed))
+
+
+def _distance(attack, verdict):
+    # Before anybody else sees it: an image outside the ball is no result.
+    return ball.assert_inside(
+        verdict.image,
+        verdict.adversarial,
+        attack.epsilon,
+        attack.norm,
+        f"{attack.name} on image {verdict.index}",
+    )
 
 
 def _check_logits(logits, labels):

@@ -12,6 +12,7 @@ from typing import Any
 
 from sat_tf import loading, quiet
 from sat_tf.evaluation import checks, outcome, plan
+from sat_tf.evaluation.folding import fold
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.progress import Countdown
 from sat_tf.evaluation.report import Report
@@ -36,7 +37,7 @@ class Session:
     ):
         self.network, self.attacks, self.options = network, attacks, options
         self.stream = Stream(dataset, options.batch_size, options.num_images)
-        self.runner = Runner(network, self.stream, options.seed, options.strategy)
+        self.runner = Runner(network, self.stream, options.seed, options.strategy, self._folded())
 
     def run(self, about: Mapping[str, Mapping[str, Any]]) -> Report:
         """Runs every sweep that is not done; returns what all of them found.
@@ -121,6 +122,14 @@ class Session:
             lambda done: f"{done // steps}/{num_images} images",
             quiet=not self.options.show_progress,
         )
+
+    def _folded(self):
+        """Returns what is attacked in the network's place, or None."""
+        if not self.options.fold_batch_norm:
+            return None
+        strategy = self.options.strategy
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            return fold(self.network)
 
     def _waiting(self):
         if not self.options.show_progress:

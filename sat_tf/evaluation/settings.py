@@ -143,7 +143,7 @@ def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None
 # What decides the figures, and therefore the name of a report that is given none.
 _DECISIVE = (
     "attacks dataset split ids classes num_images image_size eval_resize input_range preprocessing "
-    "epsilon norm step_size restarts last_iterate curve seed batch_size image_type"
+    "epsilon norm step_size restarts last_iterate curve seed batch_size fold_batch_norm image_type"
 ).split()
 
 

@@ -151,6 +151,7 @@ class Store:
             "images": self.clean.images_sha256,
             "seed": options.seed,
             "batch_size": options.batch_size,
+            "fold_batch_norm": options.fold_batch_norm,
             "attacks": [[one.key, plan.describe(one.attack)] for one in self.plan.sweeps],
         }
         return json.loads(json.dumps(identity))

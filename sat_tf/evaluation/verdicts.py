@@ -18,6 +18,8 @@ _ARRAYS = {name: name for name in ("done", "broken", "steps", "distance", "uncon
     "wrong": "misclassified"
 }
 _NUMBERS = ("seconds", "slot_steps")
+# Settings that change how floats are rounded and nothing else: a file from before them goes on.
+_OF_ROUNDING = ("fold_batch_norm",)
 
 
 @dataclasses.dataclass
@@ -60,6 +62,8 @@ class VerdictFile:
             return False
         stored, header = self._read()
         found = header["identity"]
+        for name in _OF_ROUNDING:
+            found.setdefault(name, self.identity.get(name))
         different = sorted(
             name
             for name in self.identity.keys() | found.keys()
