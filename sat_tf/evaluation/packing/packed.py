@@ -157,8 +157,11 @@ class Packed:
             return tf.reduce_sum(tf.cast(finished(state), tf.int32)) < enough[0]
 
         def body(state, steps):
-            # A finished image waits in its slot untouched until the host comes by.
-            return _select(finished(state), state, self.attack.step(self.network, state)), steps + 1
+            # A finished image waits in its slot until the host comes by. Its attack keeps whether
+            # it is broken and by what; nobody reads the rest of its state any more.
+            following = self.attack.step(self.network, state)
+            kept = {name: state[name] for name in ("step", *self.entries)}
+            return {**following, **_select(finished(state), kept, following)}, steps + 1
 
         state, steps = tf.while_loop(
             proceed, body, (state, tf.constant(0)), parallel_iterations=1, maximum_iterations=CHUNK
@@ -193,4 +196,4 @@ class Packed:
 
 def _select(mask, yes, no):
     """Takes the rows of `yes` where the mask is true, else those of `no`, entry by entry."""
-    return {name: stepped.where(mask, yes[name], value) for name, value in no.items()}
+    return {name: stepped.where(mask, value, no[name]) for name, value in yes.items()}
