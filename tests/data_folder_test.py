@@ -57,12 +57,13 @@ def test_parts_of_a_plain_folder_are_disjoint_balanced_and_together_the_folder(c
     assert sorted(seen) == [(label, number) for label in range(2) for number in range(100)]
 
 
-def test_images_at_any_depth_below_a_class_folder_are_of_that_class(tmp_path):
+def test_images_at_any_depth_and_of_any_case_below_a_class_folder_are_of_that_class(tmp_path):
     fill(tmp_path, ("cat", "dog"), 20)
     for number in range(10):
         (tmp_path / "dog" / f"a{number}/b").mkdir(parents=True)
         file = f"{number:03}.png"
         (tmp_path / "dog" / file).rename(tmp_path / "dog" / f"a{number}/b" / file)
+        (tmp_path / "cat" / file).rename(tmp_path / "cat" / file.upper())
     name = f"folder:{tmp_path}"
     found = [read(name, split) for split in ("train", "validation", "test")]
     images, labels = (np.concatenate(column) for column in zip(*found, strict=True))

@@ -141,6 +141,18 @@ def test_the_stream_of_record_files_depends_on_seed_and_step_alone(data_dir, aug
     assert any((a[0] != b[0]).any() for a, b in zip(full, stream(25, seed=1), strict=True))
 
 
+def test_a_split_of_which_some_labels_are_known_is_kept(monkeypatch):
+    labels = {"train": [0, 1], "validation": [-1, 2], "test": [-1, -1]}
+
+    def reader(builder, split, start, stop):
+        examples = [(b"", label) for label in labels[split][start:stop]]
+        return types.SimpleNamespace(evaluation=lambda: examples)
+
+    monkeypatch.setattr(tfds_sets, "Records", reader)
+    sizes = dict.fromkeys(labels, 2)
+    assert tfds_sets._labelled("pets", None, sizes) == {"train": 2, "validation": 2}
+
+
 def test_the_records_of_one_file_come_in_another_order_every_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "_CHUNK", 100)
     path = tmp_path / "numbers.tfrecord"
