@@ -108,6 +108,7 @@ def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
     trainer = types.SimpleNamespace(
         fit=stopping,
         network=None,
+        steps_per_execution=1,
         average=None,
         state=[keras.Variable(1.0, name="w")],
         distribute_strategy=tf.distribute.get_strategy(),
