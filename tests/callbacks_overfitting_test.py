@@ -109,6 +109,7 @@ def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
         fit=stopping,
         network=None,
         steps_per_execution=1,
+        execute=lambda steps: None,
         average=None,
         state=[keras.Variable(1.0, name="w")],
         distribute_strategy=tf.distribute.get_strategy(),
