@@ -58,6 +58,8 @@ def adamw(state, w, g, rate, t, decay, b1=0.9, b2=0.999):
 def lamb(state, w, g, rate, t, decay, b1=0.9, b2=0.999, epsilon=1e-6):
     m, v = moments(state, g, t, b1, b2)
     update = m / (np.sqrt(v) + epsilon) + decay * w
+    if not decay:  # a bias: neither decayed nor scaled by its norm
+        return w - rate * update
     return w - rate * np.linalg.norm(w) / np.linalg.norm(update) * update
 
 

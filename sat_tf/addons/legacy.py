@@ -81,6 +81,11 @@ class Bridge:
             def _do_use_weight_decay(self, var):
                 return bridge.decays(var)
 
+            def _do_layer_adaptation(self, var):
+                # LAMB scales a step by its weight's norm, but for what is not decayed, as Addons
+                # does by name: a bias that starts at 0 would never leave it.
+                return bridge.decays(var)
+
         return Bridged
 
     def build(self, variables: list[keras.Variable]) -> None:
