@@ -89,7 +89,9 @@ class Packed:
         self.attack, self.network, self.num_slots = attack, network, num_slots
         self.entries, self.watch = entries, watch
         self.rungs = Rungs(network) if rungs is None else rungs
-        self._stays = strategy is not None  # whether the slots stay as many to the end
+        # Whether the slots stay as many to the end: on replicas, whose shapes are static, and where
+        # the last rows of a batch are computed in another way by the attack itself.
+        self._stays = strategy is not None or num_slots % PACKET != 0
         self.slot_steps = 0  # evaluations that were paid for: slots times steps
         self.image_steps = 0  # evaluations that an image needed
         self._fill = self.replicas.function(attack.start)
