@@ -12,6 +12,8 @@ from export.remote import pictures
 from sat_tf import data, loading
 from sat_tf.runs import workdir
 
+_MOST_PIXELS = 2**31 - 1  # the server has judged the size, by its own version's limit
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -95,7 +97,13 @@ def _to_files(server, paths, batch_size, image_shape, resize):
         if isinstance(answer, ValueError):
             raise ValueError(f"{path}: {answer}")
         encoded = tf.constant(pictures.read(path))
-        yield signatures.decode(encoded, image_shape, resize)[None], [answer["logits"]]
+        try:
+            pixels = signatures.decode(encoded, image_shape, resize, _MOST_PIXELS)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"{path} is answered, but cannot be read here: {error.message}"
+            ) from error
+        yield pixels[None], [answer["logits"]]
 
 
 def _test_images(run, metrics, batch_size, num_images, data_dir) -> Iterator[np.ndarray]:

@@ -32,7 +32,7 @@ def define() -> None:
         "steps_per_execution",
         1,
         "Steps that the device does at a time; progress, checkpoints and signals wait for them. It "
-        "must divide the steps of an epoch.",
+        "must divide the steps of an epoch; another number may round the last bits otherwise.",
         1,
     )
     numbers.span("profile", "Steps that TensorBoard's profiler records, from 1 on: first,last.")

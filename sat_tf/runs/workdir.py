@@ -14,7 +14,8 @@ from importlib import metadata
 import sat_tf
 from sat_tf.runs import atomic, sealed
 
-# What a run may be continued with a different value of: none of these changes a weight.
+# What a run may be continued with a different value of: none of these changes a weight, though the
+# loop of steps_per_execution may round one otherwise.
 FREE_FLAGS = frozenset(
     "workdir overwrite data_dir max_pixels checkpoint_every picture_grid test_steps "
     "on_overfitting worker_timeout steps_per_execution profile".split()
