@@ -1,7 +1,9 @@
 """Batch norm folded into the layer before it: the same logits for less, if nothing is trained."""
 
 import functools
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -53,6 +55,28 @@ def fold(network: Any) -> Any:
         folded = _fold_graph(network)
         return network if folded is None else folded
     return network
+
+
+def checked(network: Any, stream: Iterable[Any]) -> Any | None:
+    """Returns the folded network if it answers as the network does, else None.
+
+    Asked are the first images of a `Stream`. Logits may differ by 1e-4 of the largest: rounding is
+    far below; what a layer does that is not known here, or statistics with which rounding decides,
+    is above. A difference is told on stderr.
+    """
+    folded, batch = fold(network), next(iter(stream), None)
+    if folded is network or batch is None:
+        return None
+    plain, found = (np.asarray(one(batch.images, training=False)) for one in (network, folded))
+    difference, largest = np.abs(found - plain).max(), np.abs(plain).max()
+    if difference <= 1e-4 * largest:
+        return folded
+    print(
+        f"note: batch norm is not folded, as that moves a logit by {difference:.3g} (the largest "
+        f"is {largest:.3g}); the network is attacked as it is",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _calls_as_keras(model):
@@ -113,6 +137,7 @@ def _fits(layer, norm, rank):
         and getattr(layer, "data_format", "channels_last") == "channels_last"
         and layer.compute_dtype == norm.compute_dtype == "float32"
         and not getattr(layer, "lora_enabled", False)
+        and not getattr(layer, "quantization_mode", None)
     )
 
 

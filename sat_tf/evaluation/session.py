@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sat_tf import loading, quiet
-from sat_tf.evaluation import checks, outcome, plan
-from sat_tf.evaluation.folding import fold
+from sat_tf.evaluation import checks, folding, outcome, plan
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.progress import Countdown
 from sat_tf.evaluation.report import Report
@@ -129,7 +128,7 @@ class Session:
             return None
         strategy = self.options.strategy
         with strategy.scope() if strategy else contextlib.nullcontext():
-            return fold(self.network)
+            return folding.checked(self.network, self.stream)
 
     def _waiting(self):
         if not self.options.show_progress:
