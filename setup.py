@@ -9,7 +9,7 @@ import pathlib
 import re
 import shutil
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
@@ -68,12 +68,15 @@ EXTRAS["gpu"] = [
     for line in NEEDED
     if re.match("tensorflow[<=>]", line)
 ]
-inside = find_packages(include=[pattern for name in INSIDE for pattern in (name, f"{name}.*")])
+recipes = [f"flags.{path}" for path in find_namespace_packages("flags", include=["recipes*"])]
+inside = recipes + find_packages(
+    include=[pattern for name in INSIDE for pattern in (name, f"{name}.*")]
+)
 
 setup(
     packages=[*find_packages(include=["sat_tf", "sat_tf.*"]), *(f"sat_tf.{one}" for one in inside)],
     package_dir={f"sat_tf.{name}": name for name in INSIDE},
-    package_data={"sat_tf": ["py.typed"], "sat_tf.flags": ["recipes/**/*.flags"]},
+    package_data={"sat_tf": ["py.typed"], **{f"sat_tf.{one}": ["*.flags"] for one in recipes}},
     install_requires=NEEDED,
     extras_require=EXTRAS,
     cmdclass={"build_py": Build, "editable_wheel": NoEditable},

@@ -1,6 +1,7 @@
 """Lists the programs: `python -m sat_tf`."""
 
 import importlib.util
+import sys
 
 from sat_tf import quiet
 
@@ -14,6 +15,8 @@ PROGRAMS = {
     "benchmarks.train_step": "measures what an adversarial training step costs",
     "benchmarks.activations": "measures what each activation costs",
     "benchmarks.evaluate": "measures evaluation against plain loops and other libraries",
+    "benchmarks.serving": "measures an exported network by batch size and signature",
+    "benchmarks.studies.encoded": "measures what saving adversarial images as files does",
     "benchmarks.studies.smooth": "trains and evaluates rows of a table over several seeds",
 }
 
@@ -37,6 +40,10 @@ def starts(installed: bool) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    if {*sys.argv[1:]} - {"--help", "-h"}:
+        said = f"unexpected argument {sys.argv[1]!r}; each program is started by its own name"
+        print(f"sat_tf: {said}", file=sys.stderr)
+        sys.exit(2)
     found = starts(installed=importlib.util.find_spec("sat_tf.export") is not None)
     for start, purpose in found.items():
         print(f"{start:<{max(map(len, found)) + 2}}{purpose}")

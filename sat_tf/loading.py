@@ -44,8 +44,9 @@ def load(source: str) -> Any:
         return _load_file(path)
     if ":" in source:
         return _call(source)
+    found = "is a file, but no .keras file" if path.exists() else "is not there"
     raise ValueError(
-        f"network {source!r} is not there; give a run's directory, a .keras file, a SavedModel or "
+        f"network {source!r} {found}; give a run's directory, a .keras file, a SavedModel or "
         "module:function"
     )
 

@@ -192,6 +192,8 @@ PROGRAMS = (
     "export.client",
     "benchmarks.activations",
     "benchmarks.evaluate",
+    "benchmarks.serving",
+    "benchmarks.studies.encoded",
     "benchmarks.studies.smooth",
     "benchmarks.train_step",
 )

@@ -44,6 +44,7 @@ ASKED = {
     "norm": "l2",
     "restarts": "3",
     "last_iterate": "false",
+    "fold_batch_norm": "false",
     "curve": "2.5,1",
     "steps_curve": "true",
     "seed": "7",
@@ -158,6 +159,7 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "norm": {one.norm for one in [*attacks, *curve[1.0]]} == {"l2"},
         "restarts": options.restarts == 3,
         "last_iterate": options.last_iterate is False,
+        "fold_batch_norm": options.fold_batch_norm is False,
         "curve": {e: {one.epsilon for one in some} for e, some in curve.items()}
         == {2.5: {2.5}, 1.0: {1.0}},
         "steps_curve": "the steps" in printed and "the table" in printed,

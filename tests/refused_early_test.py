@@ -129,6 +129,7 @@ def test_tensorflows_words_at_a_full_disk_become_ours(tmp_path, monkeypatch):
     said = "No space left on device \\(7 bytes are free\\)"
     with_free(monkeypatch, 7)
     monkeypatch.setattr(tf.saved_model, "save", full_disk)
+    (tmp_path / "served" / ".1").mkdir(parents=True)
     with pytest.raises(OSError, match=f"cannot write .*served/1: {said}; nothing is left"):
         saved_model._save(types.SimpleNamespace(answers={}), tmp_path / "served" / ".1" / "1", None)
     monkeypatch.setattr(tf.io, "TFRecordWriter", full_disk)

@@ -126,7 +126,8 @@ def _packages():
             )
     except ImportError as error:
         raise ValueError(
-            f"gRPC needs tensorflow-serving-api ({error}): pip install -r requirements-serving.txt"
+            f"gRPC needs tensorflow-serving-api ({error}): in a checkout of sat_tf "
+            "pip install -r requirements-serving.txt, or '.[serving]' to install both"
             ", or sat_tf[serving]; or give the REST port, which needs no package: "
             "--server=http://localhost:8501"
         ) from error

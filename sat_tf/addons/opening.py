@@ -16,7 +16,10 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
-_INSTALL = "pip install -r requirements-addons.txt, or sat_tf[addons] (Python 3.10 or 3.11)"
+_INSTALL = (
+    "in a checkout of sat_tf pip install -r requirements-addons.txt, or '.[addons]' for both "
+    "(Python 3.10 or 3.11)"
+)
 
 
 def legacy_keras() -> types.ModuleType:
