@@ -1,6 +1,7 @@
 """What does a request cost, by signature and number of pictures?
 
     python -m benchmarks.serving --directory=serving/digits
+    python -m benchmarks.serving --directory=serving/digits --sizes=8
     python -m benchmarks.serving --directory=serving/digits --sizes=1,4,16 --json=serving.json
     python -m export.saved_model --workdir=runs/digits --directory=serving/digits \
         --batching=serving.json

@@ -1,6 +1,7 @@
 """What is left of an adversarial image after it was a file?
 
     python -m benchmarks.studies.encoded --workdir=runs/digits
+    python -m benchmarks.studies.encoded --workdir=runs/digits --num_images=100
     python -m benchmarks.studies.encoded --workdir=runs/cifar10_swish --dataset=cifar10 --epsilon=8
 
 PGD attacks test images in float pixels. They are then saved in several ways and read as the served
