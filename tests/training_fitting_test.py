@@ -192,6 +192,19 @@ class SignalAfter(keras.callbacks.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+def watched(made, keeper, signals):
+    """Goes on to the end of the run or the signal."""
+    fitting.fit(
+        made,
+        lambda start: examples().repeat().skip(start),
+        examples(),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        checkpoint=keeper,
+        callbacks=lambda start, record: [signals],
+    )
+
+
 def test_several_steps_at_a_time_on_several_replicas_are_refused():
     with distribution.strategy("mirrored").scope():
         inputs = keras.Input((2, 2, 1))
@@ -207,17 +220,8 @@ def test_several_steps_at_a_time_are_the_same_steps(whole, tmp_path):
     for stop, heard in (6, [2, 4, 6]), (None, [8, 10, 12]):
         keeper = keeper_of(tmp_path / "run", every=3)
         signals = SignalAfter(keeper, stop)
-        made = run.anew()
         try:
-            fitting.fit(
-                made,
-                lambda start: examples().repeat().skip(start),
-                examples(),
-                epochs=EPOCHS,
-                steps_per_epoch=STEPS,
-                checkpoint=keeper,
-                callbacks=lambda start, record, signals=signals: [signals],
-            )
+            watched(run.anew(), keeper, signals)
         except Interrupted:
             assert stop == 6
         assert signals.heard == heard
@@ -237,15 +241,7 @@ def test_an_epoch_that_was_begun_one_step_at_a_time_is_ended_so(whole, tmp_path)
     try:
         keeper = keeper_of(tmp_path)
         signals = SignalAfter(keeper, None)
-        fitting.fit(
-            made,
-            lambda start: examples().repeat().skip(start),
-            examples(),
-            epochs=EPOCHS,
-            steps_per_epoch=STEPS,
-            checkpoint=keeper,
-            callbacks=lambda start, record: [signals],
-        )
+        watched(made, keeper, signals)
     finally:
         made.execute(1)
     assert signals.heard == [6, 7, 8, 12]

@@ -46,7 +46,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.workdir, self.record, self.every, self.on_save = workdir, record, every, on_save
         self.steps_per_epoch = steps_per_epoch
         self.step = 0  # batches learnt from; the optimiser's own count leaves overflows out
-        self._first = 0  # that of this call's epoch
+        self._first = 0  # batches learnt from before this epoch, or before this call of `fit`
         self._signal: int | None = None
 
     @contextlib.contextmanager

@@ -33,8 +33,8 @@ def fold(network: Any) -> Any:
     follows a convolution or dense layer, `s` goes into the kernel and the rest into the bias, which
     leaves float32 rounding as the only difference. All other layers are those of `network`, with
     their variables. Batch norm stays where there is no such layer before it, where that layer
-    activates, is called twice or is looked at by others too, and where it does not compute in
-    float32; and so does all of a network whose graph cannot be seen, such as a function.
+    activates, is quantised, is called twice or is looked at by others too, and where it does not
+    compute in float32; and so does all of a network whose graph cannot be seen, such as a function.
 
     Args:
       network: a Keras model, one behind `loading.adapt`, or anything that maps pixels to logits.
