@@ -50,9 +50,9 @@ class Packed:
     An image leaves its slot as soon as the attack has broken it or has done its steps; the next
     waiting image takes the slot. When nobody waits any more, the images that are left move into
     fewer slots, a multiple of `PACKET`, as soon as they fit, if `Rungs` finds the network's bits to
-    be the same there. With a strategy the slots stay as many: its shapes are static. Each of the
-    graphs (fill all slots, refill some, advance) is traced once. Memory depends on the number of
-    slots only.
+    be the same there. Slots that are no multiple of it stay as many, and so do those of a strategy,
+    whose shapes are static. Each of the graphs (fill all slots, refill some, advance) is traced
+    once. Memory depends on the number of slots only.
 
     An image's noise comes from its own seed and its state is touched by nothing but its own row,
     so its verdict does not depend on its neighbours, its slot or its turn. What may remain is the
