@@ -76,7 +76,11 @@ inside = recipes + find_packages(
 setup(
     packages=[*find_packages(include=["sat_tf", "sat_tf.*"]), *(f"sat_tf.{one}" for one in inside)],
     package_dir={f"sat_tf.{name}": name for name in INSIDE},
-    package_data={"sat_tf": ["py.typed"], **{f"sat_tf.{one}": ["*.flags"] for one in recipes}},
+    package_data={
+        "sat_tf": ["py.typed"],
+        "sat_tf.zoo": ["index.json", "*/*.keras", "*/*.json", "*/*.md"],
+        **{f"sat_tf.{one}": ["*.flags"] for one in recipes},
+    },
     install_requires=NEEDED,
     extras_require=EXTRAS,
     cmdclass={"build_py": Build, "editable_wheel": NoEditable},

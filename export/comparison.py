@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from export import expectations, remote, signatures
 from export.remote import pictures
-from sat_tf import data, loading
+from sat_tf import data, loading, zoo
 from sat_tf.runs import workdir
 
 _MOST_PIXELS = 2**31 - 1  # the server has judged the size, by its own version's limit
@@ -48,7 +48,7 @@ def compare(
 
     Args:
       server: of the exported network.
-      run: its directory; `network.keras` is asked here.
+      run: its directory, or `zoo:NAME`; `network.keras` is asked here.
       paths: JPEG or PNG files, for the signature `encoded_images`. Without any, the first images
         of the run's test set go as pixels to `serving_default`.
       batch_size: images a request.
@@ -61,6 +61,7 @@ def compare(
         of classes.
       remote.Failed: the server fails.
     """
+    run = pathlib.Path(zoo.located(str(run)))
     network = loading.load(str(run / "network.keras"))
     metrics = workdir.read_metrics(run)
     version, _ = server.signatures()

@@ -30,7 +30,7 @@ from export import (
     warmup,
 )
 from flags import export as own_flags
-from sat_tf import cli, loading
+from sat_tf import cli, loading, zoo
 from sat_tf.data import crops
 from sat_tf.runs import atomic, sealed, workdir
 
@@ -149,11 +149,11 @@ def from_flags(given: flags.FlagValues) -> Path:
         raise ValueError("give either --workdir=RUN or --network=FILE.keras")
     if given.directory is None:
         raise ValueError("--directory is missing; give serving/NAME, the parent of the versions")
-    metrics = {}
     if given.workdir is not None:
         metrics = workdir.read_metrics(Path(given.workdir))
         network = loading.load(str(Path(given.workdir) / "network.keras"))
     else:
+        metrics = zoo.metrics(given.network)
         network = loading.load(given.network)
     class_names = metrics.get("class_names")
     if given.labels is not None:

@@ -44,8 +44,8 @@ def define() -> None:
     flags.DEFINE_string(
         "compare",
         None,
-        "A run: the server's logits are compared with its network.keras, on the pictures given or "
-        "on the run's test set.",
+        "A run, or zoo:NAME: the server's logits are compared with its network.keras, on the "
+        "pictures given or on the run's test set.",
     )
     numbers.whole("num_images", 64, "With --compare: images of the test set.", 1)
     flags.DEFINE_string(

@@ -19,7 +19,8 @@ def define() -> None:
     flags.DEFINE_string(
         "network",
         None,
-        "Another network: a .keras file, a SavedModel, or module:function that returns a model.",
+        "Another network: zoo:NAME, a .keras file, a SavedModel, or module:function that returns a "
+        "model.",
     )
     flags.DEFINE_list(
         "input_range",

@@ -9,7 +9,9 @@ def define() -> None:
     """Defines the flags; only a program calls it."""
     flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
     flags.DEFINE_string(
-        "network", None, "Another network: a .keras file, or module:function that returns a model."
+        "network",
+        None,
+        "Another network: zoo:NAME, a .keras file, or module:function that returns a model.",
     )
     flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
     numbers.whole("version", None, "Number of the version; default: the next one.", 1, 10**18)

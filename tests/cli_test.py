@@ -187,6 +187,7 @@ PROGRAMS = (
     "sat_tf.train",
     "sat_tf.evaluate",
     "sat_tf.convert",
+    "sat_tf.zoo",
     "sat_tf.activations",
     "export.saved_model",
     "export.client",

@@ -85,6 +85,8 @@ def test_the_commands_train_evaluate_and_export_from_another_folder(project):
     assert "runs/digits/report" in good(project, "sat-evaluate", *asked)
     (report,) = (project / "runs/digits").glob("report*.json")
     assert json.loads(report.read_text())["flags"]["num_images"] == 64
+    robust = ("--network=zoo:digits_resnet8_swish", "--attacks=pgd-2", "--num_images=64")
+    assert "report_zoo-digits_resnet8_swish" in good(project, "sat-evaluate", *robust)
     export = ("--workdir=runs/digits", "--directory=serving/digits")
     out = good(project, "sat-export", *export)
     assert "serving/digits/1 (verified in a fresh process)" in out

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 import sat_tf
-from sat_tf import quiet
+from sat_tf import quiet, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
@@ -60,10 +60,15 @@ def wheel(checkout, tmp_path_factory):
     return path
 
 
+def read(wheel):
+    """The files of a wheel as texts, from which the bytes of a network come back too."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name).decode("latin1") for name in archive.namelist()}
+
+
 @pytest.fixture(scope="module")
 def contents(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        return {name: archive.read(name).decode() for name in archive.namelist()}
+    return read(wheel)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,10 @@ def test_the_wheel_is_one_package_with_every_module_and_recipe_of_the_checkout(c
     }
     assert sorted(map(source_of, inside)) == sorted(sources)
     assert {"sat_tf/py.typed", "sat_tf/flags/recipes/cifar10/relu.flags"} <= inside
+    networks = [name for name in inside if name.endswith(".keras")]
+    assert len(networks) == len(zoo.names()) > 0
+    for name in networks:
+        assert contents[name].encode("latin1") == (ROOT / name).read_bytes()
 
 
 def imports(text):
@@ -110,7 +119,7 @@ def test_nothing_in_the_wheel_needs_what_stands_beside_the_package_in_a_checkout
         assert {one for one in found if one.split(".")[0] == "sat_tf"} <= known, name
         assert not re.search(r"python -m (flags|export)\b", text), name
         # Nothing but these names was changed.
-        before = (ROOT / source_of(name)).read_text()
+        before = (ROOT / source_of(name)).read_text("latin1")
         there = [re.sub(r"sat_tf\.(flags|export)\b", r"\1", one) for one in (text, before)]
         assert there[0] == there[1], name
 
@@ -182,8 +191,7 @@ def test_a_wheel_of_the_source_archive_is_the_same(checkout, contents, tmp_path)
     (source,) = (tmp_path / "unpacked").iterdir()
     done = build(source, "build_wheel", tmp_path)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as again:
-        assert {name: again.read(name).decode() for name in again.namelist()} == contents
+    assert read(next(tmp_path.glob("*.whl"))) == contents
 
 
 def test_an_editable_installation_is_refused_with_what_does_the_same(checkout, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from sat_tf import data, loading, quiet
+from sat_tf import data, loading, quiet, zoo
 from sat_tf.data import classes, selection
 from sat_tf.runs import distribution
 from sat_tf.runs.workdir import read_metrics
@@ -58,7 +58,7 @@ class Settings:
 
 
 def complete(flags: Any) -> Settings:
-    """Fills what the flags leave open from the run's `metrics.json`.
+    """Fills what the flags leave open from the `metrics.json` of the run, or of the zoo's network.
 
     Args:
       flags: those of `flags.evaluate`, parsed.
@@ -68,7 +68,8 @@ def complete(flags: Any) -> Settings:
     """
     if (flags.workdir is None) == (flags.network is None):
         raise ValueError("give either --workdir=RUN or --network=FILE.keras")
-    run = {} if flags.workdir is None else _read_run(pathlib.Path(flags.workdir))
+    known = zoo.metrics if flags.workdir is None else _read_run
+    run = known(flags.workdir or flags.network)
 
     def choose(name, default=None):
         value = getattr(flags, name)
@@ -185,6 +186,9 @@ def _number(text, example, least=-sys.float_info.max, most=sys.float_info.max):
 
 
 def _read_run(workdir):
-    if not workdir.is_dir():
-        raise ValueError(f"workdir {workdir} is not there; give the directory of a run")
-    return read_metrics(workdir)
+    if not pathlib.Path(workdir).is_dir():
+        raise ValueError(
+            f"workdir {workdir} is not there; give the directory of a run, or another network as "
+            "--network=FILE.keras or zoo:NAME"
+        )
+    return read_metrics(pathlib.Path(workdir))

@@ -1,4 +1,4 @@
-"""Networks from wherever they are: a run, a `.keras` file, a SavedModel, a function."""
+"""Networks from wherever they are: a run, a `.keras` file, a SavedModel, the zoo, a function."""
 
 import hashlib
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sat_tf import models
+from sat_tf import models, zoo
 from sat_tf.loading import served
 from sat_tf.loading.adapted import Adapted, adapt
 from sat_tf.loading.form import check_images, image_form
@@ -33,8 +33,9 @@ def load(source: str) -> Any:
 
     Args:
       source: a run's directory (its `network.keras` is taken), a `.keras` file, a SavedModel or the
-        directory of its versions (the highest is taken), or "module:function" for a function of
-        no arguments that returns a Keras model.
+        directory of its versions (the highest is taken), "zoo:NAME" for a trained network that
+        comes along (see `sat_tf.zoo`), or "module:function" for a function of no arguments that
+        returns a Keras model.
 
     Returns:
       A Keras model, or a `Served` SavedModel.
@@ -48,7 +49,7 @@ def load(source: str) -> Any:
     import sat_tf.addons.activations  # noqa: F401
     import sat_tf.models  # noqa: F401
 
-    path = pathlib.Path(source)
+    path = pathlib.Path(zoo.located(source))
     if path.is_dir():
         saved = served.find(path)
         return _load_file(path / "network.keras") if saved is None else Served(saved)
@@ -58,8 +59,8 @@ def load(source: str) -> Any:
         return _call(source)
     found = "is a file, but no .keras file" if path.exists() else "is not there"
     raise ValueError(
-        f"network {source!r} {found}; give a run's directory, a .keras file, a SavedModel or "
-        "module:function"
+        f"network {source!r} {found}; give a run's directory, a .keras file, a SavedModel, "
+        "zoo:NAME or module:function"
     )
 
 
@@ -75,7 +76,7 @@ def class_names(source: str) -> list[str] | None:
     Raises:
       ValueError: damaged metrics.
     """
-    path = pathlib.Path(source)
+    path = pathlib.Path(zoo.located(source))
     saved = served.find(path) if path.is_dir() else None
     if saved is not None:
         labels = saved / "assets.extra" / "labels.txt"

@@ -120,7 +120,7 @@ def read_text(path: str | os.PathLike) -> str:
 def write_sums(directory: pathlib.Path) -> None:
     """Writes the digests of all files of a SavedModel beside what else travels along with it."""
     files = sorted(file for file in directory.rglob("*") if file.is_file())
-    lines = [f"{_of_path(file)}  {file.relative_to(directory).as_posix()}\n" for file in files]
+    lines = [f"{file_digest(file)}  {file.relative_to(directory).as_posix()}\n" for file in files]
     (directory / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -135,21 +135,22 @@ def check_sums(directory: pathlib.Path) -> None:
     for line in (directory / SUMS).read_bytes().decode("utf-8", "replace").splitlines():
         digest, _, name = line.partition("  ")
         file = directory / name
-        if not file.is_file() or _of_path(file) != digest:
+        if not file.is_file() or file_digest(file) != digest:
             raise ValueError(
                 f"{directory} is damaged: {name} or its line in {SUMS} is not what "
                 "was written; copy it again or export it again"
             )
 
 
+def file_digest(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a whole file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return _of_file(file)
+
+
 def _of_json(content):
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _of_path(path):
-    with open(path, "rb") as file:
-        return _of_file(file)
 
 
 def _of_file(file, without=0):
