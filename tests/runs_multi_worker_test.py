@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from sat_tf.runs import distribution
+from sat_tf.runs import checkpoints, distribution
 from tests import training_loss_scale_test
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -136,6 +137,21 @@ def test_a_worker_whose_partner_never_comes_says_so_and_ends(tmp_path):
     ends(other)
 
 
+@pytest.mark.slow
+def test_workers_that_do_not_see_one_workdir_are_told_so(tmp_path):
+    chief, other = (tmp_path / name / "run" for name in ("here", "there"))
+    for place in (chief, other):
+        place.parent.mkdir()
+    configs = cluster(2)
+    both = [
+        start(workdir, "--strategy=multi_worker", tf_config=config)
+        for workdir, config in zip((chief, other), configs, strict=True)
+    ]
+    for status, _, error in ends(*both):
+        assert status == 2 and "a workdir that all of them see" in error.splitlines()[-1], error
+    assert not (chief / "checkpoints").exists() and not other.exists()
+
+
 def wait_for_steps(workdir, *processes):
     deadline = time.monotonic() + 400
     while not list(workdir.glob("checkpoints/step_*.npz")):
@@ -155,6 +171,38 @@ def test_both_workers_end_with_the_signal_that_both_were_sent(tmp_path):
     for status, _, error in ends(*both):
         assert status == 143, error
         assert "stopped by SIGTERM" in error and "Traceback" not in error
+
+
+EPOCHS = ["--epochs=3", "--test_steps=0"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    both = ends(*start_workers(workdir, EPOCHS, EPOCHS))
+    assert [status for status, *_ in both] == [0, 0], both
+    return state(workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_signal_to_one_worker_stops_all_at_one_step_and_the_rest_is_as_if_it_never_came(
+    told, uninterrupted, tmp_path
+):
+    workdir = tmp_path / "run"
+    both = start_workers(workdir, EPOCHS, EPOCHS)
+    wait_for_steps(workdir, *both)
+    both[told].send_signal(signal.SIGTERM)
+    (status, _, said), (other_status, _, other_said) = ends(*both)
+    assert (status, other_status) == (143, 143) and said == other_said, (said, other_said)
+    step = int(re.search(rf"SIGTERM to worker {told} after step (\d+); the state is saved", said)[1])
+    assert step == checkpoints.newest_step(workdir / "checkpoints") < 30
+    both = ends(*start_workers(workdir, EPOCHS, EPOCHS))
+    assert [status for status, *_ in both] == [0, 0], both
+    found = state(workdir)
+    assert found.keys() == uninterrupted.keys()
+    for name, value in uninterrupted.items():
+        np.testing.assert_array_equal(found[name], value, name)
 
 
 @pytest.mark.slow

@@ -100,7 +100,10 @@ def test_another_worker_that_is_gone_is_the_answer_to_a_signal_or_an_error(
         assert error.value.signal_number == stop
 
 
-def test_who_saves_nothing_says_what_is_saved(tmp_path, monkeypatch):
+@pytest.mark.parametrize("chief", [True, False])
+def test_all_workers_stop_after_one_step_once_it_is_saved_whichever_was_told_to(
+    chief, tmp_path, monkeypatch
+):
     variable = keras.Variable(np.zeros(1, np.float32), name="weight")
     model = types.SimpleNamespace(
         network=types.SimpleNamespace(variables=[variable]), state=[variable],
@@ -108,16 +111,30 @@ def test_who_saves_nothing_says_what_is_saved(tmp_path, monkeypatch):
     )  # fmt: skip
     keeper = Checkpoint(tmp_path, {"history": [], "best": None}, steps_per_epoch=100)
     monkeypatch.setattr("sat_tf.callbacks.checkpoint._sums", lambda *_: None)
+    monkeypatch.setattr(distribution, "is_chief", lambda _: chief)
+    monkeypatch.setattr(distribution, "has_workers", lambda _: True)
     keeper.set_model(model)
-    keeper._signal = signal.SIGTERM
-    for chief, step, said in (
-        (False, 3, "after step 3; worker 0 alone saves checkpoints, and there is none yet"),
-        (True, 80, "after step 80; the state is saved, and the same command continues"),
-        (False, 83, "step 83; worker 0 alone saves checkpoints, and its newest is of step 80"),
-    ):
-        monkeypatch.setattr(distribution, "is_chief", lambda _, chief=chief: chief)
-        with pytest.raises(Interrupted, match=said):
-            keeper.on_train_batch_end(step - 1)
+    asked, waited = [], []
+
+    def of_all(_, number):
+        asked.append(number)
+        return [0, signal.SIGTERM if len(asked) == 3 else 0, number]
+
+    def agree(_, number, what):
+        waited.append((number, checkpoints.newest_step(tmp_path / "checkpoints")))
+
+    monkeypatch.setattr(distribution, "of_all", of_all)
+    monkeypatch.setattr(distribution, "agree", agree)
+    for batch in range(2):
+        keeper.on_train_batch_end(batch)
+    with keeper.handling_signals():
+        signal.raise_signal(signal.SIGINT)
+        keeper.on_train_batch_end(99)  # an epoch's last step waits for its validation
+        said = "stopped by SIGTERM to worker 1, 2 after step 3; the state is saved, and the same"
+        with pytest.raises(Interrupted, match=said) as stop:
+            keeper.on_train_batch_end(2)
+    assert stop.value.signal_number == signal.SIGTERM
+    assert asked == [0, 0, signal.SIGINT] and waited == [(3, 3 if chief else None)]
 
 
 def test_workers_meet_before_tensorflow_connects_them_and_die_of_signals_meanwhile(monkeypatch):

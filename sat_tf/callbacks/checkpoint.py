@@ -18,7 +18,8 @@ class Checkpoint(keras.callbacks.Callback):
     `<workdir>/checkpoints/step_<step>.npz`. `<workdir>/network.keras` is the network of the epoch
     with the highest robust validation accuracy, the later one among equals, as robust overfitting
     makes the last epoch a poor choice (Rice et al., arXiv 2002.11569); without validation images
-    it is the last. Inside `handling_signals`, Ctrl-C and SIGTERM save after the current step.
+    it is the last. Inside `handling_signals`, Ctrl-C and SIGTERM save after the current step; of
+    several workers all save and stop there, whichever was told to.
 
     Put it last among the callbacks: whatever stops the run on a bad step must come before.
 
@@ -72,12 +73,13 @@ class Checkpoint(keras.callbacks.Callback):
         before, self.step = self.step, self._first + batch + 1  # several steps at a time, maybe
         if self.step % self.steps_per_epoch == 0:
             return
+        heard = self._heard()
         due = self.every and self.step // self.every > before // self.every
-        if self._signal is not None or due:
+        if heard or due:
             self._check()
             self._save(_sums(self.model, logs or {}))
-        if self._signal is not None:
-            raise self._interrupted()
+        if heard:
+            raise self._interrupted(heard)
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Keeps the logs, the network if it is the best so far, and the state."""
@@ -95,17 +97,24 @@ class Checkpoint(keras.callbacks.Callback):
         self._save()
         if self._writes():
             self.on_save(self.record)
-        if self._signal is not None:
-            raise self._interrupted()
+        if heard := self._heard():
+            raise self._interrupted(heard)
 
-    def _interrupted(self):
+    def _heard(self):
+        """Returns {worker: signal}; all workers ask at the same steps, so all stop at the same."""
+        numbers = distribution.of_all(self.model.distribute_strategy, self._signal or 0)
+        return {worker: number for worker, number in enumerate(numbers) if number}
+
+    def _interrupted(self, heard):
+        strategy = self.model.distribute_strategy
+        # Worker 0 alone writes: until it has, none may end, which would take it along.
+        distribution.agree(strategy, self.step, "the step that they stop after")
+        number = max(heard.values())
+        by = signal.Signals(number).name
+        if distribution.has_workers(strategy):
+            by += f" to worker {', '.join(map(str, heard))}"
         state = "the state is saved, and the same command continues from there"
-        saved = checkpoints.newest_step(self.workdir / "checkpoints")
-        if saved != self.step:  # on a worker that is not the chief
-            newest = "there is none yet" if saved is None else f"its newest is of step {saved}"
-            state = f"worker 0 alone saves checkpoints, and {newest}"
-        name = signal.Signals(self._signal).name
-        return Interrupted(f"stopped by {name} after step {self.step}; {state}", self._signal)
+        return Interrupted(f"stopped by {by} after step {self.step}; {state}", number)
 
     def _save(self, sums=None):
         if self._writes():

@@ -56,25 +56,37 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return strategy.extended.should_checkpoint
 
 
+def of_all(strategy: tf.distribute.Strategy, number: int) -> list[int]:
+    """Waits until all workers are here; returns the number that each of them gave, in order."""
+    if not has_workers(strategy):
+        return [number]
+    numbers = _gathered(strategy)(tf.constant([number], tf.int64)).numpy()
+    return numbers[:: len(strategy.extended.worker_devices)].tolist()  # every replica gave one
+
+
 def agree(strategy: tf.distribute.Strategy, number: int, what: str) -> None:
     """Waits until all workers are here.
 
     Raises:
       ValueError: they differ in the number, called `what`.
     """
-    if not has_workers(strategy):
-        return
-
-    @tf.function(autograph=False)
-    def of_all():
-        return strategy.gather(strategy.run(lambda: tf.constant([number], tf.int64)), axis=0)
-
-    numbers = of_all().numpy()
+    numbers = of_all(strategy, number)
     if len(set(numbers)) > 1:
         raise ValueError(
             f"the workers differ in {what}: {', '.join(map(str, numbers))}; start them with the "
             "same flags, and a workdir that all of them see"
         )
+
+
+@functools.cache
+def _gathered(strategy):
+    """Returns a function of this worker's number [1]; it is asked at every step: traced once."""
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([1], tf.int64)])
+    def gathered(number):
+        return strategy.gather(strategy.run(lambda: tf.identity(number)), axis=0)
+
+    return gathered
 
 
 def overflow_everywhere(gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:

@@ -95,7 +95,8 @@ def claim(
     told to stop ends within `GRACE` seconds, be it that another one hangs.
 
     Raises:
-      ValueError: as `workdir.claim`; a worker with other settings.
+      ValueError: as `workdir.claim`; a worker with other settings, or one that does not see the
+        directory.
       ConnectionError: while the directory is claimed, another worker ends or answers no more.
       Interrupted: the same after a signal.
     """
@@ -109,6 +110,8 @@ def claim(
         checksum = zlib.crc32("".join(_relevant(settings)).encode())
         try:
             distribution.agree(strategy, checksum, "their flags (checksums)")
+            # By now worker 0 has written into the directory.
+            distribution.agree(strategy, _seen(path), f"the flags.txt in {path} (checksums)")
             yield path
         except _GONE as error:
             if heard:
@@ -185,6 +188,12 @@ def part(strategy: tf.distribute.Strategy, network: keras.Model) -> None:
 def _relevant(settings):
     lines = [one.strip() for one in settings]
     return [one for one in lines if one[2:].partition("=")[0] not in workdir.FREE_FLAGS]
+
+
+def _seen(path):
+    """Returns a checksum of the settings that worker 0 has written, 0 where they are not here."""
+    file = path / "flags.txt"
+    return zlib.crc32(file.read_bytes()) if file.is_file() else 0
 
 
 def _saved(path):
