@@ -164,6 +164,28 @@ def test_operands_stand_before_and_behind_flags_where_a_program_takes_them(parse
     assert taken == [["a.jpg"]]
 
 
+# A package of the program's own module, from which TensorFlow is started.
+STARTED = """
+import gc, sys
+import sat_tf
+seldom = {"matplotlib", "pandas", "scipy.stats", "sklearn"}
+print(sorted(seldom & sys.modules.keys()), gc.isenabled(), "keras" in sys.modules)
+import matplotlib.pyplot, sklearn.base
+"""
+
+
+def test_a_program_starts_without_what_keras_has_for_wrappers_and_plots(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(STARTED)
+    (tmp_path / "mine" / "__main__.py").touch()
+    command = [sys.executable, "-m", "mine"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "[] True True\n"), done.stderr
+        env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the user's own, with which TensorFlow may log
+
+
 @pytest.mark.parametrize(
     ("command", "first", "name"),
     [

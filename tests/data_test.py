@@ -1,6 +1,8 @@
 """Laws of the data streams: what a run sees depends on its seed and its step, on nothing else."""
 
+import importlib.util
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import tensorflow as tf
 from sklearn import datasets
 
 from sat_tf import data
-from sat_tf.data import augment, encoded, info, memory, order
+from sat_tf.data import augment, digits, encoded, info, memory, order
 from sat_tf.runs import distribution
 
 
@@ -208,6 +210,32 @@ def test_the_parts_of_digits_are_scikit_learns_images_in_its_order_each_with_its
         np.testing.assert_array_equal(labels, truth.target[chosen])
     names = data.describe("digits").class_names
     assert [names[label] for label in truth.target] == [str(label) for label in truth.target]
+
+
+def test_digits_are_the_same_read_from_scikit_learns_file_and_by_scikit_learn(monkeypatch):
+    of_file = digits._stored()
+    loaded = []
+    monkeypatch.setattr(datasets, "load_digits", lambda load=datasets.load_digits: (
+        loaded.append(True) or load()))  # fmt: skip
+    digits._stored()
+    assert not loaded
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for ours, theirs in zip(of_file, digits._stored(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert loaded
+
+
+def test_the_graphs_of_a_stream_are_made_by_our_own_lines(monkeypatch):
+    callers = []
+
+    def to_pixels(images, size, made=memory.to_pixels):
+        callers.append(sys._getframe(1).f_code.co_filename)
+        return made(images, size)
+
+    monkeypatch.setattr(memory, "to_pixels", to_pixels)
+    stream(1)
+    everything("test")
+    assert set(callers) == {memory.__file__}  # AutoGraph's would be a file that it has written
 
 
 def test_a_training_stream_keeps_each_image_with_its_label_and_its_size():

@@ -46,6 +46,8 @@ def download(name: str, data_dir: str | None = None) -> None:
         tfds_sets.download(name, data_dir)
 
 
+# The graphs of a stream are written for graphs: AutoGraph would translate them, for half a second.
+@tf.autograph.experimental.do_not_convert
 def load(
     name: str,
     split: str,
