@@ -195,7 +195,9 @@ def test_a_signal_to_one_worker_stops_all_at_one_step_and_the_rest_is_as_if_it_n
     both[told].send_signal(signal.SIGTERM)
     (status, _, said), (other_status, _, other_said) = ends(*both)
     assert (status, other_status) == (143, 143) and said == other_said, (said, other_said)
-    step = int(re.search(rf"SIGTERM to worker {told} after step (\d+); the state is saved", said)[1])
+    step = int(
+        re.search(rf"SIGTERM to worker {told} after step (\d+); the state is saved", said)[1]
+    )
     assert step == checkpoints.newest_step(workdir / "checkpoints") < 30
     both = ends(*start_workers(workdir, EPOCHS, EPOCHS))
     assert [status for status, *_ in both] == [0, 0], both
