@@ -18,7 +18,7 @@ PROGRAMS = {
     "benchmarks.evaluate": "measures evaluation against plain loops and other libraries",
     "benchmarks.serving": "measures an exported network by batch size and signature",
     "benchmarks.studies.encoded": "measures what saving adversarial images as files does",
-    "benchmarks.studies.smooth": "trains and evaluates rows of a table over several seeds",
+    "benchmarks.studies.study": "trains and evaluates a plan of networks over several seeds",
 }
 
 

@@ -217,7 +217,7 @@ PROGRAMS = (
     "benchmarks.evaluate",
     "benchmarks.serving",
     "benchmarks.studies.encoded",
-    "benchmarks.studies.smooth",
+    "benchmarks.studies.study",
     "benchmarks.train_step",
 )
 
