@@ -106,6 +106,34 @@ def test_every_estimate_is_the_truth_from_the_second_epoch_on_with_the_test(monk
     assert all(left <= end - now for now, left in said) and len(said) > 50
 
 
+def test_what_the_first_steps_build_is_shown_and_expected_of_no_later_epoch(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    clock, stream = Clock(), Terminal()
+    progress = Progress(
+        epochs=3, steps_per_epoch=10, batch_size=6, test_work=3.0, stream=stream, clock=clock
+    )
+    logs = {"loss": 1.5, "val_clean_accuracy": 0.5}
+    for epoch in range(3):
+        for phase, steps, seconds, graph in (("train", 10, 2, 500), ("test", 5, 1, 100)):
+            if phase == "train":
+                progress.on_epoch_begin(epoch)
+            else:
+                progress.on_test_begin()
+            waits = stream.getvalue().rpartition("\x1b[K")[2]
+            assert ("building the first step" in waits) == (epoch == 0), waits
+            ended = getattr(progress, f"on_{phase}_batch_end")
+            for step in range(steps):
+                clock.now += seconds + (graph if epoch == step == 0 else 0)
+                ended(step, logs)
+        progress.on_test_end()
+        progress.on_epoch_end(epoch, logs)
+        shown = stream.getvalue().rpartition("\x1b[K")[2]
+        left = (2 - epoch) * (10 * 2 + 5 * 1) + 3 * 5 * 1
+        assert shown.endswith(f"| {left // 60}:{left % 60:02d} left\n")
+        took = "10:25 (10:00 to build its graphs)" if epoch == 0 else "0:25"
+        assert shown.startswith(f"epoch {epoch + 1}/3 in {took} | 3 images/s")
+
+
 def test_a_summary_is_broken_where_it_would_exceed_the_terminal(monkeypatch):
     logs = {"loss": 1.25, "adversarial_accuracy": 0.25, "val_loss": 0.5}
     logs |= {"val_clean_accuracy": 0.753, "val_adversarial_accuracy": 0.5}

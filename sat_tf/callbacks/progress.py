@@ -11,6 +11,7 @@ from sat_tf.callbacks.throughput import Throughput
 from sat_tf.runs.line import Line, duration
 
 _MIN_BAR, _MAX_BAR = 8, 30
+_BUILDING = "building the first step"
 
 
 class Progress(keras.callbacks.Callback):
@@ -20,7 +21,9 @@ class Progress(keras.callbacks.Callback):
     Time left in the epoch is `steps_left * seconds_per_step + c`, and in the run that plus
     `epochs_left * (steps_per_epoch * seconds_per_step + c) + test_work * v`, where `c` is what the
     end of the last epoch took (validation, checkpoint, pictures) and `v` what its validation took;
-    before one epoch has ended they are 0, or what has passed of them.
+    before one epoch has ended they are 0, or what has passed of them. The first step of training
+    and that of validation build their graphs: what they took longer than the steps after them is
+    said in the summary and left out of `c` and `v`.
 
     `keras.utils.Progbar` is not used: it writes backspaces and colours into log files on every
     Linux, knows the time left of the epoch only, starts to count at 0 after a resume and is silent
@@ -60,7 +63,9 @@ class Progress(keras.callbacks.Callback):
         self._closing = 0.0  # seconds from an epoch's last step to the next epoch's begin
         self._validation_seconds, self._validation_began = 0.0, 0.0
         self._last_step_ended = None
-        self._epoch = None
+        self._first_step = self._first_test_step = None  # their seconds
+        self._building = 0.0  # seconds by which graphs made the last validation longer
+        self._epoch = self._first_epoch = None
         self._epoch_began = clock()
         self._step = 0
         self._batches_seen = 0
@@ -76,7 +81,7 @@ class Progress(keras.callbacks.Callback):
             return None
         closing, passed = self._closing, 0.0
         if self._step == self.steps_per_epoch:
-            passed = self._clock() - self._last_step_ended
+            passed = self._clock() - self._last_step_ended - self._building
             closing = max(closing, passed)
         epoch = (self.steps_per_epoch - self._step) * self._seconds_per_step + closing - passed
         whole = self.steps_per_epoch * self._seconds_per_step + closing
@@ -86,16 +91,17 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Starts to measure an epoch."""
         if self._last_step_ended is not None:
-            self._closing = self._clock() - self._last_step_ended
-        self._last_step_ended = None
+            self._closing = self._clock() - self._last_step_ended - self._building
+        self._last_step_ended, self._building = None, 0.0
         self._epoch = epoch
         self._epoch_began = self._clock()
         self._step = self.initial_step
         self._throughput.restart()
         if self._step:
             self._line.write(f"{self._name()} continues after step {self._step:,}")
-        if self._line.terminal:  # the first step may be minutes away: it compiles the graph
-            self._draw(self._step, self.steps_per_epoch, "", [])
+        if self._line.terminal:  # the first step may be minutes away
+            waited_for = [_BUILDING] if self._first_step is None else []
+            self._draw(self._step, self.steps_per_epoch, "", waited_for)
 
     def on_train_batch_end(self, batch, logs=None):
         """Draws, if it is time to."""
@@ -103,29 +109,43 @@ class Progress(keras.callbacks.Callback):
         self._throughput.record(self._step)
         self._seconds_per_step = self._throughput.seconds_per_step() or self._seconds_per_step
         self._last_step_ended = self._clock()
+        if self._first_step is None:
+            self._first_step = self._last_step_ended - self._epoch_began
+            self._first_epoch = self._epoch
         if self._line.is_due():
             figures = [*_figures(logs or {}, ""), *self._speed()]
             self._draw(self._step, self.steps_per_epoch, "", figures)
 
     def on_test_begin(self, logs=None):
         """Starts to measure the validation."""
-        self._validation_began = self._clock()
+        self._validation_began, self._batches_seen = self._clock(), 0
+        if self._epoch is not None and self._first_test_step is None and self._line.terminal:
+            self._draw(0, None, "validation ", [_BUILDING])
 
     def on_test_batch_end(self, batch, logs=None):
         """Draws the validation inside `fit`, if it is time to."""
         if self._epoch is not None and self._line.is_due():
             self._draw(batch + 1, self._validation_batches, "validation ", [])
+        if self._first_test_step is None:
+            self._first_test_step = self._clock() - self._validation_began
         self._batches_seen = batch + 1
 
     def on_test_end(self, logs=None):
         """Remembers how many batches the validation has."""
+        seconds = self._clock() - self._validation_began
+        if self._validation_batches is None and self._batches_seen > 1:
+            others = seconds - self._first_test_step
+            usual = others / (self._batches_seen - 1)
+            self._building = max(0.0, self._first_test_step - usual)
         self._validation_batches = self._batches_seen
-        self._validation_seconds = self._clock() - self._validation_began
+        self._validation_seconds = seconds - self._building
 
     def on_epoch_end(self, epoch, logs=None):
         """Prints the epoch's summary."""
         logs = logs or {}
         parts = [f"{self._name()} in {duration(self._clock() - self._epoch_began)}"]
+        if (built := self._seconds_of_graphs()) >= 1:
+            parts[0] += f" ({duration(built)} to build its graphs)"
         parts += self._speed()
         parts += ["train: " + ", ".join(_figures(logs, ""))]
         if any(name.startswith("val_") for name in logs):
@@ -139,6 +159,12 @@ class Progress(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         """Leaves the cursor on a fresh line."""
         self.close()
+
+    def _seconds_of_graphs(self):
+        """Returns how much longer the process's first steps took than those after them."""
+        if self._epoch != self._first_epoch or self._seconds_per_step is None:
+            return self._building
+        return self._building + max(0.0, self._first_step - self._seconds_per_step)
 
     def _joined(self, parts):
         lines = parts[:1]
