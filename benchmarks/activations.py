@@ -2,16 +2,15 @@
 
     python -m benchmarks.activations
     python -m benchmarks.activations --activation=swish --activation=gelu --rounds=31
-    python -m benchmarks.activations --model=resnet50 --image_size=224 --batch_size=32
+    python -m benchmarks.activations --model=resnet50 --image_size=224 --json=activations.json
 
 Times the PGD-1 training step of one network with every activation, in interleaved rounds of one
 run, over the same step with ReLU; and the memory that a step takes on top of what it found.
 """
 
 import multiprocessing
-import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -19,10 +18,12 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import step_cases, timing
+from benchmarks import machine, step_cases, timing
+from benchmarks.timing import Times
 from flags import numbers
 from sat_tf import models
 from sat_tf.activations import table
+from sat_tf.evaluation.report.statistics import aligned
 
 BASELINE = "relu"
 FLAGS = (
@@ -42,6 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
     flags.DEFINE_bool("jit", False, "Compile the step with XLA.")
     flags.DEFINE_bool("memory", True, "Measure memory too, on a CPU in a process for each.")
+    flags.DEFINE_string("json", None, "Where all figures go, round by round.")
 
 
 def make_step(given, spec: str) -> Callable[[], object]:
@@ -59,19 +61,6 @@ def make_step(given, spec: str) -> Callable[[], object]:
     return lambda: function((images, labels))["loss"].numpy()
 
 
-def both_clocks(step: Callable[[], object], processor: list[float]) -> timing.Case:
-    """Makes a case that also appends the processor's seconds, which other programs slow less."""
-    wall = timing.of_step(step)
-
-    def seconds() -> float:
-        start = time.process_time()
-        result = wall()
-        processor.append(time.process_time() - start)
-        return result
-
-    return seconds
-
-
 def working_memory(step: Callable[[], object]) -> float:
     """Returns the most MiB that a step has in use beyond what was in use before it.
 
@@ -84,7 +73,7 @@ def working_memory(step: Callable[[], object]) -> float:
         status = Path("/proc/self/status")
         lines = status.read_text().splitlines() if status.exists() else []
         before = next((int(x.split()[1]) / 2**10 for x in lines if x.startswith("VmRSS")), 0.0)
-    peak = timing.peak_memory(step)
+    peak = machine.peak_memory(step)
     return float("nan") if peak is None else peak - before
 
 
@@ -110,51 +99,45 @@ def _use_threads(given) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(given.threads)
 
 
-def report(
-    wall: dict[str, np.ndarray], processor: dict[str, np.ndarray], memory: dict[str, float]
-) -> str:
+def report(times: Mapping[str, Times], memory: Mapping[str, float]) -> list[list[str]]:
     """Lays out the table; every ratio is taken within its round before the median."""
-    lines = [
-        f"{'activation':24} {'ms':>8} {'/ relu':>7} {'quartiles':>13} "
-        f"{'CPU time / relu':>16} {'MiB':>7} {'/ relu':>7}"
-    ]
-    for spec in wall:
-        median, lower, upper = timing.quartiles(wall[spec] / wall[BASELINE])
-        busy = np.median(processor[spec] / processor[BASELINE])
-        lines.append(
-            f"{spec:24} {1000 * np.median(wall[spec]):8.1f} {median:7.3f} {lower:6.3f} {upper:6.3f}"
-            f" {busy:16.3f} {memory[spec]:7.0f} {memory[spec] / memory[BASELINE]:7.3f}"
-        )
-    return "\n".join(lines)
+    rows = [["activation", "ms", "/ relu", "quartiles", "processor / relu", "MiB", "/ relu"]]
+    baseline = times[BASELINE]
+    for spec, (wall, processor, _) in times.items():
+        median, lower, upper = timing.quartiles(wall / baseline.wall)
+        rows.append([spec, f"{1000 * np.median(wall):.1f}", f"{median:.3f}"])
+        rows[-1] += [f"{lower:.3f} to {upper:.3f}"]
+        rows[-1] += [f"{np.median(processor / baseline.processor):.3f}"]
+        rows[-1] += [f"{memory[spec]:.0f}", f"{memory[spec] / memory[BASELINE]:.3f}"]
+    return rows
 
 
-def measure(given):
-    """Builds and warms everything up and measures; returns wall, processor and memory figures."""
+def measure(given) -> tuple[dict[str, Times], dict[str, float]]:
+    """Builds and warms everything up and measures; returns times and memory."""
     _use_threads(given)
     chosen = dict.fromkeys([BASELINE, *given.activation])
     steps = {spec: make_step(given, spec) for spec in chosen}
-    processor = {spec: [] for spec in steps}
-    cases = {spec: both_clocks(step, processor[spec]) for spec, step in steps.items()}
-    for case in cases.values():
-        case()
-    for seconds in processor.values():
-        seconds.clear()
-    wall = timing.interleaved(cases, given.rounds)
-    processor = {spec: np.array(seconds) for spec, seconds in processor.items()}
+    cases = {spec: timing.of_step(step) for spec, step in steps.items()}
+    timing.interleaved(cases, 1)
+    times = timing.interleaved(cases, given.rounds)
     memory = measure_memory(given, steps) if given.memory else dict.fromkeys(steps, float("nan"))
-    return wall, processor, memory
+    return times, memory
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures, prints and, where asked to, writes."""
     # Plain values: the processes that measure memory have no flags.
     given = types.SimpleNamespace(**{name: flags.FLAGS[name].value for name in FLAGS})
+    about = machine.describe()
     print(
         f"PGD-1 step of {given.model}, batch {given.batch_size} at {given.image_size} x "
-        f"{given.image_size}, {given.precision}, {given.rounds} rounds\n{timing.machine()}\n",
+        f"{given.image_size}, {given.precision}, {given.rounds} rounds\n{about}\n",
         flush=True,
     )
-    print(report(*measure(given)))
+    times, memory = measure(given)
+    rows = report(times, memory)
+    print(aligned(rows))
+    machine.write(flags.FLAGS.json, about, times, {"table": rows})
 
 
 if __name__ == "__main__":

@@ -1,58 +1,49 @@
-"""Who computes PGD on one network: packed slots, the same without packing, foolbox and ART."""
+"""Who computes PGD on one Keras network: packed slots, the same without, foolbox and ART."""
 
-import importlib.util
-import os
+import types
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import problems, timing
+from benchmarks.problems import Problem
 from sat_tf.attacks import stepped
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.evaluation.packing.packed import Packed, Waiting
 from sat_tf.evaluation.stream import seeds_of
 
 # Returns for every image whether it stands.
-Contender = Callable[[], np.ndarray]
+Run = Callable[[], np.ndarray]
 
 
-class Problem:
-    """The network, the images and the attack that all contenders share."""
-
-    def __init__(self, network, images, labels, epsilon, given):
-        self.network, self.images, self.labels = network, images, labels
-        self.epsilon, self.steps, self.batch_size = epsilon, given.steps, given.batch_size
-        self.threads = given.threads or len(os.sched_getaffinity(0))
-        self.step_size = epsilon / 4
-        self.attack = RestartedPGD(epsilon=epsilon, step_size=self.step_size, steps=self.steps)
-        self.seeds = seeds_of(0, np.arange(len(labels)), 0)
-
-    def batches(self):
-        """Yields slices; the last one may be shorter."""
-        for start in range(0, len(self.labels), self.batch_size):
-            yield slice(start, start + self.batch_size)
+def contender(name: str, folder: str, given: types.SimpleNamespace) -> dict[str, timing.Case]:
+    """Makes one of `MAKERS` for the problem in the folder; the result is a list of 0 and 1."""
+    tf.config.threading.set_intra_op_parallelism_threads(given.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(given.threads)
+    run = MAKERS[name](problems.load(folder), given)
+    return {name: timing.of_call(lambda: run().astype(int).tolist())}
 
 
-def packed(problem: Problem) -> Contender:
+def packed(problem: Problem, given: types.SimpleNamespace) -> Run:
     """Leaves an image as soon as it is broken."""
-    engine = Packed(problem.network, problem.attack, problem.batch_size)
+    engine = Packed(problem.network, _attack(problem, given), given.batch_size)
 
     def run():
         standing = np.zeros(len(problem.labels), bool)
-        columns = (problem.images, problem.labels, problem.seeds)
         logits = np.zeros(int(problem.network.output_shape[-1]), np.float32)
-        waiting = (Waiting(i, *row, logits) for i, row in enumerate(zip(*columns, strict=True)))
-        for verdict in engine.run(waiting):
+        rows = enumerate(zip(*_columns(problem), strict=True))
+        for verdict in engine.run(Waiting(i, *row, logits) for i, row in rows):
             standing[verdict.index] = not verdict.broken
         return standing
 
     return run
 
 
-def plain(problem: Problem) -> Contender:
+def plain(problem: Problem, given: types.SimpleNamespace) -> Run:
     """Gives every image all steps, in a loop of the graph that is traced once."""
-    attack = problem.attack
+    attack = _attack(problem, given)
 
     @tf.function(autograph=False)
     def attacked(images, labels, seeds):
@@ -66,8 +57,8 @@ def plain(problem: Problem) -> Contender:
 
     def run():
         standing = []
-        for part in problem.batches():
-            columns = _padded(problem.batch_size, *(c[part] for c in _columns(problem)))
+        for part in problem.batches(given.batch_size):
+            columns = _padded(given.batch_size, *(c[part] for c in _columns(problem)))
             state: stepped.State = attacked(*columns)
             standing.append(~state["broken"].numpy()[: len(problem.labels[part])])
         return np.concatenate(standing)
@@ -75,20 +66,18 @@ def plain(problem: Problem) -> Contender:
     return run
 
 
-def foolbox_loop(problem: Problem) -> Contender | None:
-    """foolbox's LinfPGD on the Keras network; None where foolbox is not installed."""
-    if importlib.util.find_spec("foolbox") is None:
-        return None
+def foolbox_loop(problem: Problem, given: types.SimpleNamespace) -> Run:
+    """foolbox's LinfPGD on the Keras network."""
     import foolbox
 
     model = foolbox.TensorFlowModel(problem.network, bounds=(0, 255))
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
-        abs_stepsize=problem.step_size, steps=problem.steps, random_start=True
+        abs_stepsize=problem.step_size, steps=given.attack_steps, random_start=True
     )
 
     def run():
         standing = []
-        for part in problem.batches():
+        for part in problem.batches(given.batch_size):
             images = tf.constant(problem.images[part])
             # int64 as its own predictions: eagerpy promotes types by a function NumPy 2 lacks.
             labels = tf.constant(problem.labels[part].astype(np.int64))
@@ -100,10 +89,8 @@ def foolbox_loop(problem: Problem) -> Contender | None:
     return run
 
 
-def art_loop(problem: Problem) -> Contender | None:
-    """ART's PGD on the Keras network; None where ART is not installed."""
-    if importlib.util.find_spec("art") is None:
-        return None
+def art_loop(problem: Problem, given: types.SimpleNamespace) -> Run:
+    """ART's PGD on the Keras network."""
     from art.attacks.evasion import ProjectedGradientDescent
     from art.estimators.classification import TensorFlowV2Classifier
 
@@ -119,22 +106,32 @@ def art_loop(problem: Problem) -> Contender | None:
         norm=np.inf,
         eps=problem.epsilon,
         eps_step=problem.step_size,
-        max_iter=problem.steps,
+        max_iter=given.attack_steps,
         num_random_init=1,
-        batch_size=problem.batch_size,
+        batch_size=given.batch_size,
         verbose=False,
     )
 
     def run():
         adversarial = attack.generate(problem.images, problem.labels)
-        logits = problem.network.predict(adversarial, problem.batch_size, verbose=0)
+        logits = problem.network.predict(adversarial, given.batch_size, verbose=0)
         return logits.argmax(1) == problem.labels
 
     return run
 
 
+MAKERS = {"packed": packed, "plain": plain, "foolbox": foolbox_loop, "ART": art_loop}
+
+
+def _attack(problem, given):
+    return RestartedPGD(
+        epsilon=problem.epsilon, step_size=problem.step_size, steps=given.attack_steps
+    )
+
+
 def _columns(problem):
-    return problem.images, problem.labels, problem.seeds
+    seeds = seeds_of(0, np.arange(len(problem.labels)), 0)
+    return problem.images, problem.labels, seeds
 
 
 def _padded(size, *columns):

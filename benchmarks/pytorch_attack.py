@@ -1,100 +1,103 @@
-"""PGD written by hand in PyTorch, on the weights of one of our networks."""
+"""Attacks in PyTorch on the weights of one of our networks: a PGD loop, and AutoAttack itself."""
 
-import importlib.util
+import pathlib
+import types
 
-import keras
 import numpy as np
+import torch
+from torch import nn
 
-from benchmarks import pytorch_loop
-from benchmarks.contenders import Contender, Problem
-from sat_tf.injection import hidden_activations
+from benchmarks import pytorch_network, timing
+
+# What every version of the reference's attacks calls its norm.
+_NORM = "Linf"
 
 
-def pytorch(problem: Problem) -> Contender | None:
-    """A hand-written PyTorch loop on the weights of a resnet18; None for other networks."""
-    kinds = set(hidden_activations(problem.network).values())
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if importlib.util.find_spec("torch") is None or kind not in ("swish", "relu"):
-        return None
-    import torch
+def contender(name: str, folder: str, given: types.SimpleNamespace) -> dict[str, timing.Case]:
+    """Makes "PyTorch loop", PGD; or "pyautoattack", with a case for each of `given.attacks`.
 
-    width = problem.network.get_layer("conv0").filters
-    network = pytorch_loop.resnet18(
-        torch.nn, problem.images.shape[-1], width, kind, problem.network.output_shape[-1]
-    )
-    if not _copy_weights(problem.network, network):
-        return None
-    torch.set_num_threads(problem.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.eval().to(device, memory_format=torch.channels_last)
+    Raises:
+      ValueError: a network that is not written in PyTorch.
+    """
+    torch.set_num_threads(given.threads)
+    network = pytorch_network.load(folder)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    with np.load(pathlib.Path(folder, "images.npz")) as file:
+        images, labels, epsilon = file["images"], file["labels"], float(file["epsilon"])
+    if name == "PyTorch loop":
+        return {name: timing.of_call(lambda: pgd(network, images, labels, epsilon, given))}
+    reference = Reference(network, epsilon, given)
 
-    def attacked(x, y):
-        start = (x + torch.empty_like(x).uniform_(-problem.epsilon, problem.epsilon)).clamp(0, 255)
-        lower, upper = (x - problem.epsilon).clamp(min=0), (x + problem.epsilon).clamp(max=255)
-        point = start
-        for _ in range(problem.steps):
+    def run(attack):
+        chosen = np.load(pathlib.Path(folder, "candidates.npy"))
+        return reference.run(attack, images[chosen], labels[chosen])
+
+    return {
+        f"{name} {attack}": timing.of_call(lambda attack=attack: run(attack))
+        for attack in given.attacks
+    }
+
+
+def pgd(
+    network: nn.Module, images: np.ndarray, labels: np.ndarray, epsilon: float,
+    given: types.SimpleNamespace,
+) -> list[int]:  # fmt: skip
+    """Returns 1 for every image that the last iterate leaves standing, 0 for the others."""
+    standing = []
+    for start in range(0, len(labels), given.batch_size):
+        part = slice(start, start + given.batch_size)
+        x, y = pytorch_network.batch(images[part], labels[part])
+        lower, upper = (x - epsilon).clamp(min=0), (x + epsilon).clamp(max=255)
+        point = (x + torch.empty_like(x).uniform_(-epsilon, epsilon)).clamp(0, 255)
+        for _ in range(given.attack_steps):
             point = point.detach().requires_grad_(True)
-            loss = torch.nn.functional.cross_entropy(network(point), y, reduction="sum")
+            loss = nn.functional.cross_entropy(network(point), y, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, point)
-            moved = point.detach() + problem.step_size * gradient.sign()
+            moved = point.detach() + epsilon / 4 * gradient.sign()
             point = torch.maximum(torch.minimum(moved, upper), lower)
         with torch.no_grad():
-            return (network(point).argmax(1) == y).cpu().numpy()
-
-    def run():
-        standing = []
-        for part in problem.batches():
-            x = torch.from_numpy(problem.images[part]).permute(0, 3, 1, 2)
-            x = x.to(device, memory_format=torch.channels_last)
-            y = torch.from_numpy(problem.labels[part].astype(np.int64)).to(device)
-            standing.append(attacked(x, y))
-        return np.concatenate(standing)
-
-    return run
+            standing += (network(point).argmax(1) == y).int().tolist()
+    return standing
 
 
-def _copy_weights(source: keras.Model, target) -> bool:
-    """Copies a resnet18's weights to PyTorch; says whether the networks answer alike."""
-    import torch
+class Reference(nn.Module):
+    """The authors' AutoAttack on a network, and how many images it has had evaluated.
 
-    modules = {}
-    for scope, module in _scopes(target):
-        modules[scope] = module
-    for scope, module in modules.items():
-        try:
-            layer = source.get_layer(scope)
-        except ValueError:
-            return False
-        values = [np.asarray(value) for value in layer.get_weights()]
-        names = ["weight", "bias", "running_mean", "running_var"]
-        if values[0].ndim == 4:
-            values[0] = values[0].transpose(3, 2, 0, 1)
-        elif values[0].ndim == 2:
-            values[0] = values[0].T
+    Its images are float32 [N, C, H, W] in [0, 1].
+    """
+
+    def __init__(self, network: nn.Module, epsilon: float, given: types.SimpleNamespace):
+        import pyautoattack
+
+        super().__init__()
+        self.network, self.batch_size, self.evaluations = network, given.batch_size, 0
+        self.reference = pyautoattack.AutoAttack(
+            self.eval(), norm=_NORM, eps=epsilon / 255, seed=0, version="standard",
+            device=pytorch_network.device(),
+        )  # fmt: skip
+        self.reference.verbose = False
+        self.reference.square.n_queries = given.square_queries
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns logits."""
+        self.evaluations += len(images)
+        return self.network(255 * images.contiguous(memory_format=torch.channels_last))
+
+    def run(self, attack: str, images: np.ndarray, labels: np.ndarray) -> dict:
+        """Runs one attack, its own checks before it included.
+
+        Returns:
+          "standing", 1 or 0 for every image, and the forward passes of an image it "paid" for.
+        """
+        x, y = pytorch_network.batch(images, labels)
+        x = (x / 255).contiguous()
+        self.evaluations, self.reference.attacks_to_run = 0, [attack]
+        adversarial, _ = self.reference.run_standard_evaluation(x, y, batch_size=self.batch_size)
+        paid, standing = self.evaluations, []
         with torch.no_grad():
-            for name, value in zip(names, values, strict=False):
-                getattr(module, name).copy_(torch.from_numpy(np.ascontiguousarray(value)))
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = layer.epsilon
-    probe = np.random.default_rng(0).uniform(0, 255, (4, *source.input_shape[1:]))
-    probe = probe.astype(np.float32)
-    with torch.no_grad():
-        found = target.eval()(torch.from_numpy(probe.transpose(0, 3, 1, 2).copy())).numpy()
-    expected = source(probe, training=False).numpy()
-    return bool(np.allclose(found, expected, atol=1e-3 * np.abs(expected).max()))
-
-
-def _scopes(target):
-    """Pairs our layer names with PyTorch's modules."""
-    yield "conv0", target[1]
-    yield "conv0_bn", target[2]
-    blocks = [module for module in target if hasattr(module, "shortcut")]
-    for number, block in enumerate(blocks):
-        scope = f"group{number // 2}_block{number % 2}"
-        for index, place in (("conv1", 0), ("conv2", 3)):
-            yield f"{scope}_{index}", block.body[place]
-            yield f"{scope}_{index}_bn", block.body[place + 1]
-        if len(list(block.shortcut.parameters())):
-            yield f"{scope}_convshortcut", block.shortcut[0]
-            yield f"{scope}_convshortcut_bn", block.shortcut[1]
-    yield "logits", target[-1]
+            for part, truth in zip(
+                adversarial.split(self.batch_size), y.split(self.batch_size), strict=True
+            ):
+                standing += (self(part).argmax(1) == truth).int().tolist()
+        return {"standing": standing, "paid": paid}

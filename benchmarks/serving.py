@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import timing
+from benchmarks import machine, timing
 from export import signatures, versions, warmup
 from flags import numbers
 from sat_tf.runs import sealed
@@ -138,17 +138,17 @@ def main() -> None:
     if given.threads:
         tf.config.threading.set_intra_op_parallelism_threads(given.threads)
         tf.config.threading.set_inter_op_parallelism_threads(given.threads)
-    machine = timing.machine()
-    print(f"{version}, {given.rounds} rounds\n{machine}\n", flush=True)
+    about = machine.describe()
+    print(f"{version}, {given.rounds} rounds\n{about}\n", flush=True)
     requests = make_requests(version, sizes)
     cases = {f"{key[0]}, {key[1]}": timing.of_step(one, 1) for key, one in requests.items()}
-    seconds = timing.interleaved(cases, given.rounds)
-    rows = figures(dict(zip(requests, seconds.values(), strict=True)))
+    seconds = [times.wall for times in timing.interleaved(cases, given.rounds).values()]
+    rows = figures(dict(zip(requests, seconds, strict=True)))
     print(report(rows))
     batch_sizes = recommended(rows)
     print(f"\nbatches of {', '.join(map(str, batch_sizes))}: {ENOUGH:.0%} of the most pictures/s")
     if given.json is not None:
-        content = {"machine": machine, "requests": rows, "batch_sizes": batch_sizes}
+        content = {"machine": about, "requests": rows, "batch_sizes": batch_sizes}
         sealed.write_json(given.json, {"version": str(version), **content})
         print(given.json)
 

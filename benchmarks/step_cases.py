@@ -1,18 +1,82 @@
 """What the benchmarks of training time: steps with and without an attack, and `fit`."""
 
-import importlib.util
-import os
+import pathlib
 import time
+import types
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from benchmarks import pytorch_loop, timing
-from sat_tf import attacks, models
+from benchmarks import machine, problems, timing
+from sat_tf import attacks, data, models
 from sat_tf.training import AdversarialTrainer
 from sat_tf.training.objectives import cross_entropy
 
 EPSILON = 8.0
+
+
+def contender(name: str, folder: str, given: types.SimpleNamespace) -> dict[str, timing.Case]:
+    """Makes our steps, a case each, and leaves network and batch in the folder for the others.
+
+    The case "memory" is none to be timed: its result are the peaks of three steps in MiB, by name.
+
+    Args:
+      name: of the contender, the only one here.
+      folder: where "network.npz" and "batch.npz" go.
+      given: the flags of `train_step`.
+    """
+    del name
+    tf.config.threading.set_intra_op_parallelism_threads(given.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(given.threads)
+    keras.utils.set_random_seed(0)
+    keras.mixed_precision.set_global_policy(given.precision)
+    stream = data.load(
+        given.dataset,
+        "train",
+        batch_size=given.batch_size,
+        image_size=given.image_size,
+        data_dir=given.data_dir,
+        training=True,
+    )
+    batch = next(iter(stream))
+    images, labels = (part.numpy() for part in batch)
+    np.savez(pathlib.Path(folder, "batch.npz"), images=images, labels=labels)
+    smooth, relu = (_network(given, activation) for activation in (given.activation, "relu"))
+    problems.save_weights(smooth, folder)
+    trainer = make_trainer(smooth, 1)
+    steps = {
+        "clean": bare_step(make_trainer(smooth, 0), batch),
+        "pgd1": bare_step(trainer, batch),
+        "pgd10": bare_step(make_trainer(smooth, 10), batch),
+        "10 gradients": bare_gradients(smooth, batch),
+        "relu clean": bare_step(make_trainer(relu, 0), batch),
+        "relu pgd1": bare_step(make_trainer(relu, 1), batch),
+    }
+
+    def memory():
+        for one in ("clean", "pgd1", "pgd10"):
+            steps[one]()
+        return {one: machine.peak_memory(steps[one]) for one in ("clean", "pgd1", "pgd10")}
+
+    return {
+        "memory": timing.of_call(memory),
+        **{one: timing.of_step(step) for one, step in steps.items()},
+        "fit": fit_case(trainer, stream, given.fit_steps),
+    }
+
+
+def _network(given, activation):
+    info = data.describe(given.dataset, given.data_dir)
+    name, options = models.parse(given.model)
+    return models.build(
+        name,
+        activation=activation,
+        num_classes=info.num_classes,
+        image_size=given.image_size,
+        num_channels=info.num_channels,
+        **options,
+    )
 
 
 def make_trainer(network: keras.Model, steps: int) -> AdversarialTrainer:
@@ -67,45 +131,23 @@ class Clock(keras.callbacks.Callback):
         self.ends = []
 
     def on_train_batch_end(self, batch, logs=None):
-        self.ends.append(time.perf_counter())
+        self.ends.append((time.perf_counter(), time.process_time()))
 
     def on_epoch_end(self, epoch, logs=None):
         # Keras has waited for the device here, which it does not do after each step.
-        self.ends[-1] = time.perf_counter()
+        self.ends[-1] = time.perf_counter(), time.process_time()
 
-    def seconds(self) -> float:
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+    def seconds(self) -> timing.Seconds:
+        taken = np.subtract(self.ends[-1], self.ends[0]) / (len(self.ends) - 1)
+        return timing.Seconds(*map(float, taken))
 
 
 def fit_case(trainer: AdversarialTrainer, stream: tf.data.Dataset, steps: int) -> timing.Case:
     """Makes a case of `fit` with the real input pipeline."""
 
-    def seconds() -> float:
+    def seconds() -> timing.Seconds:
         clock = Clock()
         trainer.fit(stream, steps_per_epoch=steps + 1, verbose=0, shuffle=False, callbacks=[clock])
         return clock.seconds()
 
     return seconds
-
-
-def pytorch_case(given, network: keras.Model, batch, num_classes: int) -> timing.Case | None:
-    """Makes a case of the hand-written PyTorch loop; None where it cannot be compared."""
-    name, options = models.parse(given.model)
-    comparable = (
-        name == "resnet18"
-        and set(options) <= {"width"}
-        and given.activation in ("swish", "relu")
-        and given.precision == "float32"
-    )
-    if not given.pytorch or not comparable or importlib.util.find_spec("torch") is None:
-        return None
-    step = pytorch_loop.pgd1_step(
-        *(part.numpy() for part in batch),
-        width=options.get("width", 64),
-        activation=given.activation,
-        num_classes=num_classes,
-        num_parameters=models.num_parameters(network),
-        epsilon=EPSILON,
-        threads=given.threads or len(os.sched_getaffinity(0)),
-    )
-    return timing.of_step(step)

@@ -1,97 +1,106 @@
-"""Times things side by side, so that what else the machine does falls on all of them alike."""
+"""Times things side by side, so that what else the machine does falls on all of them alike.
 
-import os
-import platform
+Nothing here imports TensorFlow: PyTorch's processes use it too.
+"""
+
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any, NamedTuple
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from sat_tf import quiet
 
+
+class Seconds(NamedTuple):
+    """What running once took.
+
+    Attributes:
+      wall: seconds of the clock.
+      processor: seconds of the process on all its threads, which other programs slow less.
+      result: what it returned, where that is asked for.
+    """
+
+    wall: float
+    processor: float
+    result: Any = None
+
+
 # Runs once and returns the seconds of what it measures.
-Case = Callable[[], float]
+Case = Callable[[], Seconds]
 
 
-def of_step(step: Callable[[], object], repeats: int = 2) -> Case:
-    """Makes a case of a step; one more, before the clock starts, warms caches and threads."""
+class Times(NamedTuple):
+    """All rounds of a case: seconds, float64 [rounds] each, and what each returned."""
 
-    def seconds() -> float:
-        step()
-        start = time.perf_counter()
+    wall: np.ndarray
+    processor: np.ndarray
+    results: list[Any]
+
+
+class Lost(ValueError):
+    """A case that cannot be measured, or no longer; the message is one line that says why."""
+
+
+def of_call(function: Callable[[], Any], repeats: int = 1) -> Case:
+    """Makes a case of a function; the seconds are those of one call, the result the last one's."""
+
+    def seconds() -> Seconds:
+        wall, processor = time.perf_counter(), time.process_time()
         for _ in range(repeats):
-            step()
-        return (time.perf_counter() - start) / repeats
+            result = function()
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        return Seconds(wall / repeats, processor / repeats, result)
 
     return seconds
 
 
-def interleaved(cases: Mapping[str, Case], rounds: int) -> dict[str, np.ndarray]:
+def of_step(step: Callable[[], object], repeats: int = 2) -> Case:
+    """Makes a case of a step; one more, before the clock starts, warms caches and threads."""
+    timed = of_call(step, repeats)
+
+    def seconds() -> Seconds:
+        step()
+        return timed()._replace(result=None)
+
+    return seconds
+
+
+def interleaved(
+    cases: Mapping[str, Case], rounds: int, lost: dict[str, str] | None = None
+) -> dict[str, Times]:
     """Runs every case once a round, every second round backwards; a terminal shows which one.
 
-    Returns:
-      The seconds of each case, float64 [rounds].
+    Args:
+      cases: by name.
+      rounds: how often each is run.
+      lost: takes down, by name, why a case was lost; those in it are not run. Without it the error
+        is raised.
+
+    Raises:
+      Lost: a case was lost.
     """
-    seconds = {name: [] for name in cases}
+    found = {name: [] for name in cases if name not in (lost or {})}
     for index in range(rounds):
-        for name in list(cases)[:: 1 if index % 2 == 0 else -1]:
+        for name in list(found)[:: 1 if index % 2 == 0 else -1]:
             with quiet.waiting(f"round {index + 1} of {rounds}: {name}"):
-                seconds[name].append(cases[name]())
-    return {name: np.array(values) for name, values in seconds.items()}
+                try:
+                    found[name].append(cases[name]())
+                except Lost as error:
+                    if lost is None:
+                        raise
+                    lost[name] = str(error)
+                    del found[name]
+    return {name: gathered(seconds) for name, seconds in found.items()}
+
+
+def gathered(seconds: list[Seconds]) -> Times:
+    """Returns the rounds of a case as columns."""
+    wall, processor, results = zip(*seconds, strict=True)
+    return Times(np.array(wall), np.array(processor), list(results))
 
 
 def quartiles(values: np.ndarray) -> tuple[float, float, float]:
     """Returns median, lower and upper quartile."""
     lower, median, upper = np.percentile(values, (25, 50, 75))
     return median, lower, upper
-
-
-def peak_memory(step: Callable[[], object], repeats: int = 2) -> float | None:
-    """Returns the most MiB in use while a step runs: of the GPU, else of the process on Linux.
-
-    None on other systems, which keep no peak that can be reset.
-    """
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    gpu = bool(tf.config.list_physical_devices("GPU"))
-    if gpu:
-        tf.config.experimental.reset_memory_stats("GPU:0")
-    elif clear.exists():
-        clear.write_text("5")
-    else:
-        return None
-    for _ in range(repeats):
-        step()
-    if gpu:
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
-
-
-def machine() -> str:
-    """Describes what the figures depend on, the load at the start included."""
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [
-        *gpus,
-        f"{cores} cores of {_processor()}",
-        f"Python {platform.python_version()}",
-        f"TensorFlow {tf.__version__}",
-        f"Keras {keras.__version__}",
-        f"load {os.getloadavg()[0]:.1f}",
-    ]
-    return ", ".join(parts)
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

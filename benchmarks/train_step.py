@@ -1,22 +1,30 @@
 """How much does adversarial training cost?
 
     python -m benchmarks.train_step
-    python -m benchmarks.train_step --dataset=cifar10 --rounds=9
+    python -m benchmarks.train_step --dataset=cifar10 --rounds=9 --json=train_step.json
     python -m benchmarks.train_step --model=resnet50 --image_size=224 --batch_size=16 --nopytorch
 
-Everything is timed in one run, in interleaved rounds; ratios are taken round by round.
+Everything is timed in one run, in interleaved rounds; ratios are taken round by round, of the clock
+and of the processor's seconds. Ours, the hand-written PyTorch loop and torch.compile have a process
+each; requirements-benchmarks.txt names what they need.
 """
 
-import itertools
+import tempfile
+from collections.abc import Mapping
 
-import keras
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
-from benchmarks import step_cases, timing
+from benchmarks import machine, processes, step_cases, timing
+from benchmarks.timing import Times
 from flags import numbers
-from sat_tf import data, models, quiet
+from sat_tf.evaluation.report.statistics import aligned
+
+PYTORCH = {"PyTorch": "benchmarks.pytorch_steps", "torch.compile": "benchmarks.pytorch_steps"}
+FLAGS = (
+    "model", "activation", "dataset", "data_dir", "image_size", "batch_size", "rounds",
+    "fit_steps", "threads", "precision",
+)  # fmt: skip
 
 
 def define_flags() -> None:
@@ -32,10 +40,11 @@ def define_flags() -> None:
     numbers.whole("threads", 0, "Threads of a CPU operation; 0: one a core.", 0, 1_024)
     flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
     flags.DEFINE_bool("pytorch", True, "Compare with PyTorch, where that is installed.")
+    flags.DEFINE_string("json", None, "Where all figures go, round by round.")
 
 
-def ratios(seconds: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray, str]]:
-    """Returns (what, ratio in every round, aim) for what was timed."""
+def ratios(seconds: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray, str]]:
+    """Returns (what, ratio in every round, aim) for what was timed, on one of the two clocks."""
     clean, one, ten = seconds["clean"], seconds["pgd1"], seconds["pgd10"]
     gradient = seconds["10 gradients"] / 10
     rows = [
@@ -44,96 +53,70 @@ def ratios(seconds: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray, str]]:
         ("PGD-1's cost a step / bare gradient", (one - clean) / gradient, ""),
         ("PGD-10's cost a step / bare gradient", (ten - clean) / 10 / gradient, "below 1.05"),
         ("clean step / relu's clean step", clean / seconds["relu clean"], ""),
-        ("PGD-1 step / relu's PGD-1 step", one / seconds["relu pgd1"], ""),
+        ("PGD-1 step / relu's PGD-1 step", one / seconds["relu pgd1"], "at most 1.08"),
         ("fit with PGD-1 / PGD-1 step", seconds["fit"] / one, "at most 1.05"),
     ]
-    if "pytorch" in seconds:
-        rows.append(("PyTorch's PGD-1 step / ours", seconds["pytorch"] / one, "above 1"))
+    for name, aim in (("PyTorch", "at least 1.30"), ("torch.compile", "at least 1.0")):
+        if name in seconds:
+            rows.append((f"{name}'s PGD-1 step / ours", seconds[name] / one, aim))
     return rows
 
 
-def report(seconds, memory, batch_size: int) -> str:
-    """Lays out the table of times, ratios and memory."""
-    lines = [f"{'what':38} {'ms':>8} {'images/s':>9}"]
-    for name, values in seconds.items():
-        median = np.median(values)
-        lines.append(f"{name:38} {1000 * median:8.1f} {batch_size / median:9.1f}")
-    lines += ["", f"{'ratio':38} {'median':>8} {'quartiles':>15}   aim"]
-    for what, values, aim in ratios(seconds):
-        median, lower, upper = timing.quartiles(values)
-        lines.append(f"{what:38} {median:8.3f} {lower:7.3f} {upper:7.3f}   {aim}".rstrip())
+def tables(
+    times: Mapping[str, Times], memory: Mapping[str, float | None], batch_size: int
+) -> dict[str, list[list[str]]]:
+    """Lays out times, ratios and memory, a table each, heads first."""
+    found = {"steps": [["what", "ms", "processor ms", "images/s"]]}
+    for name, (wall, processor, _) in times.items():
+        figures = 1000 * np.median(wall), 1000 * np.median(processor), batch_size / np.median(wall)
+        found["steps"].append([name, *(f"{figure:.1f}" for figure in figures)])
+    found["ratios"] = [["ratio", "median", "quartiles", "processor", "quartiles", "aim"]]
+    clocks = (ratios({name: one[clock] for name, one in times.items()}) for clock in (0, 1))
+    for (what, *values, aim), (_, busy, _) in zip(*clocks, strict=True):
+        row = [what]
+        for median, lower, upper in map(timing.quartiles, (*values, busy)):
+            row += [f"{median:.3f}", f"{lower:.3f} to {upper:.3f}"]
+        found["ratios"].append([*row, aim])
     measured = {name: peak for name, peak in memory.items() if peak is not None}
     if measured:
-        lines += ["", f"{'peak memory':38} {'MiB':>8} {'/ clean':>9}"]
-    for name, peak in measured.items():
-        lines.append(f"{name:38} {peak:8.0f} {peak / measured['clean']:9.3f}")
-    return "\n".join(lines)
+        rows = [[name, f"{x:.0f}", f"{x / measured['clean']:.3f}"] for name, x in measured.items()]
+        found["memory"] = [["peak memory", "MiB", "/ clean"], *rows]
+    return found
 
 
-def measure(given):
-    """Builds everything, warms it up and measures; returns seconds and memory."""
-    if given.threads:
-        tf.config.threading.set_intra_op_parallelism_threads(given.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(given.threads)
-    keras.utils.set_random_seed(0)
-    keras.mixed_precision.set_global_policy(given.precision)
-    info = data.describe(given.dataset, given.data_dir)
-    stream = data.load(
-        given.dataset,
-        "train",
-        batch_size=given.batch_size,
-        image_size=given.image_size,
-        data_dir=given.data_dir,
-        training=True,
-    )
-    batch = next(iter(stream))
-    name, options = models.parse(given.model)
-    swish, relu = (
-        models.build(
-            name,
-            activation=activation,
-            num_classes=info.num_classes,
-            image_size=given.image_size,
-            num_channels=info.num_channels,
-            **options,
-        )
-        for activation in (given.activation, "relu")
-    )
-    trainer = step_cases.make_trainer(swish, 1)
-    steps = {
-        "clean": step_cases.bare_step(step_cases.make_trainer(swish, 0), batch),
-        "pgd1": step_cases.bare_step(trainer, batch),
-        "pgd10": step_cases.bare_step(step_cases.make_trainer(swish, 10), batch),
-        "10 gradients": step_cases.bare_gradients(swish, batch),
-        "relu clean": step_cases.bare_step(step_cases.make_trainer(relu, 0), batch),
-        "relu pgd1": step_cases.bare_step(step_cases.make_trainer(relu, 1), batch),
-    }
-    memory = {}
-    for name in itertools.islice(steps, 3):
-        with quiet.waiting(f"tracing {name}, and measuring its memory"):
-            steps[name]()
-            memory[name] = timing.peak_memory(steps[name])
-    cases = {name: timing.of_step(step) for name, step in steps.items()}
-    cases["fit"] = step_cases.fit_case(trainer, stream, given.fit_steps)
-    pytorch = step_cases.pytorch_case(given, swish, batch, info.num_classes)
-    if pytorch is not None:
-        cases["pytorch"] = pytorch
-    for name, case in cases.items():
-        with quiet.waiting(f"tracing {name}"):
-            case()
-    return timing.interleaved(cases, given.rounds), memory
+def measure(given: dict, pytorch: bool):
+    """Starts everything, warms it up and measures; returns times, memory and what was lost."""
+    jobs = {"ours": "benchmarks.step_cases"} | (PYTORCH if pytorch else {})
+    given = {**given, "epsilon": step_cases.EPSILON}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        processes.started(jobs, folder, given) as (cases, lost),
+    ):
+        if "ours" in lost:
+            raise ValueError(lost["ours"])
+        memory = cases.pop("memory")().result
+        timing.interleaved(cases, 1, lost)
+        times = timing.interleaved(cases, given["rounds"], lost)
+    return times, memory, lost
 
 
 def main() -> None:
-    """Measures and prints."""
-    given = flags.FLAGS
+    """Measures, prints and, where asked to, writes."""
+    given = {name: flags.FLAGS[name].value for name in FLAGS}
+    given["threads"] = given["threads"] or machine.num_cores()
+    about = machine.describe()
     print(
-        f"{given.model}, {given.activation}, batch {given.batch_size} of {given.dataset} at "
-        f"{given.image_size} x {given.image_size}, {given.precision}, {given.rounds} rounds\n"
-        f"{timing.machine()}\n",
+        f"{given['model']}, {given['activation']}, batch {given['batch_size']} of "
+        f"{given['dataset']} at {given['image_size']} x {given['image_size']}, "
+        f"{given['precision']}, {given['threads']} threads, {given['rounds']} rounds\n{about}",
         flush=True,
     )
-    print(report(*measure(given), given.batch_size))
+    times, memory, lost = measure(given, flags.FLAGS.pytorch)
+    found = tables(times, memory, given["batch_size"])
+    for rows in found.values():
+        print(f"\n{aligned(rows)}")
+    print(processes.told(lost), end="\n" if lost else "")
+    machine.write(flags.FLAGS.json, about, times, {**found, "not_compared": lost})
 
 
 if __name__ == "__main__":

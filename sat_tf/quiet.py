@@ -19,8 +19,10 @@ COMMANDS = {
 _ERASE = "\r\x1b[K"
 # What Keras tries to import, with SciPy behind it, for wrappers and plots: no program has them.
 _UNUSED = ("matplotlib", "pandas", "sklearn")
-# The list of the programs, and what asks a server.
-_WITHOUT_TENSORFLOW = ("sat_tf", "sat_tf.__main__", "export.client", "sat_tf.export.client")
+# The list of the programs, what asks a server, and what may hold PyTorch instead.
+_WITHOUT_TENSORFLOW = (
+    "sat_tf", "sat_tf.__main__", "export.client", "sat_tf.export.client", "benchmarks.worker"
+)  # fmt: skip
 
 
 def start(command: Sequence[str]) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import step_cases, timing, train_step
+from benchmarks import machine, step_cases, timing, train_step
+from sat_tf.runs import sealed
 
 
 def made_up_seconds(**changes):
@@ -31,20 +32,31 @@ def test_an_attack_without_work_of_its_own_costs_one_bare_gradient_a_step():
     np.testing.assert_allclose(found["fit with PGD-1 / PGD-1 step"], 1.02)
 
 
+def made_up_times():
+    """Makes times of which the processor needs two thirds of the clock's for half of the cases."""
+    return {
+        name: timing.Times(seconds, seconds * (1 if number % 2 else 2 / 3), [])
+        for number, (name, seconds) in enumerate(made_up_seconds().items())
+    }
+
+
 def test_pytorch_has_a_row_only_where_it_was_measured():
     seconds = made_up_seconds()
     assert len(train_step.ratios(seconds)) == 7
-    *_, (what, values, _) = train_step.ratios({**seconds, "pytorch": 2 * seconds["pgd1"]})
-    assert what == "PyTorch's PGD-1 step / ours"
+    found = train_step.ratios({**seconds, "torch.compile": 2 * seconds["pgd1"]})
+    what, values, aim = found[-1]
+    assert (len(found), what, aim) == (8, "torch.compile's PGD-1 step / ours", "at least 1.0")
     np.testing.assert_allclose(values, 2)
 
 
-def test_the_report_shows_milliseconds_images_a_second_and_peaks():
+def test_the_tables_show_both_clocks_and_peaks():
     memory = {"clean": 100.0, "pgd1": 110.0, "pgd10": None}
-    lines = train_step.report(made_up_seconds(), memory, batch_size=90).splitlines()
-    assert lines[1].split() == ["clean", "450.0", "200.0"]
-    assert lines[-1].split() == ["pgd1", "110", "1.100"]
-    assert lines[-2].split() == ["clean", "100", "1.000"]
+    found = train_step.tables(made_up_times(), memory, batch_size=90)
+    assert found["steps"][1] == ["clean", "450.0", "300.0", "200.0"]
+    assert found["memory"][1:] == [["clean", "100", "1.000"], ["pgd1", "110", "1.100"]]
+    row = {row[0]: row[1:] for row in found["ratios"]}["PGD-1 step / clean step"]
+    # 5 / 3 by the clock; 3 / 2 of that on the processor, as the clean step is on it for 2 / 3.
+    assert row == ["1.667", "1.667 to 1.667", "2.500", "2.500 to 2.500", "at most 1.55"]
 
 
 def test_quartiles_are_the_middle_and_the_ends_of_the_middle_half():
@@ -52,37 +64,61 @@ def test_quartiles_are_the_middle_and_the_ends_of_the_middle_half():
 
 
 def test_steps_of_fit_are_timed_from_the_end_of_the_first_to_the_end_of_the_epoch(monkeypatch):
-    ends = iter([10.0, 11.0, 13.0, 16.0, 22.0])  # of four steps, and of what the device still does
-    monkeypatch.setattr(step_cases.time, "perf_counter", lambda: next(ends))
+    ends = [10.0, 11.0, 13.0, 16.0, 22.0]  # of four steps, and of what the device still does
+    for name, factor in (("perf_counter", 1), ("process_time", 3)):
+        clock = iter([factor * end for end in ends])
+        monkeypatch.setattr(step_cases.time, name, lambda clock=clock: next(clock))
     clock = step_cases.Clock()
     clock.on_train_begin()
     for batch in range(4):
         clock.on_train_batch_end(batch)
     clock.on_epoch_end(0)
-    assert clock.seconds() == (22 - 10) / 3
+    assert clock.seconds() == ((22 - 10) / 3, 22 - 10, None)
 
 
 def test_every_case_runs_once_a_round_and_every_second_round_backwards():
     order = []
 
     def case(name):
-        return lambda: order.append(name) or float(len(order))
+        def seconds():
+            order.append(name)
+            return timing.Seconds(len(order), 10 * len(order), name)
 
-    seconds = timing.interleaved({name: case(name) for name in "abc"}, rounds=3)
+        return seconds
+
+    times = timing.interleaved({name: case(name) for name in "abc"}, rounds=3)
     assert "".join(order) == "abccbaabc"
-    np.testing.assert_array_equal(seconds["a"], [1, 6, 7])
-    np.testing.assert_array_equal(seconds["c"], [3, 4, 9])
+    np.testing.assert_array_equal(times["a"].wall, [1, 6, 7])
+    np.testing.assert_array_equal(times["c"].processor, [30, 40, 90])
+    assert times["b"].results == ["b"] * 3
+
+
+def test_a_case_that_is_lost_is_told_and_the_others_go_on():
+    rounds = iter([timing.Seconds(1, 1), None])
+
+    def dies():
+        if (one := next(rounds)) is None:
+            raise timing.Lost("its process ended")
+        return one
+
+    cases, lost = {"dies": dies, "lives": lambda: timing.Seconds(2, 2)}, {}
+    times = timing.interleaved(cases, 3, lost)
+    assert (list(times), lost) == (["lives"], {"dies": "its process ended"})
+    assert len(timing.interleaved(cases, 2, lost)["lives"].wall) == 2  # and it is not asked again
+    with pytest.raises(timing.Lost, match="its process ended"):
+        rounds = iter([None])
+        timing.interleaved({"dies": dies}, 1)
 
 
 def test_a_terminal_shows_which_case_runs_and_a_file_nothing(monkeypatch, capsys):
     for terminal in (True, False):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
-        timing.interleaved({"pgd1": lambda: 1.0}, rounds=2)
+        timing.interleaved({"pgd1": lambda: timing.Seconds(1, 1)}, rounds=2)
         said = [text for text in capsys.readouterr().err.split("\r\x1b[K") if text]
         assert said == terminal * ["round 1 of 2: pgd1 ...", "round 2 of 2: pgd1 ..."]
 
 
-def test_the_first_call_of_a_case_is_not_timed(monkeypatch):
+def test_the_first_call_of_a_step_is_not_timed(monkeypatch):
     now = [0.0]
     durations = iter([100.0, 1.0, 3.0])
 
@@ -90,7 +126,8 @@ def test_the_first_call_of_a_case_is_not_timed(monkeypatch):
         now[0] += next(durations)
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    assert timing.of_step(step, repeats=2)() == 2.0
+    monkeypatch.setattr(timing.time, "process_time", lambda: 2 * now[0])
+    assert timing.of_step(step, repeats=2)() == (2.0, 4.0, None)
 
 
 def test_peak_memory_sees_what_a_step_holds_and_lets_go():
@@ -99,26 +136,19 @@ def test_peak_memory_sees_what_a_step_holds_and_lets_go():
     def step():
         np.ones(size, np.uint8)
 
-    idle = timing.peak_memory(lambda: None)
+    idle = machine.peak_memory(lambda: None)
     if idle is None:
         pytest.skip("this system keeps no peak that can be reset")
-    assert 200 < timing.peak_memory(step) - idle < 320
+    assert 200 < machine.peak_memory(step) - idle < 320
 
 
-@pytest.mark.slow
-def test_the_pytorch_network_has_as_many_parameters_as_ours_and_its_loss_is_finite():
-    pytest.importorskip("torch")
-    from benchmarks import pytorch_loop
-    from sat_tf import models
-
-    network = models.build(
-        "resnet18", activation="swish", num_classes=10, image_size=32, num_channels=1, width=4
-    )
-    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype(np.float32)
-    options = {"width": 4, "activation": "swish", "num_classes": 10, "epsilon": 8.0, "threads": 1}
-    count = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
-    labels = np.array([0, 1, 2, 3])
-    step = pytorch_loop.pgd1_step(images, labels, num_parameters=count, **options)
-    assert np.isfinite([step(), step()]).all()
-    with pytest.raises(ValueError, match="ours 3"):
-        pytorch_loop.pgd1_step(images, labels, num_parameters=3, **options)
+def test_all_that_was_measured_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.orig_argv", ["/bin/python3.11", "-m", "benchmarks.x", "--rounds=2"])
+    times = {"pgd1": timing.Times(np.array([1.0, 2.0]), np.array([3.0, 4.0]), [None, None])}
+    machine.write(str(tmp_path / "x.json"), "a machine", times, {"rows": [["a", "b"]]})
+    found = sealed.read_json(tmp_path / "x.json")
+    assert found["command"] == "python -m benchmarks.x --rounds=2"
+    assert found["machine"] == "a machine" and found["load_at_the_end"] >= 0
+    assert found["seconds"] == {"pgd1": {"wall": [1.0, 2.0], "processor": [3.0, 4.0]}}
+    assert found["rows"] == [["a", "b"]] and "commit" in found
+    assert capsys.readouterr().out == f"{tmp_path}/x.json\n"

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import timing
+from benchmarks import machine
 from export import signatures
 from flags import numbers
 from sat_tf import attacks, data, loading
@@ -156,7 +156,7 @@ def main() -> None:
         "mean\nchange",
     ]
     print(f"{given.workdir}: {len(labels)} images of {given.dataset}, epsilon {given.epsilon:g}")
-    print(timing.machine())
+    print(machine.describe())
     print(aligned([head, *measure(network, images, adversarial, labels)]))
 
 
