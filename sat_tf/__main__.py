@@ -18,6 +18,7 @@ PROGRAMS = {
     "benchmarks.evaluate": "measures evaluation against plain loops and other libraries",
     "benchmarks.serving": "measures an exported network by batch size and signature",
     "benchmarks.studies.encoded": "measures what saving adversarial images as files does",
+    "benchmarks.studies.one_image": "draws an image that is broken for one network alone",
     "benchmarks.studies.study": "trains and evaluates a plan of networks over several seeds",
 }
 

@@ -217,6 +217,7 @@ PROGRAMS = (
     "benchmarks.evaluate",
     "benchmarks.serving",
     "benchmarks.studies.encoded",
+    "benchmarks.studies.one_image",
     "benchmarks.studies.study",
     "benchmarks.train_step",
 )
