@@ -92,6 +92,9 @@ baseline = relu
 [evaluation pgd]
 title = PGD-2
 flags = --attacks=pgd-2
+[evaluation standard]
+title = AutoAttack
+flags = --attacks=autoattack
 [row relu]
 flags = --activation=relu
 seeds = 0 1 2 3
@@ -151,7 +154,10 @@ def test_the_tables_give_means_spreads_and_gains_of_the_seeds_that_both_have(stu
         low, high = statistics.over_seeds_and_images(apart.astype(np.int8)).interval
         np.testing.assert_allclose(numbers(line)[4:6], [100 * low, 100 * high], atol=0.0051)
     assert "over 2 seeds" in sentences and sentences.count("\n") == 0
-    assert left == "Not run, seeds: relu (3 of 4), swish (3 of 4), elu (0 of 1)."
+    assert left == (
+        "Not run to the end: relu (3 of 4 seeds), swish (3 of 4 seeds). "
+        "Not run: elu (0 of 1 seeds). Evaluations not run: AutoAttack."
+    )
 
 
 def test_one_seed_is_said_to_say_nothing_of_others_and_no_figure_is_missing(studied):

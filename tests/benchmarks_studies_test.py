@@ -274,20 +274,26 @@ def test_the_files_alone_give_the_same_page_and_pictures_again(tmp_path, command
 def test_a_page_without_a_place_is_named_and_one_without_an_end_refused(tmp_path, capsys):
     path = tmp_path / "page.md"
     path.write_text("nothing")
-    assert not page.put(path, "own", "text") and path.read_text() == "nothing"
+    assert not page.put(path, "study own", "text") and path.read_text() == "nothing"
+    written(tmp_path)
+    main(tmp_path, "--redraw")
+    assert "page.md has no place for the study own" in capsys.readouterr().out
     path.write_text("<!-- study own: x -->\n")
     with pytest.raises(ValueError, match="end of study own"):
-        page.put(path, "own", "text")
+        page.put(path, "study own", "text")
 
 
 @pytest.mark.parametrize("name", ["activations", "small"])
 def test_the_tables_of_the_documents_are_those_of_the_files(name, tmp_path):
     asked = plan.read(name)
     found = record.collect(asked, ROOT / "docs/results/study" / name)
-    drawn = (ROOT / "docs/results.md").read_text()
-    (tmp_path / "results.md").write_text(drawn)
-    assert page.put(tmp_path / "results.md", name, page.section(asked, found))
-    assert (tmp_path / "results.md").read_text() == drawn
+    drawn = {file: (ROOT / file).read_text() for file in ("docs/results.md", "README.md")}
+    copies = {file: tmp_path / pathlib.Path(file).name for file in drawn}
+    for file, copy in copies.items():
+        copy.write_text(drawn[file])
+    without = page.write(map(str, copies.values()), asked, found)
+    assert without == [str(copies["README.md"])] * (name != "activations")
+    assert {file: copy.read_text() for file, copy in copies.items()} == drawn
 
 
 def test_the_picture_has_a_dot_for_every_run():

@@ -5,6 +5,7 @@
 """
 
 import pathlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +33,16 @@ class Measure(NamedTuple):
 
 
 def measures(plan: Plan, records: Records) -> list[Measure]:
-    """Returns clean accuracy and the columns of attacks, each with its number of images."""
+    """Returns clean accuracy and the attacks that were run, each with its number of images."""
     found = []
     for one in plan.columns:
         reports = [run.report(one.name) for of_row in records.values() for run in of_row.values()]
         numbers = {report["num_images"] for report in reports if report is not None}
         if len(numbers) > 1:
             raise ValueError(f"{one.name} counts {sorted(numbers)} images; compare equal ones")
-        images = f", {numbers.pop():,} images" if numbers else ""
+        if not numbers:
+            continue
+        images = f", {numbers.pop():,} images"
         if not found:
             found.append(Measure(f"clean{images}", one.name, "clean"))
         found.append(Measure(f"{one.title}{images}", one.name, "robust"))
@@ -48,17 +51,23 @@ def measures(plan: Plan, records: Records) -> list[Measure]:
 
 def section(plan: Plan, records: Records) -> str:
     """Writes what a study found: accuracies, gains, a sentence for each row, what is missing."""
+    accuracies, gains, sentences, missing = _parts(plan, records)
+    return "\n\n".join(part for part in (accuracies, gains, sentences, missing) if part)
+
+
+def summary(plan: Plan, records: Records) -> str:
+    """Writes accuracies and a sentence for each row, for a page that has little room."""
+    accuracies, _, sentences, _ = _parts(plan, records)
+    return "\n\n".join(part for part in (accuracies, sentences) if part)
+
+
+def _parts(plan, records):
     columns = measures(plan, records)
-    first = columns[0].evaluation
+    first = plan.columns[0].name
     begun = {row: [run for run in records[row].values() if run.report(first)] for row in plan.rows}
     rows = [row for row in plan.rows.values() if begun[row.name]]
-    left = [
-        f"{row.name} ({len(begun[row.name])} of {len(row.seeds)})"
-        for row in plan.rows.values()
-        if len(begun[row.name]) < len(row.seeds)
-    ]
     compared = [_compared(records, row, columns) for row in rows if row.against != row.name]
-    parts = [
+    return [
         _table(
             ["row", "seeds", *(one.title for one in columns), "processor minutes"],
             [_accuracies(records, row, columns, begun[row.name]) for row in rows],
@@ -69,13 +78,32 @@ def section(plan: Plan, records: Records) -> str:
             [line for _, lines in compared for line in lines],
         ),
         "\n".join(f"- {sentence}" for sentence, _ in compared),
-        f"Not run, seeds: {', '.join(left)}." if left else "All rows were run with all seeds.",
+        _missing(plan, begun, columns),
     ]  # fmt: skip
-    return "\n\n".join(part for part in parts if part)
+
+
+def write(pages: Iterable[str], plan: Plan, records: Records) -> list[str]:
+    """Writes a study's section and its summary where pages have a place for them.
+
+    Returns:
+      The pages that have a place for neither.
+
+    Raises:
+      ValueError: a page has a mark without its end.
+    """
+    texts = {
+        f"study {plan.name}": section(plan, records),
+        f"summary of study {plan.name}": summary(plan, records),
+    }
+    return [
+        name
+        for name in pages
+        if not any([put(pathlib.Path(name), mark, text) for mark, text in texts.items()])
+    ]
 
 
 def put(path: pathlib.Path, name: str, text: str) -> bool:
-    """Writes a study's text into a page, in place of what stands between its marks.
+    """Writes a text into a page, in place of what stands between its marks.
 
     Returns:
       Whether the page has such marks.
@@ -84,15 +112,32 @@ def put(path: pathlib.Path, name: str, text: str) -> bool:
       ValueError: it has the first and not the second.
     """
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before, start, rest = old.partition(f"<!-- study {name}: ")
+    before, start, rest = old.partition(f"<!-- {name}: ")
     line, newline, rest = rest.partition("\n")
-    _, end, after = rest.partition(f"<!-- end of study {name} -->")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
     if not start:
         return False
     if not end:
-        raise ValueError(f"{path} has no line <!-- end of study {name} -->; add it where it ends")
+        raise ValueError(f"{path} has no line <!-- end of {name} -->; add it where it ends")
     atomic.write_text(path, f"{before}{start}{line}{newline}\n{text}\n\n{end}{after}")
     return True
+
+
+def _missing(plan, begun, columns):
+    """Writes which seeds, rows and evaluations of a plan were not run."""
+    left = {
+        row: f"{row} ({len(runs)} of {len(plan.rows[row].seeds)} seeds)"
+        for row, runs in begun.items()
+        if len(runs) < len(plan.rows[row].seeds)
+    }
+    run = {column.evaluation for column in columns}
+    said = {
+        "Not run to the end": [text for row, text in left.items() if begun[row]],
+        "Not run": [text for row, text in left.items() if not begun[row]],
+        "Evaluations not run": [one.title for one in plan.columns if one.name not in run],
+    }
+    sentences = [f"{head}: {', '.join(names)}." for head, names in said.items() if names]
+    return " ".join(sentences) or "All rows were run with all seeds."
 
 
 def _accuracies(records: Records, row: Row, columns: list[Measure], runs: list) -> list[str]:

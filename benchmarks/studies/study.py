@@ -7,7 +7,7 @@
 A plan names rows, seeds and evaluations (see benchmarks/studies/plans). Each row gets all its seeds
 before the next begins. What a run gave stands in docs/results/study/PLAN/ROW_SEED.json, and is not
 computed again: a study that was stopped, by `kill -9` as well, goes on with the same command.
-Tables (in docs/results.md) and pictures are drawn from these files alone.
+Tables (in docs/results.md and README.md) and pictures are drawn from these files alone.
 """
 
 import concurrent.futures
@@ -37,7 +37,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "results", None, "Where ROW_SEED.json and pictures go; default: docs/results/study/PLAN."
     )
-    flags.DEFINE_string("page", "docs/results.md", "What has the tables between marks; or none.")
+    pages = ["docs/results.md", "README.md"]
+    flags.DEFINE_list("page", pages, "Pages that have the tables between marks; may be empty.")
     flags.DEFINE_bool("redraw", False, "Run nothing: write tables and pictures from the files.")
     numbers.whole("workers", 1, "Runs at a time.", 1, 64)
 
@@ -107,13 +108,12 @@ def _python(command, path, lock):
     return usage.ru_utime + usage.ru_stime
 
 
-def draw(asked: plan.Plan, results: pathlib.Path, given_page: str) -> None:
-    """Writes the tables into the page, prints them, and draws the pictures."""
+def draw(asked: plan.Plan, results: pathlib.Path, pages: list[str]) -> None:
+    """Writes the tables into the pages, prints them, and draws the pictures."""
     found = record.collect(asked, results)
-    text = page.section(asked, found)
-    print(text)
-    if given_page and not page.put(pathlib.Path(given_page), asked.name, text):
-        print(f"{given_page} has no place for the study {asked.name}: its tables stand here alone")
+    print(page.section(asked, found))
+    for name in page.write(pages, asked, found):
+        print(f"{name} has no place for the study {asked.name}")
     pictures.draw_all(asked, found, results)
 
 
