@@ -155,6 +155,8 @@ def changed(run, tmp_path, file, change):
 def test_what_is_no_run_or_no_report_of_it_changes_nothing(copy, run, tmp_path):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     report = run / "report.json"
+    nameless = changed(run, tmp_path, "report.json", lambda content: content["data"].clear())
+    nameless = nameless.rename(tmp_path / "nameless") / "report.json"
     untrained = changed(run, tmp_path, "metrics.json", lambda content: content.pop("best"))
     taken = DIGITS.removeprefix("zoo:")
     for name, folder, reports, said in (
@@ -162,6 +164,7 @@ def test_what_is_no_run_or_no_report_of_it_changes_nothing(copy, run, tmp_path):
         ("../tiny", run, [report], "small letters, digits and _"),
         ("tiny", tmp_path / "nowhere", [report], "is no run of sat_tf.train"),
         ("tiny", untrained, [report], "is no run of sat_tf.train"),
+        ("tiny", run, [report, nameless], "nameless/report.json does not say its data"),
         ("tiny", run, [run / "metrics.json"], "metrics.json is no report of this network"),
         (taken, run, [report], "is another network; choose another --name"),
     ):

@@ -93,6 +93,8 @@ def _evaluation(path: pathlib.Path, weights: str) -> dict[str, Any]:
     report = sealed.read_json(path)
     if report.get("network", {}).get("weights_sha256") != weights:
         raise ValueError(f"{path} is no report of this network; give what evaluate wrote of it")
+    if not {"dataset", "split"} <= report["data"].keys():
+        raise ValueError(f"{path} does not say its data; give what `sat_tf.evaluate` wrote")
     keys = "seed num_images clean_accuracy clean_accuracy_interval_95".split()
     of_attack = "name settings num_attacked num_standing".split()
     return {
