@@ -11,7 +11,12 @@ def define() -> None:
         "dataset", "digits", "Data set: digits (embedded), folder:PATH, or the name of a TFDS set."
     )
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
-    flags.DEFINE_bool("download", False, "Let TFDS download the set if it is not there.")
+    flags.DEFINE_bool(
+        "download",
+        False,
+        "Let TFDS download the set, and Keras the weights of its applications, if they are not "
+        "there.",
+    )
     numbers.whole(
         "max_pixels",
         4096 * 4096,

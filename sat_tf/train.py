@@ -18,7 +18,7 @@ from sat_tf import data as datasets
 from sat_tf.callbacks import tensorboard
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.runs import checkpoints, distribution, workdir, workers
-from sat_tf.training import AdversarialTrainer, fitting, parts, summary, watchers
+from sat_tf.training import AdversarialTrainer, fitting, networks, parts, summary, watchers
 from sat_tf.training.recipe import Recipe
 
 
@@ -32,12 +32,14 @@ def train() -> AdversarialTrainer:
     strategy = workers.strategy(recipe.strategy, settings, recipe.worker_timeout)
     if recipe.download:
         datasets.download(recipe.dataset, recipe.data_dir)
-    with quiet.waiting(f"reading {recipe.dataset} and building {recipe.model}"):
+    network = recipe.initial_network or recipe.model or "the network"
+    with quiet.waiting(f"reading {recipe.dataset} and building {network}"):
         info = datasets.describe(recipe.dataset, recipe.data_dir, None, recipe.max_pixels)
         # After the data: a name that is no data set's is refused as such, not for want of a radius.
         recipe = recipe.completed()
         with strategy.scope():
             trainer = parts.trainer(recipe, info, strategy.num_replicas_in_sync)
+        recipe = networks.sized(recipe, info, trainer.network)
         # Before there is a workdir, which a run that cannot begin should not leave behind.
         parts.check_images(recipe, info)
     settings, defaults = map(flagfile.lines, (vars(recipe), flagfile.defaults(vars(recipe))))

@@ -113,7 +113,8 @@ def test_a_file_of_classes_that_does_not_fit_is_refused(tmp_path, text, said):
 def test_a_run_is_neither_continued_nor_tested_on_other_classes(tmp_path, monkeypatch):
     run = saved(tmp_path, 4, ("cat", "hare", "dog"))
     monkeypatch.setattr(data, "describe", lambda *_: INFO)
-    monkeypatch.setattr(parts, "trainer", lambda *_: None)
+    trainer = types.SimpleNamespace(network=loading.load(str(run)))
+    monkeypatch.setattr(parts, "trainer", lambda *_: trainer)
     for name in ("set_up_process", "check_images"):
         monkeypatch.setattr(parts, name, lambda *_: None)
     monkeypatch.setattr(workers, "claim", lambda *_: contextlib.nullcontext(run))

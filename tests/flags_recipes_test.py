@@ -24,7 +24,7 @@ from absl import flags
 from absl.testing import flagsaver
 from flags import attack, data, method, model, run, training
 from sat_tf import flagfiles
-from sat_tf.training import parts
+from sat_tf.training import networks, parts
 from sat_tf.data import Info
 
 SETS = {
@@ -45,11 +45,11 @@ known = [flag.name for module, theme in themes if module.startswith("flags.") fo
 built = {}
 
 def build(info, large):
-    size = parts.image_size(given, info)
+    size = networks.image_size(given, info)
     key = given.model, size, info.num_classes
     if key not in built and large == (given.model in LARGE):
         with keras.StatelessScope():
-            network = parts.network(given, info)
+            network = networks.make(given, info)
         built[key] = network.input_shape[1], network.output_shape[1]
 
 def train_small(info):
@@ -63,8 +63,10 @@ def read(info, large):
     steps = info.steps_per_epoch(given.batch_size)
     rates = parts.optimizer(given, steps)._learning_rate
     ends = [float(rates(0)), float(rates(given.epochs * steps - 1))]
+    # The network that a run goes on from is not there, but its --model is.
+    given.initial_network, given.body_learning_rate_multiplier = None, 1.0
     build(info, large)
-    shape = built.get((given.model, parts.image_size(given, info), info.num_classes))
+    shape = built.get((given.model, networks.image_size(given, info), info.num_classes))
     if not large:
         train_small(info)
     return {"values": values, "rates": ends, "shape": shape}

@@ -146,11 +146,13 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, program, capsys)
     assert calls["describe"] == [(("folder:my/cats", "there", None, 9_000), {})]
     # Both streams are tried before there is a workdir.
     assert [arguments[1] for arguments, _ in calls["load"]] == ["train", "validation"]
-    recipe = dataclasses.replace(given(), workdir="runs/cats")
+    network = {"model": "resnet8", "activation": "swish"}
+    recipe = dataclasses.replace(given(), workdir="runs/cats", **network)
     assert calls["trainer"] == [((recipe, INFO, 2), {})]
     ((claimed, _),) = calls["claim"]
     settings = flagfile.lines(vars(recipe))
-    assert joined[1] == [line for line in settings if line != "--workdir=runs/cats\n"]
+    filled = {"--workdir=runs/cats\n", "--model=resnet8\n", "--activation=swish\n"}
+    assert joined[1] == [line for line in settings if line not in filled]
     assert claimed[:4] == (mirrored, "runs/cats", settings, True)
     assert set(claimed[4]) < set(settings) and "--workdir=runs/cats\n" not in claimed[4]
     assert calls["require_space"] == [((path, made.state), {})]

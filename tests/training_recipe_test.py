@@ -13,7 +13,7 @@ from absl import flags
 from sat_tf import activations, attacks
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.data import Info
-from sat_tf.training import methods, parts, recipe
+from sat_tf.training import methods, networks, parts, recipe
 from sat_tf.training.free import FreeTrainer
 from tests import programs
 
@@ -32,6 +32,7 @@ GRADIENTS = {"attack_gradient": "softplus", "update_gradient": "parametric_softp
 ELSEWHERE = {
     "model", "activation", "image_size", "attack", "random_start", "method", "beta", "replays",
     "awp_gamma", "attack_gradient", "update_gradient", "activation_weight_decay", "optimizer",
+    "initial_network", "freeze", "body_learning_rate_multiplier",  # of training_finetuning_test.py
 }  # fmt: skip
 OF_THE_PROGRAM = {
     "dataset", "data_dir", "download", "augment", "eval_resize", "on_overfitting", "workdir",
@@ -49,7 +50,9 @@ def defaults():
 
 @pytest.fixture(scope="module")
 def given(defaults):
-    return lambda **values: types.SimpleNamespace(**{**defaults, "epsilon": 8.0, **values})
+    network = {"model": "resnet8", "activation": "swish"}  # as `completed` fills them in
+    defaults = {**defaults, **network, "epsilon": 8.0}
+    return lambda **values: types.SimpleNamespace(**{**defaults, **values})
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def built(monkeypatch):
         x = activations.make(activation)(x)
         return keras.Model(inputs, keras.layers.Dense(num_classes)(x), name="tiny")
 
-    monkeypatch.setattr(parts.models, "build", build)
+    monkeypatch.setattr(networks.models, "build", build)
     return asked
 
 
@@ -196,17 +199,17 @@ def test_the_method_decides_which_trainer_is_built(given, built):
 
 def test_the_network_is_that_of_the_model_the_activation_and_the_data(given, built):
     values = given(model="resnet18:width=16", activation="celu:alpha=1.6")
-    assert parts.network(values, INFO).output_shape == (None, 7)
+    assert networks.make(values, INFO).output_shape == (None, 7)
     values.image_size = 10
-    parts.network(values, INFO)
+    networks.make(values, INFO)
     first = ("resnet18", 12, 2, 7, "celu:alpha=1.6", {"width": 16})
     assert built == [first, (first[0], 10, *first[2:])]
     anyhow = Info("pictures", ("a", "b"), (None, None, 3), {"train": 9})
     with pytest.raises(ValueError, match="give the side they are cut to"):
-        parts.image_size(given(), anyhow)
+        networks.image_size(given(), anyhow)
     for option in ("num_channels", "image_size", "num_classes"):
         with pytest.raises(ValueError, match=f"sets {option}, which comes from the data"):
-            parts.network(given(model=f"resnet8:{option}=1"), INFO)
+            networks.make(given(model=f"resnet8:{option}=1"), INFO)
 
 
 @pytest.mark.parametrize(

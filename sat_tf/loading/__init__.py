@@ -1,4 +1,4 @@
-"""Networks from wherever they are: a run, a `.keras` file, a SavedModel, the zoo, a function."""
+"""Networks from wherever they are: a run, a file, the zoo, keras.applications, a function."""
 
 import hashlib
 import importlib
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from sat_tf import models, zoo
-from sat_tf.loading import served
+from sat_tf.loading import applications, served
 from sat_tf.loading.adapted import Adapted, adapt
 from sat_tf.loading.form import check_images, image_form
 from sat_tf.loading.served import Served
@@ -28,14 +28,16 @@ __all__ = [
 ]
 
 
-def load(source: str) -> Any:
+def load(source: str, *, download: bool = False) -> Any:
     """Loads a network that maps pixels to logits and takes `training`.
 
     Args:
       source: a run's directory (its `network.keras` is taken), a `.keras` file, a SavedModel or the
         directory of its versions (the highest is taken), "zoo:NAME" for a trained network that
-        comes along (see `sat_tf.zoo`), or "module:function" for a function of no arguments that
-        returns a Keras model.
+        comes along (see `sat_tf.zoo`), "keras.applications:NAME" for the classifier of ImageNet
+        with its weights (see `applications.build`), or "module:function" for a function of no
+        arguments that returns a Keras model.
+      download: whether Keras may fetch the weights of its applications.
 
     Returns:
       A Keras model, or a `Served` SavedModel.
@@ -55,12 +57,15 @@ def load(source: str) -> Any:
         return _load_file(path / "network.keras") if saved is None else Served(saved)
     if path.suffix == ".keras":
         return _load_file(path)
+    if source.startswith(applications.PREFIX):
+        spec = source.removeprefix(applications.PREFIX)
+        return applications.build(spec, weights="imagenet", download=download)
     if ":" in source:
         return _call(source)
     found = "is a file, but no .keras file" if path.exists() else "is not there"
     raise ValueError(
         f"network {source!r} {found}; give a run's directory, a .keras file, a SavedModel, "
-        "zoo:NAME or module:function"
+        "zoo:NAME, keras.applications:NAME or module:function"
     )
 
 

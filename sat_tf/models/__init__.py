@@ -67,8 +67,16 @@ def build(
 
 
 def num_parameters(network: Any) -> int:
-    """Counts the weights that are trained, as the literature does: no batch-norm statistics."""
-    return sum(math.prod(variable.shape) for variable in network.trainable_variables)
+    """Counts the weights, as the literature does: no batch-norm statistics.
+
+    Weights of frozen layers count, where layers are seen: in a Keras model.
+    """
+    weights = network.trainable_variables
+    if isinstance(network, keras.Model):
+        # A frozen layer lists its weights among the statistics everywhere else.
+        layers = network._flatten_layers()
+        weights = {id(v): v for layer in layers for v in layer._trainable_variables}.values()
+    return sum(math.prod(variable.shape) for variable in weights)
 
 
 def parse(spec: str) -> tuple[str, dict[str, int | float | bool | str]]:

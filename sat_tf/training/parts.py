@@ -5,12 +5,19 @@ import math
 import keras
 import tensorflow as tf
 
-from sat_tf import attacks, models
+from sat_tf import attacks
 from sat_tf import data as datasets
 from sat_tf.addons import optimizers
 from sat_tf.attacks import names
 from sat_tf.runs import distribution
-from sat_tf.training import AdversarialTrainer, methods, objectives, schedules
+from sat_tf.training import (
+    AdversarialTrainer,
+    finetuning,
+    methods,
+    networks,
+    objectives,
+    schedules,
+)
 from sat_tf.training.recipe import Recipe
 
 
@@ -64,34 +71,6 @@ def check_images(recipe: Recipe, info: datasets.Info) -> None:
         )
     training_stream(recipe, 0)
     images(recipe, "validation")
-
-
-def network(recipe: Recipe, info: datasets.Info) -> keras.Model:
-    """Builds the network for the classes and images of the data."""
-    name, options = models.parse(recipe.model)
-    return models.build(
-        name,
-        activation=recipe.activation,
-        num_classes=info.num_classes,
-        image_size=image_size(recipe, info),
-        num_channels=info.num_channels,
-        **options,
-    )
-
-
-def image_size(recipe: Recipe, info: datasets.Info) -> int:
-    """Returns the side of the network's images in pixels.
-
-    Raises:
-      ValueError: the data has no one size and none is given.
-    """
-    size = recipe.image_size or info.image_size
-    if size is None:
-        raise ValueError(
-            f"the images of {info.name} differ in size; give the side they are cut to, such as "
-            "--image_size=224"
-        )
-    return size
 
 
 def training_attack(recipe: Recipe) -> attacks.Attack:
@@ -184,6 +163,19 @@ def _of_addons(schedule, recipe):
 OPTIMIZERS = {"sgd": _sgd, **dict.fromkeys(optimizers.NAMES, _of_addons)}
 
 
+def _slowed(optimizer, recipe, network):
+    multiplier = recipe.body_learning_rate_multiplier
+    if multiplier != 1:
+        if recipe.optimizer.startswith("tfa:"):
+            raise ValueError(
+                f"body_learning_rate_multiplier is {multiplier:g} and the optimizer "
+                f"{recipe.optimizer}; those of TensorFlow Addons have one rate for all weights: "
+                "use --optimizer=sgd, or leave it at 1"
+            )
+        finetuning.slow_down(optimizer, finetuning.in_body(network), multiplier)
+    return optimizer
+
+
 def _named(table, kind, name):
     if name not in table:
         raise ValueError(f"{kind} {name!r} is unknown; use one of: {', '.join(table)}")
@@ -211,7 +203,7 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
             f"{steps_per_epoch} steps of an epoch; use one of: {', '.join(map(str, fitting))}"
         )
     made = method(recipe).trainer(
-        network(recipe, info),
+        networks.make(recipe, info),
         training_attack(recipe),
         batch_size=recipe.batch_size,
         label_smoothing=recipe.label_smoothing,
@@ -220,7 +212,7 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
     )
     decays_itself = optimizers.parse(recipe.optimizer).decays
     made.compile(
-        optimizer(recipe, steps_per_epoch),
+        _slowed(optimizer(recipe, steps_per_epoch), recipe, made.network),
         weight_decay=0.0 if decays_itself else recipe.weight_decay,
         activation_weight_decay=recipe.activation_weight_decay,
         ema_decay=recipe.ema_decay,

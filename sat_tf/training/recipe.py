@@ -17,8 +17,11 @@ class Recipe:
     """
 
     # flags/model.py
-    model: str
-    activation: str
+    model: str | None
+    activation: str | None
+    initial_network: str | None
+    freeze: list[str]
+    body_learning_rate_multiplier: float
 
     # flags/data.py
     dataset: str
@@ -105,17 +108,24 @@ class Recipe:
         return dataclasses.replace(self, deterministic=False)
 
     def completed(self) -> "Recipe":
-        """Fills in the radius of the ball and the workdir where they are not given.
+        """Fills in the network, the radius of the ball and the workdir where they are not given.
 
         Raises:
           ValueError: there is no usual radius.
         """
+        model, activation = self.model, self.activation
+        if model is None and self.initial_network is None:
+            model = "resnet8"
+        if activation is None:
+            activation = "keep" if model is None else "swish"
         epsilon, workdir = self.epsilon, self.workdir
         if epsilon is None:
             epsilon = default_epsilon(self.dataset, self.norm)
         if workdir is None:
             workdir = f"runs/{pathlib.Path(self.dataset.removeprefix('folder:')).name}"
-        return dataclasses.replace(self, epsilon=epsilon, workdir=workdir)
+        return dataclasses.replace(
+            self, model=model, activation=activation, epsilon=epsilon, workdir=workdir
+        )
 
 
 def default_epsilon(dataset: str, norm: str) -> float:

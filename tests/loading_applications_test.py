@@ -1,0 +1,85 @@
+"""Networks of keras.applications take pixels, and nothing is fetched that was not asked for."""
+
+import sys
+import urllib.error
+
+import keras
+import numpy as np
+import pytest
+from keras.src.utils import file_utils
+
+from sat_tf import loading
+from sat_tf.loading import applications
+
+SMALLEST = "MobileNetV2:alpha=0.35"
+
+
+@pytest.mark.parametrize("name", applications.NAMES)
+def test_the_preprocessing_of_every_network_stands_inside(name):
+    make = getattr(keras.applications, name)
+    inputs = keras.Input((4, 4, 3))
+    inside = keras.Model(inputs, keras.layers.Identity()(applications._prepared(make, inputs)))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    expected = sys.modules[make.__module__].preprocess_input(pixels.copy())
+    np.testing.assert_allclose(inside(pixels), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_come_from_a_file_and_grey_images_are_repeated(tmp_path):
+    keras.utils.set_random_seed(0)
+    reference = keras.applications.MobileNetV2(
+        alpha=0.35, include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
+    )
+    reference.save_weights(tmp_path / "mobile.weights.h5")
+    spec = f"{SMALLEST},weights={tmp_path}/mobile.weights.h5"
+    made = applications.build(spec, weights=None, num_classes=4, image_size=32, num_channels=1)
+    assert made.input_shape == (None, 32, 32, 1) and made.output_shape == (None, 4)
+    for own, theirs in zip(made.weights[:-2], reference.weights, strict=True):
+        np.testing.assert_array_equal(own.value, theirs.value)
+    grey = np.random.default_rng(2).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
+    prepared = keras.Model(made.inputs[0], made.get_layer("preprocess").output)(grey)
+    np.testing.assert_allclose(prepared, np.repeat(grey, 3, -1) / 127.5 - 1, atol=1e-6)
+    features = keras.Model(made.inputs[0], made.layers[-2].output)(grey)
+    kernel, bias = made.get_weights()[-2:]
+    np.testing.assert_allclose(made(grey), features @ kernel + bias, atol=1e-6)
+    np.testing.assert_allclose(features, reference(prepared), rtol=1e-3)
+
+
+@pytest.fixture
+def fetched(monkeypatch, tmp_path):
+    """Notes what Keras wants to fetch into an empty cache, offline."""
+    wanted = []
+
+    def fail(origin, *_):
+        wanted.append(origin)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(file_utils, "urlretrieve", fail)
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
+    return wanted
+
+
+def test_nothing_is_fetched_that_was_not_asked_for(fetched, tmp_path, capfd):
+    source = f"keras.applications:{SMALLEST}"
+    fetch = file_utils.urlretrieve
+    with pytest.raises(ValueError, match=f"weights are not at {tmp_path}.*--download; otherwise"):
+        loading.load(source)
+    assert not fetched and file_utils.urlretrieve is fetch
+    assert capfd.readouterr().out == ""  # Keras would say that it is fetching
+    with pytest.raises(ValueError, match=r"MobileNetV2 cannot be made: .*no route to host$"):
+        loading.load(source, download=True)
+    assert len(fetched) == 1 and not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    "spec, size, said",
+    [
+        ("MobileNetV4", 32, "'MobileNetV4'; use one of: ConvNeXtBase, .*Xception$"),
+        ("MobileNetV2:alfa=1", 32, "option of MobileNetV2 is 'alfa'; use one of: alpha, weights"),
+        ("MobileNetV2:alpha=1,classes=3", 32, "option of MobileNetV2 is 'classes'"),
+        (SMALLEST, 8, "MobileNetV2 cannot be made: Input size must be at least 32x32"),
+        (f"{SMALLEST},weights=none.h5", 32, "MobileNetV2 cannot be made: "),
+    ],
+)
+def test_what_keras_does_not_have_is_refused_in_a_line(spec, size, said):
+    with pytest.raises(ValueError, match=said):
+        applications.build(spec, weights=None, num_classes=3, image_size=size)
