@@ -85,6 +85,55 @@ def test_gradients_of_one_layer_equal_the_closed_form(gradient, slope):
     np.testing.assert_allclose(by_kernel, inner.T @ slope(z), rtol=1e-4, atol=1e-6)
 
 
+def slopes(z, smooth):
+    """Returns ReLU's derivative, or central differences of log(1 + exp(10 z)) / 10."""
+    if not smooth:
+        return np.float64(z > 0)
+    step = 1e-6
+    low, high = (np.log1p(np.exp(10 * (z + side))) / 10 for side in (-step, step))
+    return (high - low) / (2 * step)
+
+
+def backward(weights, x, smooth):
+    """Returns the gradients of the mean cross-entropy by the pixels and the kernels, in float64."""
+    first, last = weights
+    z = x / 255 @ first
+    logits = np.maximum(z, 0) @ last
+    errors = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    errors[np.arange(len(x)), LABELS] -= 1
+    errors /= len(x)
+    inner = errors @ last.T * slopes(z, smooth)
+    return inner @ first.T / 255, (x / 255).T @ inner, np.maximum(z, 0).T @ errors
+
+
+@pytest.mark.parametrize("attack_smooth", [False, True])
+@pytest.mark.parametrize("update_smooth", [False, True])
+def test_a_step_of_training_is_that_of_finite_differences_of_the_formula(
+    attack_smooth, update_smooth
+):
+    random = np.random.default_rng(3)
+    weights = [random.normal(0, 0.5, (16, 12)), random.normal(0, 0.5, (12, 3))]
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(inputs))
+    x = keras.layers.ReLU()(keras.layers.Dense(12, use_bias=False)(x))
+    plain = keras.Model(inputs, keras.layers.Dense(3, use_bias=False)(x))
+    plain.set_weights(weights)
+    given = {"attack_gradient": attack_smooth, "update_gradient": update_smooth}
+    named = {name: GRADIENT for name, smooth in given.items() if smooth}
+    made = Method(**named).trainer(plain, pgd(), batch_size=4)
+    made.compile(keras.optimizers.SGD(0.5))
+    made.fit(tf.data.Dataset.from_tensors((IMAGES, LABELS)), verbose=0, shuffle=False)
+    clean = IMAGES.reshape(4, 16).astype(np.float64)
+    adversarial, others = (
+        np.clip(clean + 8 * np.sign(backward(weights, clean, smooth)[0]), 0, 255)
+        for smooth in (attack_smooth, not attack_smooth)
+    )
+    assert np.mean(adversarial != others) > 0.05  # or the derivative would make no difference
+    _, *gradients = backward(weights, adversarial, update_smooth)
+    for ours, before, gradient in zip(made.network.get_weights(), weights, gradients, strict=True):
+        np.testing.assert_allclose(ours, before - 0.5 * gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_attacker_only_changes_the_images_and_not_the_gradient_of_the_update():
     plain = network()
     made = Method(attack_gradient="softplus").trainer(plain, pgd(), batch_size=4)
