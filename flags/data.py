@@ -32,3 +32,12 @@ def define() -> None:
     flags.DEFINE_string(
         "eval_resize", None, "How validation and test images get their size; default: the data's."
     )
+    numbers.whole(
+        "lanes",
+        1,
+        "Streams that a TFDS set's record files are read in, each a part of every batch: of "
+        "several workers each reads only those it needs. It must divide the batch; another number "
+        "is another order.",
+        1,
+        1_024,
+    )

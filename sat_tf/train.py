@@ -71,14 +71,13 @@ def fit(
         every=recipe.checkpoint_every,
         on_save=lambda record: workdir.write_metrics(path, metrics(record)),
     )
-    validation = parts.images(recipe, "validation")
-    grid = watchers.pictures(recipe, info, trainer, validation)
+    grid = watchers.pictures(recipe, info, trainer, parts.images(recipe, "validation"))
     progress = watchers.progress(recipe, info)
     try:
         fitting.fit(
             trainer,
             functools.partial(parts.training_stream, recipe),
-            validation,
+            lambda shard: parts.images(recipe, "validation", shard=shard),
             epochs=recipe.epochs,
             steps_per_epoch=steps_per_epoch,
             checkpoint=checkpoint,

@@ -86,8 +86,8 @@ def run(workdir, trainer, others=lambda start, record: [], **options):
     )
     fitting.fit(
         trainer,
-        lambda start: tf.data.Dataset.range(1),
-        tf.data.Dataset.range(1),
+        lambda start, shard: tf.data.Dataset.range(1),
+        lambda shard: tf.data.Dataset.range(1),
         epochs=len(trainer.script),
         steps_per_epoch=STEPS,
         checkpoint=keeper,

@@ -118,8 +118,8 @@ def test_stopping_inside_a_resumed_epoch_ends_the_run(tmp_path):
     checkpoints.save(tmp_path / "checkpoints", 5, trainer.state, {})
     fitting.fit(
         trainer,
-        lambda step: batches,
-        batches,
+        lambda step, shard: batches,
+        lambda shard: batches,
         epochs=9,
         steps_per_epoch=4,
         checkpoint=Checkpoint(

@@ -65,7 +65,7 @@ def test_every_epoch_holds_each_training_image_at_most_once_and_misses_only_the_
 ):
     info = data.describe("digits")
     steps = info.steps_per_epoch(batch_size)
-    batches = order.batches(1295, batch_size, seed=5, start_step=0).take(3 * steps)
+    batches = order.batches(1295, data.info.Request(batch_size, seed=5)).take(3 * steps)
     step, indices = zip(*batches.as_numpy_iterator(), strict=True)
     np.testing.assert_array_equal(step, np.arange(3 * steps))
     for epoch in np.reshape(indices, [3, -1]):

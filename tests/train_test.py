@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from flags import flagfile
 from sat_tf import attacks, callbacks
 from sat_tf.callbacks.checkpoint import Checkpoint
-from sat_tf.data import Info
+from sat_tf.data import Info, Shard
 from sat_tf.runs import Interrupted, distribution, workdir
 from sat_tf.training import parts, summary, watchers
 from sat_tf.training.recipe import Recipe
@@ -246,6 +246,7 @@ def fitted(module, noted, tmp_path, strategy="one_device", **values):
 
 def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     values = {"epochs": 5, "checkpoint_every": 17, "method": "free", "replays": 3, "epsilon": 9.0}
+    values["lanes"] = 2
     values["gradient_accumulation"] = 2  # pieces are cut from a batch, they are no batches
     made, loads, (_, batches, validation), options = fitted(module, noted, tmp_path, **values)
     assert (options["epochs"], options["steps_per_epoch"]) == (5, 50 // 8)
@@ -253,10 +254,14 @@ def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     assert type(checkpoint) is Checkpoint and checkpoint.workdir == tmp_path
     assert (checkpoint.steps_per_epoch, checkpoint.every) == (6, 17)
     assert checkpoint.record == {"history": [], "best": None, "stopped": False}
-    assert loads == [(("folder:my/cats", "validation"), LOADED)]
+    assert loads == [(("folder:my/cats", "validation"), LOADED)]  # of the pictures
+    part = Shard(1, 2)
+    validation(part)
+    assert loads.pop() == (("folder:my/cats", "validation"), LOADED | {"shard": part})
     # Three replays a batch: step 7 is the second replay of batch 2.
-    assert [float(x[0, 0, 0, 0]) for x, _ in batches(7)] == [0.0, 0.0, 64.0, 64.0, 64.0]
+    assert [float(x[0, 0, 0, 0]) for x, _ in batches(7, part)] == [0.0, 0.0, 64.0, 64.0, 64.0]
     stream = {**LOADED, "training": True, "start_step": 2, "augment": "crop"}
+    stream |= {"lanes": 2, "shard": part}
     assert loads[1:] == [(("folder:my/cats", "train"), stream)]
 
 

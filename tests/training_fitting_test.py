@@ -1,6 +1,7 @@
 """A run stops anywhere and goes on to the same end, weights and logs."""
 
 import signal
+import types
 
 import keras
 import numpy as np
@@ -64,14 +65,14 @@ def go_on(made, workdir, stop=None, every=0, kill=False):
     """Continues the run in a workdir; returns its record and the first step of every `fit`."""
     keeper, starts = keeper_of(workdir, every), []
 
-    def batches(start):
+    def batches(start, shard):
         starts.append(start)
         return examples().repeat().skip(start)
 
     fitting.fit(
         made,
         batches,
-        examples(),
+        lambda shard: examples(),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         checkpoint=keeper,
@@ -134,7 +135,7 @@ def test_a_run_that_has_ended_is_told_once_more(whole, tmp_path):
     fitting.fit(
         run.anew(),
         None,
-        examples(),
+        lambda shard: examples(),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         checkpoint=keeper,
@@ -196,8 +197,8 @@ def watched(made, keeper, signals):
     """Goes on to the end of the run or the signal."""
     fitting.fit(
         made,
-        lambda start: examples().repeat().skip(start),
-        examples(),
+        lambda start, shard: examples().repeat().skip(start),
+        lambda shard: examples(),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         checkpoint=keeper,
@@ -256,6 +257,7 @@ def test_a_checkpoint_is_due_once_the_device_has_passed_its_step(
     tmp_path, monkeypatch, every, at_a_time, saved
 ):
     keeper = Checkpoint(tmp_path, {}, steps_per_epoch=8, every=every)
+    keeper.set_model(types.SimpleNamespace(distribute_strategy=tf.distribute.get_strategy()))
     steps = []
     monkeypatch.setattr(keeper, "_check", lambda: None)
     monkeypatch.setattr(keeper, "_save", lambda sums: steps.append(keeper.step))

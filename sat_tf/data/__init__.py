@@ -8,9 +8,11 @@ import tensorflow as tf
 
 from sat_tf import specs
 from sat_tf.data import crops
-from sat_tf.data.info import SPLITS, Info, Request
+from sat_tf.data.info import SPLITS, Info, Request, Shard
 
-__all__ = ["SPLITS", "Info", "describe", "download", "load", "shared_out"]
+__all__ = ["SPLITS", "WHOLE", "Info", "Shard", "describe", "download", "load", "shared_out"]
+
+WHOLE = Shard()  # of one process, whatever its devices
 
 
 def describe(
@@ -62,6 +64,8 @@ def load(
     data_dir: str | None = None,
     validation_examples: int | None = None,
     max_pixels: int = crops.MAX_PIXELS,
+    shard: Shard = WHOLE,
+    lanes: int = 1,
 ) -> tf.data.Dataset:
     """Reads a part of a set in batches (images float32 [N, H, W, C] in pixels, labels int32 [N]).
 
@@ -86,10 +90,15 @@ def load(
       data_dir: where TFDS looks; None is TFDS's own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
       validation_examples: size of the validation part; None takes `default_validation_examples`.
       max_pixels: an encoded image whose header claims more is refused before it is decoded.
+      shard: the part of every batch that is read; no image of another one is decoded. What all
+        shards read, one after the other, are the batches of the whole.
+      lanes: of sets that are read from the record files of TFDS, how many streams a training batch
+        is made of. A shard reads only those of its own images; 1 is read whole by every shard.
+        Another number is another order.
 
     Raises:
-      ValueError: an unknown name, split or augmentation; a batch that cannot be filled; a set that
-        is not there.
+      ValueError: an unknown name, split or augmentation; a batch that cannot be filled, or not be
+        shared out; lanes of a set that has none; a set that is not there.
     """
     specs.one_of("split", split, SPLITS)
     if training and split != "train":
@@ -99,22 +108,45 @@ def load(
         source.info.steps_per_epoch(batch_size)
     elif batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
+    if not 0 <= shard.index < shard.count or batch_size % (shard.count * shard.replicas):
+        raise ValueError(
+            f"{shard} of a batch of {batch_size}; give an index below the count, and a batch that "
+            "count times replicas divides"
+        )
+    if lanes != 1 and not source.has_lanes:
+        raise ValueError(
+            f"lanes={lanes} are of record files, and the images of {name} are read one by one; "
+            "leave lanes at 1"
+        )
     request = Request(
-        batch_size, image_size, training, seed, start_step, augment, eval_resize, max_pixels
-    )
+        batch_size, image_size, training, seed, start_step, augment, eval_resize, max_pixels,
+        shard, lanes,
+    )  # fmt: skip
     options = tf.data.Options()
     options.deterministic = True
-    return shared_out(source.load(split, request).prefetch(2).with_options(options))
+    batches = source.load(split, request)
+    if shard.replicas > 1 or not training:
+        batches = _in_pieces(batches, request, source.info.num_examples[split])
+    return shared_out(batches.prefetch(2 * shard.replicas).with_options(options))
 
 
 def shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Makes each of several workers take its own part of every batch, not files of its own.
-
-    So all of them read the same stream, and what a step holds does not depend on their number.
-    """
+    """Makes each of several replicas take its own part of every batch, not files of its own."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.with_options(options)
+
+
+def _in_pieces(batches: tf.data.Dataset, request: Request, num_examples: int) -> tf.data.Dataset:
+    """Cuts a shard's batches for its replicas, on every shard as many, at the end maybe empty."""
+    sizes = request.shard.sizes(request.batch_size)
+    if request.training:
+        return batches.rebatch(sizes[0], drop_remainder=True)
+    number, rest = divmod(num_examples, request.batch_size)
+    sizes = sizes * number + (request.shard.sizes(rest) if rest else [])
+    if request.shard != WHOLE:
+        batches = batches.rebatch(sizes)
+    return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
 
 
 def _source(name: str, data_dir: str | None, validation_examples: int | None, max_pixels: int):

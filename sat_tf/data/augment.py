@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from sat_tf import specs
+from sat_tf.data.info import Request
 
 OF_BATCHES = ("none", "crop", "crop_flip")
 NAMES = (*OF_BATCHES, "inception")
@@ -23,7 +24,9 @@ def seed_of(seed: int, place: tf.Tensor) -> tf.Tensor:
     )
 
 
-def augment_batch(images: tf.Tensor, name: str, seed: tf.Tensor) -> tf.Tensor:
+def augment_batch(
+    images: tf.Tensor, name: str, seed: tf.Tensor, request: Request | None = None
+) -> tf.Tensor:
     """Crops and flips every image of a batch at random.
 
     "crop" pads every side with an eighth of it in black (4 pixels for 32, as is usual for CIFAR;
@@ -34,15 +37,21 @@ def augment_batch(images: tf.Tensor, name: str, seed: tf.Tensor) -> tf.Tensor:
       images: tensor [N, H, W, C] of any dtype.
       name: "none", "crop" or "crop_flip".
       seed: integer tensor [2], as from `seed_of`.
+      request: whose places `own` of a batch these images have; None is a whole batch.
     """
     if check_augment(name, OF_BATCHES) == "none":
         return images
-    num, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    height, width = images.shape[1], images.shape[2]
     seeds = tf.random.experimental.stateless_split(seed, 3)
-    top = tf.random.stateless_uniform([num], seeds[0], 0, 2 * (height // 8) + 1, tf.int32)
-    left = tf.random.stateless_uniform([num], seeds[1], 0, 2 * (width // 8) + 1, tf.int32)
-    flip = tf.random.stateless_uniform([num], seeds[2], 0, 2, tf.int32) == 1
-    return windows(images, top, left, flip & (name == "crop_flip"))
+    whole = tf.shape(images)[0] if request is None else request.batch_size
+    first = 0 if request is None else request.own.start
+
+    def drawn(number: int, below: int) -> tf.Tensor:
+        values = tf.random.stateless_uniform([whole], seeds[number], 0, below, tf.int32)
+        return values[first : first + tf.shape(images)[0]]
+
+    top, left = drawn(0, 2 * (height // 8) + 1), drawn(1, 2 * (width // 8) + 1)
+    return windows(images, top, left, (drawn(2, 2) == 1) & (name == "crop_flip"))
 
 
 def windows(images: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:

@@ -25,6 +25,7 @@ class Digits:
     """
 
     default_augment = "none"  # a mirrored digit is another digit, or none
+    has_lanes = False
 
     def __init__(self, validation_examples: int | None = None):
         indices = np.arange(len(_arrays().labels))

@@ -11,7 +11,8 @@ def training(examples: tf.data.Dataset, info: Info, name: str, request: Request)
 
     Args:
       examples: (place int64, encoded string, label), place counting the examples of the endless
-        stream, from `request.start_step * request.batch_size` on.
+        stream, from `request.start_step * request.batch_size` on; those at the places
+        `request.own` of each batch.
       info: the set.
       name: the augmentation.
       request: what was asked for.
@@ -29,26 +30,26 @@ def training(examples: tf.data.Dataset, info: Info, name: str, request: Request)
             )
         return image, tf.cast(label, tf.int32)
 
-    batches = examples.map(image_of, tf.data.AUTOTUNE).batch(request.batch_size, True)
+    batches = examples.map(image_of, tf.data.AUTOTUNE).batch(len(request.own), True)
     if name in ("none", "inception"):
         return batches
 
     def augmented(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]):
         seed = augment.seed_of(request.seed, step)
-        return augment.augment_batch(batch[0], name, seed), batch[1]
+        return augment.augment_batch(batch[0], name, seed, request), batch[1]
 
     return batches.enumerate(request.start_step).map(augmented)
 
 
 def evaluation(examples: tf.data.Dataset, info: Info, request: Request) -> tf.data.Dataset:
-    """Makes evaluation batches of (encoded string, label), every one of them counted."""
+    """Makes evaluation batches of (encoded string, label), those of `order.own`."""
     size, resize = _size_and_resize(info, request)
 
     def image_of(encoded: tf.Tensor, label: tf.Tensor):
         image = crops.evaluation_image(encoded, size, resize, info.num_channels, request.max_pixels)
         return image, tf.cast(label, tf.int32)
 
-    return examples.map(image_of, tf.data.AUTOTUNE).batch(request.batch_size)
+    return examples.map(image_of, tf.data.AUTOTUNE).batch(len(request.own))
 
 
 def default_augment(info: Info) -> str:

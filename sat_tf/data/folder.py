@@ -34,6 +34,8 @@ class Folder:
     number of steps is right.
     """
 
+    has_lanes = False  # every file is read by itself
+
     def __init__(
         self,
         directory: str,
@@ -83,20 +85,21 @@ class Folder:
         files, labels = tf.constant([os.fsencode(name) for name in names]), tf.constant(labels)
 
         if not request.training:
-            examples = tf.data.Dataset.from_tensor_slices((files, labels)).map(
+            examples = tf.data.Dataset.from_tensor_slices((files, labels))
+            examples = order.own(examples, len(names), request).map(
                 lambda file, label: (tf.io.read_file(file), label), tf.data.AUTOTUNE
             )
             return encoded.evaluation(examples, self.info, request)
 
+        def placed(step: tf.Tensor, indices: tf.Tensor):
+            return step * request.batch_size + tf.range(*own, dtype=tf.int64), indices
+
         def read(place: tf.Tensor, index: tf.Tensor):
             return place, tf.io.read_file(files[index]), labels[index]
 
-        steps = order.batches(
-            self.info.num_examples["train"], request.batch_size, request.seed, request.start_step
-        )
-        places = tf.data.Dataset.counter(request.start_step * request.batch_size)
-        indices = steps.map(lambda _, indices: indices).unbatch()
-        examples = tf.data.Dataset.zip(places, indices).map(read, tf.data.AUTOTUNE)
+        own = (request.own.start, request.own.stop)
+        steps = order.batches(self.info.num_examples["train"], request)
+        examples = steps.map(placed).unbatch().map(read, tf.data.AUTOTUNE)
         name = request.augment or self.default_augment
         return encoded.training(examples, self.info, name, request)
 

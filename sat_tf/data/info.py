@@ -1,7 +1,9 @@
 """What a data set is, and what is asked of it."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,6 +97,35 @@ class Info:
         return steps
 
 
+class Shard(NamedTuple):
+    """What one of several workers reads of every batch: one of equal parts, in their order.
+
+    Attributes:
+      index: which part, from 0.
+      count: how many parts there are.
+      replicas: elements in a row that the part comes in, one for each replica of the worker.
+    """
+
+    index: int = 0
+    count: int = 1
+    replicas: int = 1
+
+    def places(self, size: int) -> range:
+        """Returns the part's places in a batch of so many images, which need not divide."""
+        borders = self._borders(size)
+        return range(borders[0], borders[-1])
+
+    def sizes(self, size: int) -> list[int]:
+        """Returns how many of the images of such a batch each of its replicas gets."""
+        borders = self._borders(size)
+        return [stop - start for start, stop in itertools.pairwise(borders)]
+
+    def _borders(self, size):
+        # The first replicas have one more than the others, as TensorFlow shares batches out.
+        pieces, first = self.count * self.replicas, self.index * self.replicas
+        return [-(-piece * size // pieces) for piece in range(first, first + self.replicas + 1)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What `load` was asked for, beside the name and the split; see there."""
@@ -107,6 +138,13 @@ class Request:
     augment: str | None = None
     eval_resize: str | None = None
     max_pixels: int = crops.MAX_PIXELS
+    shard: Shard = Shard()
+    lanes: int = 1
+
+    @property
+    def own(self) -> range:
+        """The places of a batch that are read."""
+        return self.shard.places(self.batch_size)
 
 
 def _some(names):

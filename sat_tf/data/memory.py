@@ -35,7 +35,7 @@ def training(arrays: Arrays, indices: np.ndarray, name: str, request: Request) -
       arrays: where the examples lie.
       indices: int64 [n], which of them are trained on.
       name: the augmentation, one that works on batches.
-      request: batch size, image size, seed and first step.
+      request: what was asked for.
     """
     augment.check_augment(name, augment.OF_BATCHES)
     crops.check_resize(request.eval_resize or "whole", ("whole",))
@@ -44,11 +44,11 @@ def training(arrays: Arrays, indices: np.ndarray, name: str, request: Request) -
     def make(step: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(indices, places)
         images = tf.gather(arrays.images, chosen)
-        images = augment.augment_batch(images, name, augment.seed_of(request.seed, step))
+        seed = augment.seed_of(request.seed, step)
+        images = augment.augment_batch(images, name, seed, request)
         return to_pixels(images, request.image_size), tf.gather(arrays.labels, chosen)
 
-    steps = order.batches(len(indices), request.batch_size, request.seed, request.start_step)
-    return steps.map(make, num_parallel_calls=2)
+    return order.batches(len(indices), request).map(make, num_parallel_calls=2)
 
 
 def evaluation(arrays: Arrays, indices: np.ndarray, request: Request) -> tf.data.Dataset:
@@ -60,7 +60,8 @@ def evaluation(arrays: Arrays, indices: np.ndarray, request: Request) -> tf.data
         return images, tf.gather(arrays.labels, chosen)
 
     chosen = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
-    return chosen.batch(request.batch_size).map(make, num_parallel_calls=2)
+    chosen = order.own(chosen, len(indices), request)
+    return chosen.batch(len(request.own)).map(make, num_parallel_calls=2)
 
 
 def to_pixels(images: tf.Tensor, image_size: int | None) -> tf.Tensor:

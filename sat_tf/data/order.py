@@ -8,6 +8,8 @@ nothing needs to be read to get there.
 
 import tensorflow as tf
 
+from sat_tf.data.info import Request
+
 # Far more epochs than anyone trains, far from the end of int64.
 _ENDLESS = 2**31 - 1
 
@@ -34,14 +36,34 @@ def epochs(start_step: int, steps_per_epoch: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(first, _ENDLESS).map(with_offset)
 
 
-def batches(num_examples: int, batch_size: int, seed: int, start_step: int) -> tf.data.Dataset:
-    """Yields (step, int64 [batch_size] of indices below num_examples) from `start_step` on."""
+def batches(num_examples: int, request: Request) -> tf.data.Dataset:
+    """Yields (step, indices below num_examples) from `request.start_step` on.
+
+    The indices, int64, are those at the places `request.own` of the step's batch.
+    """
+    seed, batch_size, own = request.seed, request.batch_size, request.own
     steps_per_epoch = num_examples // batch_size
 
     def of_epoch(epoch: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
         order = permutation(seed, epoch, num_examples)[: steps_per_epoch * batch_size]
         steps = epoch * steps_per_epoch + tf.range(steps_per_epoch, dtype=tf.int64)
-        order = tf.reshape(order, [steps_per_epoch, batch_size])
+        order = tf.reshape(order, [steps_per_epoch, batch_size])[:, own.start : own.stop]
         return tf.data.Dataset.from_tensor_slices((steps[offset:], order[offset:]))
 
-    return epochs(start_step, steps_per_epoch).flat_map(of_epoch)
+    return epochs(request.start_step, steps_per_epoch).flat_map(of_epoch)
+
+
+def own(examples: tf.data.Dataset, num_examples: int, request: Request) -> tf.data.Dataset:
+    """Leaves those of all examples in a row that are the shard's, of a short last batch as well."""
+    if request.shard.count == 1:
+        return examples
+    whole = num_examples - num_examples % request.batch_size
+    last = request.shard.places(num_examples - whole)
+
+    def is_own(number: tf.Tensor, *example) -> tf.Tensor:
+        place, in_last = number % request.batch_size, number >= whole
+        start = tf.where(in_last, last.start, request.own.start)
+        stop = tf.where(in_last, last.stop, request.own.stop)
+        return (place >= tf.cast(start, tf.int64)) & (place < tf.cast(stop, tf.int64))
+
+    return examples.enumerate().filter(is_own).map(lambda _, example: example)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.data import encoded, memory
+from sat_tf.data import encoded, memory, order
 from sat_tf.data.info import Info, Request, check_validation_examples
 from sat_tf.data.records import Records
 
@@ -42,8 +42,8 @@ class Tfds:
             shape,
             {split: stop - start for split, (_, start, stop) in self._parts.items()},
         )
-        self._in_memory = (
-            None not in shape and max(sizes.values()) * math.prod(shape) <= _MOST_BYTES_IN_MEMORY
+        self.has_lanes = (
+            None in shape or max(sizes.values()) * math.prod(shape) > _MOST_BYTES_IN_MEMORY
         )
 
     @property
@@ -56,11 +56,12 @@ class Tfds:
         """Reads a part, "train", "validation" or "test"."""
         tfds_split, start, stop = self._parts[split]
         name = request.augment or self.default_augment
-        if not self._in_memory:
+        if self.has_lanes:
             records = Records(self._builder, tfds_split, start, stop)
             if request.training:
                 return encoded.training(records.training(request), self.info, name, request)
-            return encoded.evaluation(records.evaluation(), self.info, request)
+            examples = order.own(records.evaluation(), stop - start, request)
+            return encoded.evaluation(examples, self.info, request)
         arrays, indices = _arrays(str(self._builder.data_dir), tfds_split), np.arange(start, stop)
         if request.training:
             return memory.training(arrays, indices, name, request)

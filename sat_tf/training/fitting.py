@@ -1,5 +1,6 @@
 """Fits a trainer inside a workdir: from wherever the last process stopped to the end."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -15,8 +16,8 @@ from sat_tf.training import AdversarialTrainer
 
 def fit(
     trainer: AdversarialTrainer,
-    batches: Callable[[int], tf.data.Dataset],
-    validation: tf.data.Dataset,
+    batches: Callable[[int, data.Shard], tf.data.Dataset],
+    validation: Callable[[data.Shard], tf.data.Dataset],
     *,
     epochs: int,
     steps_per_epoch: int,
@@ -31,8 +32,8 @@ def fit(
 
     Args:
       trainer: compiled, with fresh weights.
-      batches: makes the endless training stream that starts at a step.
-      validation: finite.
+      batches: makes a worker's part of the endless training stream that starts at a step.
+      validation: makes a worker's part of the finite stream.
       epochs: of the whole run.
       steps_per_epoch: optimiser steps in each.
       checkpoint: saves the state; its `record`, what a run knows beside its variables, is filled
@@ -51,7 +52,7 @@ def fit(
         return
     # To drop a pipeline TensorFlow can take 40 seconds: they live as long as the trainer.
     trainer.hold = [].append
-    steps_per_execution = trainer.steps_per_execution
+    steps_per_execution, strategy = trainer.steps_per_execution, trainer.distribute_strategy
     with checkpoint.handling_signals():
         for start, end in _calls_of_fit(step, epochs, steps_per_epoch):
             checkpoint.step = start
@@ -60,11 +61,12 @@ def fit(
             # one that was begun with another number of them may be.
             trainer.execute(1 if steps % steps_per_execution else steps_per_execution)
             trainer.fit(
-                data.shared_out(batches(start)),
+                _feed(strategy, functools.partial(batches, start)),
                 initial_epoch=start // steps_per_epoch,
                 epochs=end,
                 steps_per_epoch=steps,
-                validation_data=data.shared_out(validation),
+                validation_data=_feed(strategy, validation),
+                validation_steps=_num_batches(strategy, validation),
                 callbacks=[*callbacks(start, checkpoint.record), checkpoint],
                 shuffle=False,  # the stream has its own order
                 verbose=0,
@@ -90,6 +92,26 @@ def restore(trainer: AdversarialTrainer, workdir: pathlib.Path, record: dict) ->
     if record.get("best") is not None:
         _require_intact(workdir / "network.keras")
     return step
+
+
+def _feed(strategy, make):
+    """Makes a stream for `fit`: of several workers each reads and decodes its own part alone."""
+    if not distribution.has_workers(strategy):
+        return data.shared_out(make(data.WHOLE))
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        index, count = context.input_pipeline_id, context.num_input_pipelines
+        # Of one that may end all workers would ask each other at every step if it has.
+        return make(data.Shard(index, count, context.num_replicas_in_sync // count)).repeat()
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _num_batches(strategy, make):
+    """Tells how many batches `fit` is to take of what `_feed` repeats; None is all there are."""
+    if not distribution.has_workers(strategy):
+        return None
+    return int(make(data.WHOLE).cardinality())
 
 
 def _require_intact(best: pathlib.Path) -> None:

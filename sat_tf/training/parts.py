@@ -49,11 +49,14 @@ def images(recipe: Recipe, split: str, **options) -> tf.data.Dataset:
     )
 
 
-def training_stream(recipe: Recipe, start_step: int) -> tf.data.Dataset:
+def training_stream(
+    recipe: Recipe, start_step: int, shard: datasets.Shard = datasets.WHOLE
+) -> tf.data.Dataset:
     """Reads the endless stream that a run goes on with, one element an optimiser step."""
 
     def load(batch):
-        return images(recipe, "train", training=True, start_step=batch, augment=recipe.augment)
+        options = {"augment": recipe.augment, "lanes": recipe.lanes, "shard": shard}
+        return images(recipe, "train", training=True, start_step=batch, **options)
 
     return method(recipe).batches(load, start_step)
 

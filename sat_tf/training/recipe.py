@@ -31,6 +31,7 @@ class Recipe:
     image_size: int | None
     augment: str | None
     eval_resize: str | None
+    lanes: int
 
     # flags/attack.py
     attack: str
