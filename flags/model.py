@@ -24,9 +24,9 @@ def define() -> None:
     flags.DEFINE_string(
         "initial_network",
         None,
-        "Fine-tuning: a run, a .keras file, keras.applications:NAME or module:function, whose "
-        "weights training begins with. Other classes get a new head. With --model, that network "
-        "takes the weights of one of its architecture.",
+        "Fine-tuning: a run, zoo:NAME, a .keras file, keras.applications:NAME or module:function, "
+        "whose weights training begins with. Other classes get a new head. With --model, that "
+        "network takes the weights of one of its architecture.",
     )
     flags.DEFINE_list(
         "freeze",
