@@ -13,6 +13,9 @@ def define() -> None:
     flags.DEFINE_bool("overwrite", False, "Delete what the workdir holds and start again.")
     numbers.whole("seed", 0, "Seed of weights, order, augmentation and attacks.", 0)
     flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
+    flags.DEFINE_string(
+        "cluster", "tf_config", "Where multi_worker finds the workers: tf_config or slurm."
+    )
     numbers.real(
         "worker_timeout", 600.0, "Seconds that workers wait for each other to start.", 0.0, 86_400.0
     )

@@ -29,6 +29,7 @@ def train() -> AdversarialTrainer:
     parts.set_up_process(recipe)
     # Before anything slow: workers whose flags differ, or one that is missing, are named at once.
     settings = flagfile.lines(vars(recipe))
+    distribution.find_cluster(recipe.cluster, recipe.strategy)
     strategy = workers.strategy(recipe.strategy, settings, recipe.worker_timeout)
     if recipe.download:
         datasets.download(recipe.dataset, recipe.data_dir)

@@ -227,7 +227,7 @@ def test_what_a_run_may_be_continued_with_changes_no_weight():
     # A run with another seed, epsilon, ... is another run; these are of where and what is shown.
     assert workdir.FREE_FLAGS == {
         "workdir", "overwrite", "data_dir", "max_pixels", "checkpoint_every", "picture_grid",
-        "test_steps", "on_overfitting", "worker_timeout", "steps_per_execution",
+        "test_steps", "on_overfitting", "cluster", "worker_timeout", "steps_per_execution",
         "profile",
     }  # fmt: skip
     assert set(programs.names()) >= workdir.FREE_FLAGS

@@ -6,7 +6,10 @@ import os
 
 import tensorflow as tf
 
+from sat_tf.runs import slurm
+
 NAMES = ("one_device", "mirrored", "tpu", "multi_worker")
+CLUSTERS = ("tf_config", "slurm")
 _TF_CONFIG_NEEDED = (
     "multi_worker finds no other workers in the environment variable TF_CONFIG ({}); give every "
     'process {{"cluster": {{"worker": ["host:port", "host:port"]}}, "task": {{"type": "worker", '
@@ -130,6 +133,29 @@ def _connect_to_tpu():
             f"no TPU was found ({error}); set TPU_NAME, or use one of: one_device, mirrored"
         ) from error
     return resolver
+
+
+def find_cluster(name: str, strategy: str) -> None:
+    """Sees to it that TF_CONFIG names the workers of `multi_worker`.
+
+    Args:
+      name: "tf_config", where whoever starts the workers has set it, or "slurm" (see `slurm`).
+      strategy: by name.
+
+    Raises:
+      ValueError: an unknown name, with the list; one that the strategy has no use for; no task of
+        SLURM.
+    """
+    if name not in CLUSTERS:
+        raise ValueError(f"cluster {name!r} is unknown; use one of: {', '.join(CLUSTERS)}")
+    if name == "tf_config":
+        return
+    if strategy != "multi_worker":
+        raise ValueError(
+            f"--cluster={name} finds the workers of --strategy=multi_worker, and the strategy is "
+            f"{strategy}; give both or neither"
+        )
+    os.environ["TF_CONFIG"] = slurm.tf_config()
 
 
 def cluster() -> tuple[list[str], int]:

@@ -18,7 +18,7 @@ from sat_tf.runs import atomic, sealed
 # loop of steps_per_execution may round one otherwise.
 FREE_FLAGS = frozenset(
     "workdir overwrite data_dir max_pixels checkpoint_every picture_grid test_steps "
-    "on_overfitting worker_timeout steps_per_execution profile".split()
+    "on_overfitting cluster worker_timeout steps_per_execution profile".split()
 )
 
 

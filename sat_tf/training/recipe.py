@@ -75,6 +75,7 @@ class Recipe:
     overwrite: bool
     seed: int
     strategy: str
+    cluster: str
     worker_timeout: float
     logical_cpus: int
     threads: int
