@@ -12,6 +12,7 @@ from sat_tf import data, loading
 from sat_tf.attacks import PGD
 from sat_tf.evaluate import evaluate
 from sat_tf.training import AdversarialTrainer
+from sat_tf.training.recipe import Recipe
 from tests import programs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -53,7 +54,8 @@ def test_every_page_can_be_reached_from_the_front_page_and_every_link_leads_some
 def test_the_transcripts_are_those_of_the_flags_defaults():
     with programs.imported("sat_tf.train"):
         given = {name: flags.FLAGS[name].default for name in programs.names()}
-    assert f"\n{given['model']} (" in USAGE and f"images of {given['dataset']}, " in USAGE
+    model = Recipe(**given).completed().model
+    assert f"\n{model} (" in USAGE and f"images of {given['dataset']}, " in USAGE
     assert f"\nepoch {given['epochs']}/{given['epochs']} in " in USAGE
     tested = f"pgd-{given['test_steps']}"
     assert f"testing with {tested.upper()} on " in USAGE

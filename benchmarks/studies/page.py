@@ -66,11 +66,12 @@ def _parts(plan, records):
     first = plan.columns[0].name
     begun = {row: [run for run in records[row].values() if run.report(first)] for row in plan.rows}
     rows = [row for row in plan.rows.values() if begun[row.name]]
+    timed = any(run.cpu_seconds is not None for runs in begun.values() for run in runs)
     compared = [_compared(records, row, columns) for row in rows if row.against != row.name]
     return [
         _table(
-            ["row", "seeds", *(one.title for one in columns), "processor minutes"],
-            [_accuracies(records, row, columns, begun[row.name]) for row in rows],
+            ["row", "seeds", *(one.title for one in columns), *(["processor minutes"] * timed)],
+            [_accuracies(records, row, columns, begun[row.name], timed) for row in rows],
         ),
         _table(
             ["gain of", "over", "in", "seeds", "points", "95 % over seeds",
@@ -140,14 +141,16 @@ def _missing(plan, begun, columns):
     return " ".join(sentences) or "All rows were run with all seeds."
 
 
-def _accuracies(records: Records, row: Row, columns: list[Measure], runs: list) -> list[str]:
+def _accuracies(
+    records: Records, row: Row, columns: list[Measure], runs: list, timed: bool
+) -> list[str]:
     cells = [row.name, f"{len(runs)} of {len(row.seeds)}"]
     for column in columns:
         values = list(column.accuracies(records, row.name).values())
         fewer = f" ({len(values)})" if 0 < len(values) < len(runs) else ""
         cells.append(f"{_spread(values)}{fewer}")
     times = [run.cpu_seconds / 60 for run in runs if run.cpu_seconds is not None]
-    return [*cells, f"{np.mean(times):.1f}" if times else NONE]
+    return [*cells, *([f"{np.mean(times):.1f}" if times else NONE] if timed else [])]
 
 
 def _compared(records, row, columns):
