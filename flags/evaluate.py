@@ -63,7 +63,8 @@ def define() -> None:
         "attacks",
         ["pgd-10", "pgd-20", "pgd-50", "pgd-200"],
         "With commas: pgd-STEPS, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; or a version of "
-        "AutoAttack: autoattack (standard), plus, rand; quick: its first two with few targets.",
+        "AutoAttack: autoattack (standard), plus, rand; quick: its first two with few targets; or "
+        "one's own, module:function (docs/evaluation.md).",
     )
     numbers.pixels(
         "epsilon", None, "Radius of the ball in pixels (0-255); default: the one of training."

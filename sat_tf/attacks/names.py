@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sat_tf.attacks import autoattack
+from sat_tf.attacks import autoattack, own
 from sat_tf.attacks.pgd import PGD
 
 _MOST_STEPS = 10_000  # as --attack_steps
 
 _SINGLE = ("pgd-STEPS", *autoattack.NAMES)
-NAMES = (*_SINGLE, "autoattack", *autoattack.VERSIONS)
+NAMES = (*_SINGLE, "autoattack", *autoattack.VERSIONS, "module:function")
 
 
 def make(
@@ -45,7 +45,8 @@ def parse(
 ) -> list[Any]:
     """Makes attacks from names such as `pgd-50` and `autoattack` (which is `standard`).
 
-    What a version of AutoAttack leaves out is not an error: `left_out` names it.
+    What a version of AutoAttack leaves out is not an error: `left_out` names it. A name such as
+    `mine:attack` is that of a function of one's own, see `own.make`.
 
     Args:
       names: of `NAMES`.
@@ -65,6 +66,9 @@ def parse(
         if version := _version(name):
             with _named_in_errors(name):
                 attacks += autoattack.ensemble(version, **common)
+        elif ":" in name:
+            with _named_in_errors(name):
+                attacks.append(own.make(name, **common))
         elif name.startswith("pgd") or name in autoattack.NAMES:
             attacks.append(make(name, step_size=step_size, **common))
         else:

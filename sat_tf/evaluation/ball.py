@@ -5,7 +5,7 @@ import numpy as np
 from sat_tf.attacks import geometry
 
 
-class OutsideBall(RuntimeError):
+class OutsideBall(ValueError):
     """An attack returned an image outside the ball or the pixel range: a defect, no result."""
 
 
