@@ -52,6 +52,8 @@ def write(report: Report, title: str, class_names: Sequence[str] | None = None) 
     parts += [
         "<h2>What stands after so many evaluations</h2>",
         _image(drawn["steps"], "accuracy over evaluations"),
+        "<h2>Class by class</h2>",
+        _classes(report, class_names),
         "<h2>Checks</h2>",
         _checks(report),
         "<h2>The first images, as the attacks left them</h2>",
@@ -105,6 +107,15 @@ def _attacks(report):
             )
         )
     return _table(rows, head)
+
+
+def _classes(report, names):
+    rows = []
+    for row in report.per_class():
+        name = str(row["label"]) if names is None else names[row["label"]]
+        accuracies = (f"{100 * row[f'{kind}_accuracy']:.2f}" for kind in ("clean", "adversarial"))
+        rows.append((name, f"{row['num_images']:,}", *accuracies))
+    return _table(rows, ("class", "images", "clean", "stands after all attacks"))
 
 
 def _checks(report):

@@ -91,11 +91,30 @@ class Report:
                 }
                 for point in self.curve
             ],
+            "per_class": self.per_class(),
             "checks": self.checks,
             "saved_images": self.saved_images
             and self.saved_images.summary(self.clean & ~self.standing),
             "images": self._images(),
         }
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Returns clean and adversarial accuracy on the images of each class that has some.
+
+        The accuracies are fractions of the class's own images; the second is after all attacks.
+        """
+        rows = []
+        for label in np.unique(self.labels):
+            own = self.labels == label
+            rows.append(
+                {
+                    "label": int(label),
+                    "num_images": int(own.sum()),
+                    "clean_accuracy": float(self.clean[own].mean()),
+                    "adversarial_accuracy": float(self.standing[own].mean()),
+                }
+            )
+        return rows
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `report.json`: the old file or the new one, never a part."""
