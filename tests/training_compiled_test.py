@@ -1,0 +1,34 @@
+"""The step of every method compiles with XLA, which is what a TPU asks of it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf import attacks, models
+from sat_tf.training import methods
+
+
+def logs_of_a_step(method, jit_compile):
+    """Takes a step and a validation step from the same weights; returns what they log."""
+    keras.utils.set_random_seed(0)
+    network = models.build(
+        "resnet8", width=2, activation="swish", num_classes=3, image_size=8, num_channels=1
+    )
+    attack = attacks.PGD(epsilon=8, step_size=8, steps=2)
+    trainer = methods.make(method).trainer(network, attack, batch_size=4, validation_attack=attack)
+    trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    pixels = np.random.default_rng(0).uniform(0, 255, [4, 8, 8, 1])
+    batch = (tf.constant(pixels, tf.float32), tf.constant([0, 1, 2, 0]))
+    logs = {}
+    for step in (trainer.train_step, trainer.test_step):
+        compiled = tf.function(step, jit_compile=jit_compile, autograph=False)
+        logs |= {f"{step.__name__} {name}": float(one) for name, one in compiled(batch).items()}
+    return logs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(methods.METHODS))
+def test_the_steps_of_every_method_compile_and_log_what_they_log_uncompiled(method):
+    found, expected = (logs_of_a_step(method, jit_compile) for jit_compile in (True, False))
+    assert len(found) == 6 and found == pytest.approx(expected, rel=1e-3, abs=1e-4)
