@@ -64,13 +64,19 @@ def fit(
 ) -> None:
     """Continues the run in a workdir to its end."""
     steps_per_epoch = info.steps_per_epoch(recipe.batch_size)
-    metrics = functools.partial(summary.metrics, recipe, info, trainer.network)
+
+    def save(record: dict) -> None:
+        # A run that had ended keeps the commit and the versions that it was trained with.
+        if workdir.read_metrics(path).get("history") != record["history"]:
+            metrics = summary.metrics(recipe, info, trainer.network, record)
+            workdir.write_metrics(path, metrics)
+
     checkpoint = Checkpoint(
         path,
         {"history": [], "best": None, "stopped": False},
         steps_per_epoch=steps_per_epoch,
         every=recipe.checkpoint_every,
-        on_save=lambda record: workdir.write_metrics(path, metrics(record)),
+        on_save=save,
     )
     grid = watchers.pictures(recipe, info, trainer, parts.images(recipe, "validation"))
     progress = watchers.progress(recipe, info)

@@ -265,7 +265,7 @@ def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     assert loads[1:] == [(("folder:my/cats", "train"), stream)]
 
 
-def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path):
+def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path, monkeypatch):
     values = {"epsilon": 9.0, "norm": "l2", "model": "resnet18:width=16", "activation": "celu"}
     _, _, _, options = fitted(module, noted, tmp_path, **values)
     options["checkpoint"].on_save({"history": [{"epoch": 1}], "best": {"epoch": 2}})
@@ -277,6 +277,12 @@ def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path):
     }  # fmt: skip
     assert {name: metrics[name] for name in told} == told
     assert {"versions", "machine", "commit"} <= metrics.keys()
+    # Started once more after its end, it stays the run of the commit that trained it.
+    monkeypatch.setattr(module.workdir, "provenance", lambda: {"commit": "later"})
+    options["checkpoint"].on_save({"history": [{"epoch": 1}], "best": {"epoch": 2}})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    options["checkpoint"].on_save({"history": [{"epoch": 1}, {"epoch": 2}], "best": {"epoch": 2}})
+    assert json.loads((tmp_path / "metrics.json").read_text())["commit"] == "later"
     FLAGS.eval_resize = None
     anyhow = Info("sat", ("cat", "dog"), (None, None, 1), SIZES)
     ways = [

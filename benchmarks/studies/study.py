@@ -75,14 +75,11 @@ def measure(
 
 def train(run: record.Record, row: plan.Row, path: pathlib.Path) -> None:
     """Trains to the end, whatever of it is done: `train` compares the flags of what is there."""
-    fresh, before = not path.exists(), workdir.read_metrics(path)
+    fresh = not path.exists()
     options = [f"--seed={run.content['seed']}", f"--workdir={path}", "--test_steps=0"]
     seconds = _python(["sat_tf.train", *row.flags, *options], path, path / "lock")
-    metrics = workdir.read_metrics(path)
-    if before.get("history") == metrics["history"]:
-        metrics = before  # a run that had ended keeps the commit that it was trained at
     # A run that was continued has paid more than this session knows of.
-    run.trained(metrics, round(seconds) if fresh else None)
+    run.trained(workdir.read_metrics(path), round(seconds) if fresh else None)
 
 
 def _python(command, path, lock):
