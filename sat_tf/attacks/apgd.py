@@ -114,8 +114,9 @@ class APGD(stepped.Stepped):
         # Step sizes are set before the move: at a checkpoint the move already starts from the best
         # point, with that point's gradient and half the step.
         state = self.adapted(state, radius)
-        # Points of a wider stage may lie outside the ball.
-        best = stepped.where(self.at("counts", state), state["best"], state["adversarial"])
+        best = state["best"]
+        if self.wide:  # points of a wider stage may lie outside the ball
+            best = stepped.where(self.at("counts", state), best, state["adversarial"])
         # `point` is what was evaluated; `adapted` may have taken "iterate" back elsewhere.
         state = stepped.advance(state, self.num_steps, point, hit, best)
         # The count of steps has moved: the schedule is now read at the evaluation to come.
@@ -183,11 +184,13 @@ class APGD(stepped.Stepped):
     def proposed(self, state: stepped.State) -> stepped.State:
         """Sets the points of the next evaluation."""
         radius = self.radius(state)
-        moved = self.moved(state, radius)
-        fresh, first = self.at("fresh", state), self.at("first", state)
+        iterate = self.moved(state, radius)
         # A later stage goes on from the best point, a new run from a random one.
-        iterate = stepped.where(first, self.project(state["best"], state, radius), moved)
+        if self.wide:
+            best = self.project(state["best"], state, radius)
+            iterate = stepped.where(self.at("first", state), best, iterate)
         if self.schedule["fresh"].sum() > 1:
+            fresh = self.at("fresh", state)
             iterate = stepped.restarted(fresh, lambda: self.random_start(state, radius), iterate)
         return {**state, "iterate": iterate, "previous": state["iterate"]}
 

@@ -4,6 +4,9 @@ import tensorflow as tf
 
 from sat_tf.attacks import geometry, losses, noise, square_bumps, square_windows, stepped
 
+# Farther than any two pixels are apart.
+_FAR = 2.0 * (geometry.PIXEL_MAX - geometry.PIXEL_MIN)
+
 
 class Square(stepped.Stepped):
     """Lowers the margin `z_y - max z_i` by changes in a random square, kept where they help.
@@ -116,10 +119,13 @@ class Square(stepped.Stepped):
         height, width, channels = images.shape[1:]
         draws = noise.hashed_uniform(state["seeds"], state["step"], [2 + channels])
         side = tf.gather(self.sides(height, width), state["step"] % self.queries)
-        inside = square_windows.window(draws[:, :2], side, height, width)
-        signs = tf.where(draws[:, None, None, 2:] < 0.5, -1.0, 1.0)
-        corner = self.project(images + self.epsilon * signs, images)
-        return tf.where(inside, corner, state["best"])
+        rows, columns = square_windows.spans(draws[:, :2], side, height, width)
+        push = tf.where(draws[:, 2:] < 0.5, -_FAR, _FAR)
+        push = tf.where(columns[:, :, None], push[:, None, :], 0.0)
+        push = tf.reshape(push, [-1, 1, width * channels])
+        push = tf.cast(rows, tf.float32)[:, :, None] * push
+        # Where a window pushes a point out of the ball, the projection leaves it at a corner.
+        return self.project(state["best"] + tf.reshape(push, tf.shape(images)), images)
 
     def l2_change(self, state: stepped.State) -> tf.Tensor:
         """Returns the best points with the norm of two windows gathered in one."""

@@ -21,11 +21,16 @@ def window_sides(queries: int, p_init: float, height: int, width: int, norm: str
 
 def window(draws: tf.Tensor, side: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Marks a window of every image, bool [N, H, W, 1]; `draws` [N, 2] in [0, 1) places it."""
+    in_rows, in_columns = spans(draws, side, height, width)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
+
+
+def spans(draws: tf.Tensor, side: tf.Tensor, height: int, width: int):
+    """Marks the rows and the columns of every image's window, bool [N, H] and [N, W]."""
     top, left = corner(draws, side, height, width)
     rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
     in_rows = (rows >= top) & (rows < top + side[:, None])
-    in_columns = (columns >= left) & (columns < left + side[:, None])
-    return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
+    return in_rows, (columns >= left) & (columns < left + side[:, None])
 
 
 def corner(draws: tf.Tensor, side: tf.Tensor, height: int, width: int):

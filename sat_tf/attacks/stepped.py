@@ -184,9 +184,10 @@ def restarted(fresh: tf.Tensor, start: Callable[[], tf.Tensor], moved: tf.Tensor
 
 
 def where(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Chooses whole images: `x[n]` where `condition[n]`, else `y[n]`."""
-    ones = [1] * (max(tf.convert_to_tensor(x).shape.rank, tf.convert_to_tensor(y).shape.rank) - 1)
-    return tf.where(tf.reshape(condition, [-1, *ones]), x, y)
+    """Chooses whole images: `x[n]` where `condition[n]`, else `y[n]`; x and y of one shape."""
+    # The operation of TensorFlow 1 copies rows; that of 2 broadcasts, on a CPU for ten times as
+    # much.
+    return tf.compat.v1.where(condition, x, y)
 
 
 def check_epsilon(epsilon: float) -> float:
