@@ -1,12 +1,18 @@
 """An attack of one's own is held to the ball, proved and packed as those that are built in."""
 
+import importlib
+import linecache
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from sat_tf import attacks
+from sat_tf.attacks import own
 from sat_tf.attacks.own import OwnAttack
 from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluation import plan
 from tests import linear_network
 
 HERE = "tests.attacks_own_test"
@@ -148,3 +154,24 @@ def test_it_is_callable_alone(linear):
     assert isinstance(attack, OwnAttack)
     moved = attack(network, images, labels, [0, 1]) - images
     np.testing.assert_allclose(np.abs(moved), 8, atol=1e-4)
+
+
+CODE = """
+def attack(*, epsilon, norm, num_classes):
+    return lambda network, images, labels, seed: images + {shift}
+"""
+
+
+def test_verdicts_of_other_code_are_not_taken_up(tmp_path, monkeypatch):
+    """Whoever improves an attack evaluates again under the same names."""
+    monkeypatch.syspath_prepend(tmp_path)
+    told = []
+    for module, shift in (("one", 0.0), ("other", 0.0), ("one", 8.0), ("one", 8.0)):
+        (tmp_path / f"{module}.py").write_text(CODE.format(shift=shift))
+        sys.modules.pop(module, None)  # as in a new process
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        made = own.make(f"{module}:attack", **BALL)
+        told.append(plan.describe(made)["source"])
+    assert told[0].startswith("one:attack ") and len(set(told[:3])) == 3 and told[2] == told[3]
+    assert plan.describe(own.make(f"{HERE}:stepped", **BALL))["source"].startswith(HERE)

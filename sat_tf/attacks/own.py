@@ -1,6 +1,9 @@
 """Attacks of one's own, as `module:function`: adaptive ones, which know a network's defence."""
 
+import hashlib
 import importlib
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +24,10 @@ def make(spec: str, *, epsilon: float, norm: str, num_classes: int) -> Any:
     `tf.function`, with a seed for each image, int32 [N, 2]. What an image becomes may depend on its
     own row alone, as the rows of a batch are whatever images still stand.
 
+    Its attribute `source` tells its code: the spec and the SHA-256 of the files of the function and
+    of what it returned, so that no evaluation takes up the verdicts of other code. What these files
+    import is not looked at.
+
     Args:
       spec: "module:function".
       epsilon: radius in pixels.
@@ -39,13 +46,16 @@ def make(spec: str, *, epsilon: float, norm: str, num_classes: int) -> Any:
         raise ValueError(f"it cannot be made ({type(error).__name__}: {brief})") from error
     if hasattr(attack, "start") or hasattr(attack, "step") or isinstance(attack, PGD):
         _check(attack, epsilon, norm)
-        return attack
-    if not callable(attack):
+        found = attack
+    elif callable(attack):
+        found = OwnAttack(attack, name=function_name, epsilon=epsilon, norm=norm)
+    else:
         raise ValueError(
             f"it returned {type(attack).__name__}; expected a stepped attack, or a callable "
             "(network, images, labels, seed) -> images"
         )
-    return OwnAttack(attack, name=function_name, epsilon=epsilon, norm=norm)
+    vars(found)["source"] = f"{spec} {_sha256({module_name, attack.__module__})}"
+    return found
 
 
 class OwnAttack(stepped.Stepped):
@@ -89,6 +99,16 @@ class OwnAttack(stepped.Stepped):
         point = tf.ensure_shape(tf.stop_gradient(tf.cast(found, tf.float32)), images.shape)
         hit = losses.misclassified(network(point, training=False), labels)
         return stepped.advance(state, self.num_steps, point, hit, point)
+
+
+def _sha256(modules):
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        try:
+            digest.update(inspect.getsource(sys.modules[name]).encode())
+        except (OSError, TypeError, KeyError):  # it has no file, as of an interactive session
+            digest.update(name.encode())
+    return digest.hexdigest()
 
 
 def _check(attack, epsilon, norm):
