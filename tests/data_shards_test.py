@@ -247,3 +247,25 @@ def test_lanes_that_do_not_divide_the_batch_are_refused_with_those_that_do(numbe
     said = "lanes=3 do not divide the batch of 16; use one of: 1, 2, 4, 8, 16$"
     with pytest.raises(ValueError, match=said):
         numbers.training(info.Request(BATCH, training=True, lanes=3))
+
+
+@pytest.mark.parametrize("count, replicas", [(1, 4), (2, 2), (4, 1), (4, 2), (8, 1)])
+@pytest.mark.parametrize("num_examples", [1, 3, 9, 11])
+def test_a_shard_with_few_images_or_none_has_as_many_pieces_as_the_others(
+    num_examples, count, replicas
+):
+    options = {"batch_size": 8, "validation_examples": num_examples}
+    whole = np.concatenate([y for _, y in data.load("digits", "validation", **options)])
+    shards = [
+        list(data.load("digits", "validation", shard=data.Shard(index, count, replicas), **options))
+        for index in range(count)
+    ]
+    batches = -(-num_examples // 8)
+    assert [len(pieces) for pieces in shards] == [batches * replicas] * count
+    of_batches = [
+        labels
+        for batch in range(batches)
+        for pieces in shards
+        for _, labels in pieces[batch * replicas : (batch + 1) * replicas]
+    ]
+    np.testing.assert_array_equal(np.concatenate(of_batches), whole)

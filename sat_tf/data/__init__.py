@@ -145,7 +145,8 @@ def _in_pieces(batches: tf.data.Dataset, request: Request, num_examples: int) ->
     number, rest = divmod(num_examples, request.batch_size)
     sizes = sizes * number + (request.shard.sizes(rest) if rest else [])
     if request.shard != WHOLE:
-        batches = batches.rebatch(sizes)
+        # Of no image at all, or of none at the end, it makes empty batches without end.
+        batches = batches.rebatch(sizes).take(len(sizes))
     return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
 
 

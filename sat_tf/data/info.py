@@ -121,7 +121,7 @@ class Shard(NamedTuple):
         return [stop - start for start, stop in itertools.pairwise(borders)]
 
     def _borders(self, size):
-        # The first replicas have one more than the others, as TensorFlow shares batches out.
+        # Any two parts differ by one image at most.
         pieces, first = self.count * self.replicas, self.index * self.replicas
         return [-(-piece * size // pieces) for piece in range(first, first + self.replicas + 1)]
 
