@@ -44,6 +44,21 @@ def test_weights_come_from_a_file_and_grey_images_are_repeated(tmp_path):
     np.testing.assert_allclose(features, reference(prepared), rtol=1e-3)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_grey_pixels_stay_float32_under_mixed_precision(policy):
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        made = applications.build(
+            SMALLEST, weights=None, num_classes=4, image_size=32, num_channels=1
+        )
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+    grey = np.linspace(128.1, 254.9, 1024, dtype=np.float32).reshape(1, 32, 32, 1)
+    prepared = keras.Model(made.inputs[0], made.get_layer("preprocess").output)(grey)
+    np.testing.assert_allclose(prepared, np.repeat(grey, 3, -1) / 127.5 - 1, atol=1e-6)
+
+
 @pytest.fixture
 def fetched(monkeypatch, tmp_path):
     """Notes what Keras wants to fetch into an empty cache, offline."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from sat_tf import attacks, models
 from sat_tf.data import Info
-from sat_tf.training import AdversarialTrainer, finetuning, networks
+from sat_tf.training import AdversarialTrainer, averages, finetuning, networks
 from sat_tf.training.recipe import Recipe
 
 INFO = Info("pets", ("cat", "dog", "hare"), (8, 8, 1), {"train": 9, "validation": 2, "test": 2})
@@ -143,6 +143,32 @@ def test_what_is_frozen_stays_to_the_bit_and_all_else_is_trained(images, form):
             pairs = zip(before[layer.name], layer.weights, strict=True)
             same = [np.array_equal(old, new) for old, new in pairs]
             assert same == [layer.name in still] * len(same), (patterns, layer.name)
+
+
+def test_replicas_share_the_statistics_of_what_is_trained_alone(monkeypatch):
+    """The mean of three equal float32 numbers need not be that number."""
+    context = types.SimpleNamespace(
+        num_replicas_in_sync=3, all_reduce=lambda _, values: [value + 1 for value in values]
+    )
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: context)
+    for patterns, moved in ((["*"], 0), ([], 1)):
+        _, network = network_of()
+        finetuning.freeze(network, patterns)
+        (layer,) = [one for one in network.layers if hasattr(one, "moving_mean")]
+        before = [np.array(v) for v in (layer.moving_mean, layer.moving_variance)]
+        averages.average_statistics_over_replicas(network)
+        for old, new in zip(before, (layer.moving_mean, layer.moving_variance), strict=True):
+            np.testing.assert_array_equal(new, old + moved)
+
+
+def test_a_network_that_ends_without_weights_has_no_head_to_tell_from_its_body():
+    pixels = keras.Input((4, 4, 1))
+    logits = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(pixels))
+    network = keras.Model(pixels, logits)
+    finetuning.freeze(network, [])
+    for refused in (lambda: finetuning.freeze(network, ["*"]), lambda: finetuning.in_body(network)):
+        with pytest.raises(ValueError, match="ends with GlobalAveragePooling2D .* has no weights"):
+            refused()
 
 
 def test_a_pattern_that_freezes_nothing_is_refused_with_what_there_is():

@@ -62,7 +62,7 @@ def build(
         pixels = keras.Input((image_size, image_size, num_channels), name="pixels")
         colours = pixels
         if num_channels == 1:
-            colours = keras.layers.Concatenate(name="repeat")([pixels] * 3)
+            colours = keras.layers.Concatenate(name="repeat", dtype="float32")([pixels] * 3)
         body = make(
             include_top=False,
             input_tensor=_prepared(make, colours),

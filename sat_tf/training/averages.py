@@ -60,11 +60,14 @@ def logs_over_replicas(means: Sequence[keras.metrics.Mean]) -> dict[str, tf.Tens
 def average_statistics_over_replicas(network: keras.Model) -> None:
     """Gives every replica the mean of all replicas' batch-norm statistics.
 
-    Keras moves each replica's by that replica's images alone, and saves those of the first.
+    Keras moves each replica's by that replica's images alone, and saves those of the first. Those
+    of frozen layers do not move: a mean of equal numbers may differ from them by rounding.
     """
     context = tf.distribute.get_replica_context()
     names = ("moving_mean", "moving_variance")
-    statistics = [v.value for v in network.variables if v.name in names]
+    layers = network._flatten_layers()
+    frozen = {id(v) for layer in layers if not layer.trainable for v in layer.variables}
+    statistics = [v.value for v in network.variables if v.name in names and id(v) not in frozen]
     if context.num_replicas_in_sync == 1 or not statistics:
         return
     means = context.all_reduce(tf.distribute.ReduceOp.MEAN, list(map(tf.identity, statistics)))

@@ -59,8 +59,12 @@ def head(network: keras.Model) -> keras.layers.Layer:
 
 
 def in_body(network: keras.Model) -> list[bool]:
-    """Tells of every weight that is trained whether it belongs to the body."""
-    own = {id(weight) for weight in head(network).weights}
+    """Tells of every weight that is trained whether it belongs to the body.
+
+    Raises:
+      ValueError: the network ends with a layer that has no weights.
+    """
+    own = {id(weight) for weight in _weighted_head(network).weights}
     return [id(weight) not in own for weight in network.trainable_variables]
 
 
@@ -76,8 +80,11 @@ def freeze(network: keras.Model, patterns: Sequence[str]) -> None:
         called "model/layer". "*" is the whole body.
 
     Raises:
-      ValueError: a pattern that matches no layer of the body.
+      ValueError: a pattern that matches no layer of the body, or the network ends with a layer that
+        has no weights.
     """
+    if patterns:
+        _weighted_head(network)
     for layer in network._flatten_layers():
         layer.trainable = True  # one by one: a model that is trainable hands nothing down
     body = [(path, layer) for path, layer in _layers(network) if layer is not head(network)]
@@ -92,6 +99,17 @@ def freeze(network: keras.Model, patterns: Sequence[str]) -> None:
             )
         for layer in matching:
             layer.trainable = False
+
+
+def _weighted_head(network):
+    found = head(network)
+    if not found.weights:
+        raise ValueError(
+            f"{network.name} ends with {type(found).__name__} {found.name!r}, which has no "
+            "weights, so there is no head to tell its body from; train all of it at one rate, "
+            "or give a network that ends with the layer that makes its logits"
+        )
+    return found
 
 
 def slow_down(
