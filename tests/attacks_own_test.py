@@ -72,6 +72,10 @@ def positional(epsilon):
     return epsilon
 
 
+def built_in(**_):
+    return (5).__add__
+
+
 def parsed(function, **changes):
     return attacks.parse([f"{HERE}:{function}"], **{**BALL, **changes})
 
@@ -174,4 +178,5 @@ def test_verdicts_of_other_code_are_not_taken_up(tmp_path, monkeypatch):
         made = own.make(f"{module}:attack", **BALL)
         told.append(plan.describe(made)["source"])
     assert told[0].startswith("one:attack ") and len(set(told[:3])) == 3 and told[2] == told[3]
+    assert plan.describe(own.make(f"{HERE}:built_in", **BALL))["source"].startswith(HERE)
     assert plan.describe(own.make(f"{HERE}:stepped", **BALL))["source"].startswith(HERE)

@@ -54,7 +54,8 @@ def make(spec: str, *, epsilon: float, norm: str, num_classes: int) -> Any:
             f"it returned {type(attack).__name__}; expected a stepped attack, or a callable "
             "(network, images, labels, seed) -> images"
         )
-    vars(found)["source"] = f"{spec} {_sha256({module_name, attack.__module__})}"
+    returned = getattr(attack, "__module__", None) or module_name  # a built-in method has none
+    vars(found)["source"] = f"{spec} {_sha256({module_name, returned})}"
     return found
 
 
