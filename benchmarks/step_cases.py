@@ -50,6 +50,7 @@ def contender(name: str, folder: str, given: types.SimpleNamespace) -> dict[str,
         "pgd1": bare_step(trainer, batch),
         "pgd10": bare_step(make_trainer(smooth, 10), batch),
         "10 gradients": bare_gradients(smooth, batch),
+        "convolutions": bare_convolutions(smooth, given.batch_size),
         "relu clean": bare_step(make_trainer(relu, 0), batch),
         "relu pgd1": bare_step(make_trainer(relu, 1), batch),
     }
@@ -122,6 +123,49 @@ def bare_gradients(network: keras.Model, batch, repeats: int = 10):
         )
 
     return lambda: loop()[0].numpy()
+
+
+def bare_convolutions(network: keras.Model, batch_size: int):
+    """Returns a function of the convolutions that a PGD-1 step asks for, and of nothing else.
+
+    For each convolution that is twice the forward pass, twice the gradient with respect to its
+    input (once for those that see the images, which are no weights) and once that with respect to
+    its kernel; each on numbers of its own, in the type that the layer computes in.
+    """
+    layers = [one for one in network._flatten_layers() if type(one) is keras.layers.Conv2D]
+    made = []
+    for layer in layers:
+        given = tf.random.stateless_normal((batch_size, *layer.input.shape[1:]), (0, 1))
+        upward = tf.random.stateless_normal((batch_size, *layer.output.shape[1:]), (0, 2))
+        of_images = layer.input.shape[1:] == network.input_shape[1:]
+        parts = (tf.cast(one, layer.compute_dtype) for one in (given, upward, layer.kernel))
+        made.append((layer, of_images, *parts))
+
+    @tf.function(autograph=False)
+    def once():
+        found = []
+        for layer, of_images, given, upward, kernel in made:
+            ends = dict(strides=(1, *layer.strides, 1), padding=layer.padding.upper())
+            for number in range(2):
+                # Other numbers each time: equal operations on equal numbers are done once.
+                found.append(tf.raw_ops.Conv2D(input=given + number, filter=kernel, **ends))
+                if number == 0 or not of_images:
+                    found.append(
+                        tf.raw_ops.Conv2DBackpropInput(
+                            input_sizes=given.shape,
+                            filter=kernel,
+                            out_backprop=upward + number,
+                            **ends,
+                        )
+                    )
+            found.append(
+                tf.raw_ops.Conv2DBackpropFilter(
+                    input=given, filter_sizes=kernel.shape, out_backprop=upward, **ends
+                )
+            )
+        return [tf.reshape(one, [-1])[0] for one in found]
+
+    return lambda: once()[0].numpy()
 
 
 class Clock(keras.callbacks.Callback):

@@ -14,6 +14,7 @@ def made_up_seconds(**changes):
         "pgd1": clean + gradient,
         "pgd10": clean + 10 * gradient,
         "10 gradients": 10 * gradient,
+        "convolutions": (clean + gradient) * 0.75,
         "relu clean": clean / 1.25,
         "relu pgd1": (clean + gradient) / 1.5,
         "fit": (clean + gradient) * 1.02,
@@ -29,6 +30,7 @@ def test_an_attack_without_work_of_its_own_costs_one_bare_gradient_a_step():
     np.testing.assert_allclose(found["PGD-10 step / clean step"], 23 / 3)
     np.testing.assert_allclose(found["clean step / relu's clean step"], 1.25)
     np.testing.assert_allclose(found["PGD-1 step / relu's PGD-1 step"], 1.5)
+    np.testing.assert_allclose(found["the convolutions alone / PGD-1 step"], 0.75)
     np.testing.assert_allclose(found["fit with PGD-1 / PGD-1 step"], 1.02)
 
 
@@ -42,10 +44,10 @@ def made_up_times():
 
 def test_pytorch_has_a_row_only_where_it_was_measured():
     seconds = made_up_seconds()
-    assert len(train_step.ratios(seconds)) == 7
+    assert len(train_step.ratios(seconds)) == 8
     found = train_step.ratios({**seconds, "torch.compile": 2 * seconds["pgd1"]})
     what, values, aim = found[-1]
-    assert (len(found), what, aim) == (8, "torch.compile's PGD-1 step / ours", "at least 1.0")
+    assert (len(found), what, aim) == (9, "torch.compile's PGD-1 step / ours", "at least 1.0")
     np.testing.assert_allclose(values, 2)
 
 
