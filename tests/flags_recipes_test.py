@@ -24,7 +24,7 @@ from absl import flags
 from absl.testing import flagsaver
 from flags import attack, data, method, model, run, training
 from sat_tf import flagfiles
-from sat_tf.training import networks, parts
+from sat_tf.training import networks, optimizers, parts
 from sat_tf.data import Info
 
 SETS = {
@@ -61,7 +61,7 @@ def train_small(info):
 def read(info, large):
     values = {name: given[name].value for name in known}
     steps = info.steps_per_epoch(given.batch_size)
-    rates = parts.optimizer(given, steps)._learning_rate
+    rates = optimizers.schedule(given, steps)
     ends = [float(rates(0)), float(rates(given.epochs * steps - 1))]
     # The network that a run goes on from is not there, but its --model is.
     given.initial_network, given.body_learning_rate_multiplier = None, 1.0

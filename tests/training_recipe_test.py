@@ -13,7 +13,7 @@ from absl import flags
 from sat_tf import activations, attacks
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.data import Info
-from sat_tf.training import methods, networks, parts, recipe
+from sat_tf.training import methods, networks, optimizers, parts, recipe
 from sat_tf.training.free import FreeTrainer
 from tests import programs
 
@@ -32,6 +32,7 @@ GRADIENTS = {"attack_gradient": "softplus", "update_gradient": "parametric_softp
 ELSEWHERE = {
     "model", "activation", "image_size", "attack", "random_start", "method", "beta", "replays",
     "awp_gamma", "attack_gradient", "update_gradient", "activation_weight_decay", "optimizer",
+    "learning_rate_base_size", "decay_epochs", "decay_factor",  # of training_optimizers_test.py
     "initial_network", "freeze", "body_learning_rate_multiplier",  # of training_finetuning_test.py
 }  # fmt: skip
 OF_THE_PROGRAM = {
@@ -131,13 +132,13 @@ def test_the_defaults_are_those_of_the_help(given, built):
     t = np.arange(40)  # a quarter of 4 epochs of warm-up, then one_cycle
     expected = np.where(t < 10, 0.1 * (t + 1) / 10, 0.1 * (40 - t) / 30)
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
-    long = parts.optimizer(given(epochs=30), 10)._learning_rate
+    long = optimizers.schedule(given(epochs=30), 10)
     assert (long.warmup_steps, long.num_steps, long.boundaries) == (20, 300, ())
     # 0.29 times 100 is 28.999… in floating point.
     halves = given(schedule="step", boundary=[0.29, 0.5, 1.25])
-    assert parts.optimizer(halves, 100)._learning_rate.boundaries == (29, 50, 125)
+    assert optimizers.schedule(halves, 100).boundaries == (29, 50, 125)
     # A part of a step warms up too.
-    assert parts.optimizer(given(epochs=3), 3)._learning_rate.warmup_steps == 3
+    assert optimizers.schedule(given(epochs=3), 3).warmup_steps == 3
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
@@ -241,8 +242,6 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
         recipe.default_epsilon("folder:cats", "linf")
     with pytest.raises(ValueError, match="a batch of 12 cannot be cut into 2 .* multiple of 10"):
         parts.trainer(given(batch_size=12, gradient_accumulation=5), INFO, 2)
-    with pytest.raises(ValueError, match="optimizer 'sdg' is unknown; use one of: sgd"):
-        parts.optimizer(given(optimizer="sdg"), 10)
     for wrong in ({"schedule": "step"}, {"schedule": "cosine", "boundary": [3.0]}):
         with pytest.raises(ValueError, match="'step' needs at least one --boundary"):
-            parts.optimizer(given(**wrong), 10)
+            optimizers.schedule(given(**wrong), 10)

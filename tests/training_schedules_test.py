@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sat_tf.training.schedules import NAMES, Schedule
 
-SETTINGS = {"peak": 0.2, "num_steps": 100, "warmup_steps": 10, "boundaries": (40, 70)}
+SETTINGS = {"peak": 0.2, "num_steps": 100, "warmup_steps": 10, "boundaries": (40, 70),
+            "decay_steps": 30}  # fmt: skip
 
 
 def formula(name, t):
@@ -22,6 +23,7 @@ def formula(name, t):
         "step": 0.2 * 0.1 ** ((t >= 40) + (t >= 70)),
         "cosine": 0.1 * (1 + math.cos(math.pi * q)),
         "one_cycle": 0.2 * (1 - q),
+        "exponential": 0.2 * 0.1 ** (t // 30),
     }[name]
 
 
@@ -42,7 +44,7 @@ def test_any_schedule_follows_its_closed_form_in_float64(name, peak, num_steps, 
     drops = data.draw(st.lists(st.integers(0, num_steps), max_size=4, unique=True).map(sorted))
     schedule = Schedule(
         name, peak=peak, num_steps=num_steps, warmup_steps=warm, boundaries=tuple(drops),
-        factor=factor,
+        factor=factor, decay_steps=(every := data.draw(st.integers(1, num_steps))),
     )  # fmt: skip
     t = data.draw(st.lists(st.integers(0, num_steps - 1), min_size=1, max_size=6))
     t = np.array([*t, 0, max(warm - 1, 0), warm, num_steps - 1], np.float64)
@@ -53,6 +55,7 @@ def test_any_schedule_follows_its_closed_form_in_float64(name, peak, num_steps, 
         "step": factor**passed,
         "cosine": np.cos(np.pi * q / 2) ** 2,
         "one_cycle": (num_steps - t) / (num_steps - warm),
+        "exponential": factor ** (t // every),
     }[name]
     expected = peak * np.where(t < warm, (t + 1) / max(warm, 1), down)
     ours = [float(schedule(int(one))) for one in t]
@@ -83,9 +86,10 @@ def test_configuration_makes_the_same_schedule():
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("linear", {}, "use one of: constant, step, cosine, one_cycle"),
+        ("linear", {}, "use one of: constant, step, cosine, one_cycle, exponential"),
         ("step", {"peak": 0}, "learning rate is 0"),
         ("step", {"warmup_steps": 100}, "shorter than the run"),
+        ("exponential", {"decay_steps": 0}, "decay_steps is 0"),
         ("step", {"boundaries": (70, 40)}, "increasing"),
         ("step", {"boundaries": (40, 40)}, "different"),
     ],

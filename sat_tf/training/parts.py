@@ -1,22 +1,17 @@
 """From a recipe to the process and the parts of a run."""
 
-import math
-
 import keras
 import tensorflow as tf
 
 from sat_tf import attacks
 from sat_tf import data as datasets
-from sat_tf.addons import optimizers
 from sat_tf.attacks import names
 from sat_tf.runs import distribution
 from sat_tf.training import (
     AdversarialTrainer,
-    finetuning,
     methods,
     networks,
-    objectives,
-    schedules,
+    optimizers,
 )
 from sat_tf.training.recipe import Recipe
 
@@ -121,64 +116,6 @@ def method(recipe: Recipe) -> methods.Method:
     )
 
 
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Makes the optimiser with its schedule.
-
-    Raises:
-      ValueError: an unknown name; boundaries that the schedule has no use for, or lacks; TensorFlow
-        Addons is asked for and not installed.
-    """
-    if (recipe.schedule == "step") != bool(recipe.boundary):
-        raise ValueError(
-            f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
-            "at least one --boundary=EPOCH, the others none"
-        )
-    warmup_epochs = recipe.warmup_epochs
-    if warmup_epochs is None:
-        warmup_epochs = min(2, recipe.epochs / 4)
-    schedule = schedules.Schedule(
-        recipe.schedule,
-        peak=recipe.learning_rate,
-        num_steps=recipe.epochs * steps_per_epoch,
-        warmup_steps=math.ceil(warmup_epochs * steps_per_epoch),
-        boundaries=tuple(round(epoch * steps_per_epoch) for epoch in recipe.boundary),
-        factor=recipe.factor,
-    )
-    name = optimizers.name_of(recipe.optimizer)
-    return _named(OPTIMIZERS, "optimizer", name)(schedule, recipe)
-
-
-def _sgd(schedule, recipe):
-    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def _of_addons(schedule, recipe):
-    return optimizers.make(
-        recipe.optimizer,
-        schedule,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        decays=lambda weight: weight.name.endswith(objectives.KERNELS),
-    )
-
-
-OPTIMIZERS = {"sgd": _sgd, **dict.fromkeys(optimizers.NAMES, _of_addons)}
-
-
-def _slowed(optimizer, recipe, network):
-    multiplier = recipe.body_learning_rate_multiplier
-    if multiplier != 1:
-        if recipe.optimizer.startswith("tfa:"):
-            raise ValueError(
-                f"body_learning_rate_multiplier is {multiplier:g} and the optimizer "
-                f"{recipe.optimizer}; those of TensorFlow Addons have one rate for all weights: "
-                "use --optimizer=sgd, or leave it at 1"
-            )
-        finetuning.slow_down(optimizer, finetuning.in_body(network), multiplier)
-    return optimizer
-
-
 def _named(table, kind, name):
     if name not in table:
         raise ValueError(f"{kind} {name!r} is unknown; use one of: {', '.join(table)}")
@@ -213,9 +150,9 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
         validation_attack=strong_attack(recipe, recipe.validation_steps),
         seed=recipe.seed,
     )
-    decays_itself = optimizers.parse(recipe.optimizer).decays
+    decays_itself = optimizers.decays_itself(recipe.optimizer)
     made.compile(
-        _slowed(optimizer(recipe, steps_per_epoch), recipe, made.network),
+        optimizers.make(recipe, steps_per_epoch, made.network),
         weight_decay=0.0 if decays_itself else recipe.weight_decay,
         activation_weight_decay=recipe.activation_weight_decay,
         ema_decay=recipe.ema_decay,

@@ -58,10 +58,13 @@ class Recipe:
     batch_size: int
     optimizer: str
     learning_rate: float
+    learning_rate_base_size: int
     schedule: str
     warmup_epochs: float | None
     boundary: list[float]
     factor: float
+    decay_epochs: float
+    decay_factor: float
     momentum: float
     nesterov: bool
     weight_decay: float

@@ -5,12 +5,12 @@ import math
 import keras
 import tensorflow as tf
 
-NAMES = ("constant", "step", "cosine", "one_cycle")
+NAMES = ("constant", "step", "cosine", "one_cycle", "exponential")
 
 
 @keras.saving.register_keras_serializable(package="sat_tf")
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A linear warm-up from 0 to the peak, then one of four shapes down.
+    """A linear warm-up from 0 to the peak, then one of five shapes down.
 
     With `t` the step, `w` the warm-up's length, `T` the run's and `q = (t - w) / (T - w)`:
 
@@ -20,14 +20,17 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     - cosine: `peak * (1 + cos(pi q)) / 2` (Loshchilov and Hutter, arXiv 1608.03983)
     - one_cycle: `peak * (1 - q)`, the triangle of Smith, arXiv 1708.07120, used for fast
       adversarial training by Wong et al., arXiv 2001.03994
+    - exponential: `peak * factor^floor(t / decay_steps)`, falls counted from the run's first step,
+      as EfficientNet's (Tan and Le, arXiv 1905.11946: 0.97 every 2.4 epochs)
 
     Args:
       name: one of `NAMES`.
-      peak: the largest learning rate, for the whole batch as given (nothing scales it).
+      peak: the largest learning rate, for the whole batch as given.
       num_steps: T, optimiser steps in the run.
       warmup_steps: w.
       boundaries: optimiser steps at which "step" falls; increasing.
-      factor: what "step" multiplies by, 0.1 in the paper.
+      factor: what "step" and "exponential" multiply by, 0.1 in the paper.
+      decay_steps: steps between two falls of "exponential".
 
     Raises:
       ValueError: an unknown name, a rate or length out of range, boundaries out of order.
@@ -42,6 +45,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
         boundaries: tuple[int, ...] = (),
         factor: float = 0.1,
+        decay_steps: int = 1,
     ):
         if name not in NAMES:
             raise ValueError(f"schedule {name!r} is unknown; use one of: {', '.join(NAMES)}")
@@ -54,8 +58,11 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             )
         if list(boundaries) != sorted(set(boundaries)):
             raise ValueError(f"boundaries are {boundaries}; give increasing, different numbers")
+        if decay_steps < 1:
+            raise ValueError(f"decay_steps is {decay_steps}; give at least 1")
         self.name, self.peak, self.num_steps = name, peak, num_steps
         self.warmup_steps, self.boundaries, self.factor = warmup_steps, tuple(boundaries), factor
+        self.decay_steps = decay_steps
 
     def __call__(self, step) -> tf.Tensor:
         """Returns the float32 learning rate at an optimiser step."""
@@ -71,6 +78,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
                 tf.cast(step[None] >= tf.constant(self.boundaries, tf.float32), tf.float32)
             )
             return tf.pow(tf.constant(self.factor, tf.float32), passed)
+        if self.name == "exponential":
+            return tf.pow(tf.constant(self.factor, tf.float32), step // self.decay_steps)
         if self.name == "cosine":
             return (1 + tf.cos(math.pi * progress)) / 2
         if self.name == "one_cycle":
@@ -86,4 +95,5 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "boundaries": self.boundaries,
             "factor": self.factor,
+            "decay_steps": self.decay_steps,
         }
