@@ -8,7 +8,7 @@ from sat_tf import quiet
 PROGRAMS = {
     "sat_tf.train": "trains a robust network, and tests it",
     "sat_tf.evaluate": "measures clean and adversarial accuracy, and writes a report",
-    "sat_tf.convert": "turns a released TensorFlow 1 checkpoint into a run",
+    "sat_tf.convert": "turns a checkpoint of the paper or of RobustBench into a run",
     "sat_tf.zoo": "lists the trained networks that come along, and takes in that of a run",
     "sat_tf.activations": "compares the activation functions, and draws them",
     "export.saved_model": "writes a run as a SavedModel for TensorFlow Serving",

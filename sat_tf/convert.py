@@ -1,8 +1,10 @@
-"""Turns a released TensorFlow 1 checkpoint of the paper into a network of ours.
+"""Turns a checkpoint of the paper or of RobustBench into a network of ours.
 
     python -m sat_tf.convert --checkpoint=Res50-silu --output=runs/released_resnet50
     python -m sat_tf.convert --checkpoint=Res50-silu --list
     python -m sat_tf.convert --checkpoint=efficientnet-b0 --noema --output=runs/b0
+    python -m sat_tf.convert --from=robustbench --checkpoint=Carmon2019.pt --normalization=none \
+        --output=runs/carmon
 
 The output directory holds what the directory of a run holds: `network.keras`, pixels to logits, and
 `metrics.json`; it appears whole or not at all. Only arrays are read, never code.
@@ -20,8 +22,10 @@ from absl import flags
 from flags import convert as own_flags
 from sat_tf import cli, models, specs
 from sat_tf.released.choice import Choice, choose
+from sat_tf.released.names import some
 from sat_tf.released.plan import Plan, Tensor, plan
 from sat_tf.released.reader import Checkpoint
+from sat_tf.robustbench import conversion
 from sat_tf.runs import atomic, sealed, workdir
 
 CHANNEL_ORDERS = ("bgr", "rgb")
@@ -65,28 +69,28 @@ def fill(network: keras.Model, checkpoint: Checkpoint, matched: Plan, channel_or
 
 
 def metadata(
-    network: keras.Model, checkpoint: Checkpoint, matched: Plan, choice: Choice
+    network: keras.Model,
+    checkpoint: Checkpoint,
+    matched: Plan,
+    facts: Mapping[str, Any],
+    converted: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Returns the `metrics.json` of a converted network."""
+    """Returns the `metrics.json` of a converted network.
+
+    Args:
+      facts: of the network.
+      converted: how the checkpoint was read, beside what is told of each.
+    """
     return {
         "schema": 1,
         "unit": "pixels (0-255)",
-        "model": choice.model,
-        "activation": choice.activation,
+        **facts,
         "num_parameters": models.num_parameters(network),
-        "dataset": "imagenet2012",
-        "num_classes": NUM_CLASSES,
-        "class_order": "sorted WordNet ids, n01440764 first",
-        "image_size": choice.image_size,
-        "eval_resize": choice.eval_resize,
-        "norm": "linf",
-        "epsilon": 4.0,
         **workdir.provenance(),
         "converted": {
             "checkpoint": pathlib.Path(checkpoint.prefix).name,
             "sha256": checkpoint.sha256(),
-            "channel_order": choice.channel_order,
-            "ema": bool(choice.ema),
+            **converted,
             "tensors_used": len(matched.used),
             "tensors_ignored": dict(matched.ignored),
         },
@@ -120,10 +124,7 @@ def main() -> None:
     """Converts the checkpoint that the flags name, or lists it."""
     given = flags.FLAGS
     _check_given(given)
-    checkpoint = Checkpoint(given.checkpoint)
-    choice = choose(given)
-    network = build(choice)
-    matched = match(network, checkpoint.tensors, choice.ema)
+    checkpoint, network, matched, facts, account = SOURCES[getattr(given, "from")](given)
     if given.list:
         print(matched.table())
         matched.check()
@@ -132,16 +133,46 @@ def main() -> None:
     directory = pathlib.Path(given.output)
     size = sum(weight.value.numpy().nbytes for weight in network.weights)
     atomic.require_space(directory, size, "the network's weights")
-    fill(network, checkpoint, matched, choice.channel_order)
-    write(directory, network, metadata(network, checkpoint, matched, choice))
+    converted = facts.pop("converted", {})
+    fill(network, checkpoint, matched, converted.get("channel_order", "rgb"))
+    write(directory, network, metadata(network, checkpoint, matched, facts, converted))
     print(_summary(matched))
-    print(_account(choice))
+    print(account)
     print(f"{directory}: measure it with python -m sat_tf.evaluate --workdir={directory}")
+
+
+def _of_the_paper(given):
+    if given.normalization:
+        raise ValueError("--normalization is of --from=robustbench; leave it out")
+    checkpoint = Checkpoint(given.checkpoint)
+    choice = choose(given)
+    network = build(choice)
+    facts = {
+        "model": choice.model,
+        "activation": choice.activation,
+        "dataset": "imagenet2012",
+        "num_classes": NUM_CLASSES,
+        "class_order": "sorted WordNet ids, n01440764 first",
+        "image_size": choice.image_size,
+        "eval_resize": choice.eval_resize,
+        "norm": "linf",
+        "epsilon": 4.0,
+        "converted": {"channel_order": choice.channel_order, "ema": bool(choice.ema)},
+    }
+    matched = match(network, checkpoint.tensors, choice.ema)
+    return checkpoint, network, matched, facts, _account(choice)
+
+
+# {--from: a function from the flags to checkpoint, network, plan, facts and account}
+SOURCES = {"paper": _of_the_paper, "robustbench": conversion.convert}
 
 
 def _check_given(given):
     if given.checkpoint is None:
-        raise ValueError("--checkpoint is missing; give the path of a TensorFlow 1 checkpoint")
+        raise ValueError(
+            "--checkpoint is missing; give the path of a TensorFlow 1 checkpoint, or of a PyTorch "
+            "file with --from=robustbench"
+        )
     if given.list:
         return
     if given.output is None:
@@ -153,7 +184,7 @@ def _summary(matched):
     by_reason = defaultdict(list)
     for name, reason in matched.ignored.items():
         by_reason[reason].append(name)
-    lines = [f"ignored, {reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+    lines = [f"ignored, {reason}: {some(names)}" for reason, names in by_reason.items()]
     head = f"{len(matched.used)} tensors used once each, {len(matched.ignored)} ignored"
     return "\n".join([head, *lines])
 

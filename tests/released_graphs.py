@@ -206,8 +206,9 @@ def efficientnet_logits(values, images, scope="efficientnet-b0", end=""):
 
 
 def given(**values):
-    names = "checkpoint output model activation image_size channel_order ema"
-    return types.SimpleNamespace(**{**dict.fromkeys(names.split()), "list": False, **values})
+    names = "checkpoint output model activation image_size channel_order ema normalization"
+    defaults = {**dict.fromkeys(names.split()), "list": False, "from": "paper"}
+    return types.SimpleNamespace(**defaults | values)
 
 
 def random_images(size, num_images=2):

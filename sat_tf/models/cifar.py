@@ -22,7 +22,7 @@ from sat_tf.models.layers import (
 )
 
 
-def _basic_block(
+def basic_block(
     x: keras.KerasTensor,
     activate: Activate,
     filters: int,
@@ -46,7 +46,7 @@ def _basic_block(
     return activate(keras.layers.Add(name=f"{name}_add")([shortcut, x]), f"{name}_act")
 
 
-def _preactivation_block(
+def preactivation_block(
     x: keras.KerasTensor,
     activate: Activate,
     filters: int,
@@ -54,13 +54,22 @@ def _preactivation_block(
     *,
     name: str,
     zero_gamma: bool,
+    shortcut_kernel: int = 1,
+    raw_shortcut: bool = False,
+    centred: bool = True,
 ) -> keras.KerasTensor:
-    """norm, act, conv, norm, act, conv, + shortcut; a projection starts from the activated maps."""
-    shortcut = x
+    """norm, act, conv, norm, act, conv, + shortcut; a projection starts from the activated maps.
+
+    Others differ (`sat_tf.robustbench`): their projection is larger, starts from the maps as they
+    come (`raw_shortcut`), or their strided kernels are not centred (see `convolution`).
+    """
+    raw = shortcut = x
     x = norm_act(x, activate, name=f"{name}_conv1")
+    strided = {"strides": strides, "centred": centred}
     if strides != 1 or x.shape[-1] != filters:
-        shortcut = convolution(x, filters, 1, strides=strides, name=f"{name}_convshortcut")
-    x = convolution(x, filters, 3, strides=strides, name=f"{name}_conv1")
+        source, scope = raw if raw_shortcut else x, f"{name}_convshortcut"
+        shortcut = convolution(source, filters, shortcut_kernel, name=scope, **strided)
+    x = convolution(x, filters, 3, name=f"{name}_conv1", **strided)
     x = batch_norm(x, name=f"{name}_conv2_bn", zero_gamma=zero_gamma)
     x = activate(x, f"{name}_conv2_act")
     x = convolution(x, filters, 3, name=f"{name}_conv2")
@@ -80,7 +89,7 @@ def _resnet(
     """Post-activation ResNet: 3x3 stem, no max-pool, groups of basic blocks."""
     x = convolution(images, width, 3, name="conv0")
     x = norm_act(x, activate, name="conv0")
-    block = partial(_basic_block, activate=activate, zero_gamma=zero_gamma, projected=projected)
+    block = partial(basic_block, activate=activate, zero_gamma=zero_gamma, projected=projected)
     return pooled_logits(residual_groups(x, block, num_blocks, width), num_classes)
 
 
@@ -122,7 +131,7 @@ def _preactivation_resnet(
     (11,172,170).
     """
     x = convolution(images, stem, 3, name="conv0")
-    block = partial(_preactivation_block, activate=activate, zero_gamma=zero_gamma)
+    block = partial(preactivation_block, activate=activate, zero_gamma=zero_gamma)
     x = residual_groups(x, block, num_blocks, width)
     return pooled_logits(norm_act(x, activate, name="last"), num_classes)
 

@@ -33,6 +33,7 @@ def convolution(
     name: str,
     strides: int = 1,
     groups: int = 1,
+    centred: bool = True,
 ) -> keras.KerasTensor:
     """Applies a convolution without bias, its kernel centred on every output's position.
 
@@ -42,11 +43,14 @@ def convolution(
     Args:
       x: maps of shape [N, H, W, C].
       groups: number of channel groups convolved separately.
+      centred: whether a strided kernel is, as said; if not, all `kernel_size - 2` zeros come after
+        the last row and column, as of SAME at a stride of 2 on maps of even size.
 
     Source: initialisation N(0, 2 / fan_out), truncated: He et al. 2015, arXiv 1502.01852, eq. 14.
     """
     if strides > 1 and kernel_size > 1:
-        x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        around = kernel_size // 2 if centred else ((0, kernel_size - 2),) * 2
+        x = keras.layers.ZeroPadding2D(around, name=f"{name}_pad")(x)
     layer = GroupedConv2D if groups > 1 else keras.layers.Conv2D
     return layer(
         filters,

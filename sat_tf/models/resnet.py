@@ -20,7 +20,7 @@ from sat_tf.models.layers import (
 )
 
 
-def _bottleneck(
+def bottleneck(
     x: keras.KerasTensor,
     inner_filters: int,
     groups: int,
@@ -66,7 +66,7 @@ def _bottleneck_resnet(
 
     def block(x, *, filters, strides, name):
         inner_filters = filters * groups * group_width // 64
-        return _bottleneck(
+        return bottleneck(
             x,
             inner_filters,
             groups,

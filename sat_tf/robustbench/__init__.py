@@ -1,0 +1,1 @@
+"""PyTorch's checkpoints of RobustBench's common architectures, as networks of Keras."""

@@ -1,0 +1,193 @@
+"""What a file of RobustBench's is taken for: by the flags and by what it holds."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+
+from sat_tf import activations, specs
+from sat_tf.released.plan import Plan
+from sat_tf.robustbench.families import FAMILIES, Family, recognise
+from sat_tf.robustbench.files import TorchCheckpoint
+from sat_tf.robustbench.networks import Architecture, architecture, build
+
+# Mean and standard deviation of images in [0, 1], for each channel, as RobustBench's modules have
+# them; "half" is 2 x - 1.
+NORMALIZATIONS = {
+    "none": ((0.0,) * 3, (1.0,) * 3),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+# What the same two are called in files.
+_STATISTICS = (
+    ("mean", "std"),
+    ("mu", "sigma"),
+    ("normalize.mean", "normalize.std"),
+    ("normalizer.new_mean", "normalizer.new_std"),
+)
+_IGNORED = {
+    r".+\.num_batches_tracked": "counter of the training",
+    r"attacker\..+": "the copy that an attacker has of the network",
+}
+# Data set of RobustBench by the number of classes, and epsilon of its linf models in pixels.
+_DATASETS = {10: ("cifar10", 8.0), 100: ("cifar100", 8.0), 1000: ("imagenet2012", 4.0)}
+_CLASS_ORDER = {10: "TFDS's", 100: "TFDS's", 1000: "sorted WordNet ids, n01440764 first"}
+
+
+class Conversion(NamedTuple):
+    """A file, the network that it fills, and how.
+
+    Attributes:
+      checkpoint: the file.
+      network: with weights of its own as yet.
+      plan: which tensor becomes which weight.
+      facts: what `metrics.json` says of it.
+      account: one line for whoever reads the terminal.
+    """
+
+    checkpoint: TorchCheckpoint
+    network: keras.Model
+    plan: Plan
+    facts: dict[str, Any]
+    account: str
+
+
+def convert(given: Any) -> Conversion:
+    """Reads a file, recognises its architecture, and builds the network that it fits.
+
+    Args:
+      given: the parsed flags of `flags.convert`.
+
+    Raises:
+      ValueError: a file that cannot be read or is of no known architecture; a flag that contradicts
+        it or does not apply; a normalisation that neither says.
+    """
+    _refuse_others(given)
+    checkpoint = TorchCheckpoint(given.checkpoint)
+    name, options = _model(given.model)
+    found_name = recognise(checkpoint.tensors, given.checkpoint)
+    if name not in (None, found_name):
+        raise ValueError(
+            f"--model={name} contradicts {given.checkpoint}, which holds {found_name}; leave "
+            "--model out"
+        )
+    family = FAMILIES[found_name]
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    found = architecture(found_name, shapes, options.get("raw_shortcut"))
+    activation = _activation(given.activation, found, family)
+    statistics, mean, std = _statistics(given, checkpoint, found.num_channels)
+    image_size = given.image_size or (224 if found.for_imagenet else 32)
+    network = build(found, activation=activation, image_size=image_size, mean=mean, std=std)
+    return Conversion(
+        checkpoint,
+        network,
+        _plan(network, family, checkpoint.tensors, statistics),
+        _facts(found, activation, image_size, mean, std),
+        f"{family.what}: {found.name}, {activation}, {image_size} pixels, mean {_list(mean)}, "
+        f"deviation {_list(std)}" + (", shortcuts from raw maps" if found.raw_shortcut else ""),
+    )
+
+
+def _refuse_others(given):
+    for name in ("channel_order", "ema"):
+        if getattr(given, name) is not None:
+            raise ValueError(f"--{name} is of the paper's checkpoints; leave it out")
+
+
+def _model(spec: str | None) -> tuple[str | None, Mapping[str, Any]]:
+    if spec is None:
+        return None, {}
+    name, options = specs.parse(spec)
+    specs.one_of("--model", name, FAMILIES)
+    known = {"raw_shortcut"} if FAMILIES[name].raw_shortcut is None else set()
+    for option, value in options.items():
+        if option not in known or not isinstance(value, bool):
+            raise ValueError(
+                f"--model={spec} has an option that {name} has not; raw_shortcut=true or =false is "
+                "one of preactresnet alone"
+            )
+    return name, options
+
+
+def _activation(asked: str | None, found: Architecture, family: Family) -> str:
+    activation = family.activation if asked is None else asked
+    if found.for_imagenet and activations.parse(activation)[0] != "relu":
+        raise ValueError(
+            f"--activation={asked} does not apply to {family.what}: its pooling is padded, which "
+            "is known for relu alone"
+        )
+    return activation
+
+
+def _statistics(given, checkpoint, num_channels):
+    """Returns the names of the file's own mean and deviation, if it has them, and the two."""
+    asked = ",".join(given.normalization or [])
+    own = [pair for pair in _STATISTICS if set(pair) <= checkpoint.tensors.keys()]
+    if own and asked:
+        raise ValueError(
+            f"--normalization={asked} came for {given.checkpoint}, which holds {own[0][0]} and "
+            f"{own[0][1]} of its own; leave it out"
+        )
+    if own:
+        mean, std = (checkpoint.read(name).reshape(-1).tolist() for name in own[0])
+    elif asked in NORMALIZATIONS:
+        mean, std = NORMALIZATIONS[asked]
+    else:
+        numbers = _numbers(asked, given.checkpoint)
+        mean, std = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+    if asked in ("none", "half"):
+        mean, std = mean[:num_channels], std[:num_channels]
+    if not len(mean) == len(std) == num_channels or min(std) <= 0:
+        raise ValueError(
+            f"mean {_list(mean)} and deviation {_list(std)} came for images of {num_channels} "
+            "channels; a number for each was expected, and deviations above 0"
+        )
+    return own[0] if own else (), tuple(mean), tuple(std)
+
+
+def _numbers(asked, path):
+    try:
+        numbers = [float(text) for text in asked.split(",") if asked]
+    except ValueError:
+        numbers = []
+    if not numbers or len(numbers) % 2:
+        came = f"--normalization={asked} is not known" if asked else f"{path} does not hold it"
+        raise ValueError(
+            f"the normalisation of images in [0, 1] is missing: {came}; give --normalization="
+            f"{'|'.join(NORMALIZATIONS)}, or MEAN,MEAN,MEAN,STD,STD,STD (docs/robustbench.md says "
+            "which network takes which)"
+        )
+    return numbers
+
+
+def _plan(network, family, tensors, statistics):
+    shapes = {weight.path: tuple(weight.shape) for weight in network.weights}
+    used = {path: family.tensor(path) for path in shapes}
+    ignored = dict.fromkeys(statistics, "normalisation, in the network as constants")
+    for pattern, reason in (_IGNORED | dict(family.unused)).items():
+        ignored |= {name: reason for name in tensors if re.fullmatch(pattern, name)}
+    return Plan(network.name, shapes, dict(tensors), used, ignored)
+
+
+def _facts(found, activation, image_size, mean, std):
+    facts = {
+        "model": found.name,
+        "activation": activation,
+        "num_classes": found.num_classes,
+        "image_size": image_size,
+        "normalization": {"mean": mean, "std": std},
+    }
+    if found.num_classes in _DATASETS:
+        dataset, epsilon = _DATASETS[found.num_classes]
+        facts |= {"dataset": dataset, "norm": "linf", "epsilon": epsilon}
+        facts["class_order"] = _CLASS_ORDER[found.num_classes]
+    if found.for_imagenet:
+        facts["eval_resize"] = "shorter_side"
+    return facts
+
+
+def _list(numbers):
+    return " ".join(f"{number:g}" for number in numbers)

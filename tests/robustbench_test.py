@@ -1,0 +1,213 @@
+"""A network converted from RobustBench's names answers as the PyTorch module that they name."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sat_tf import convert, loading, models
+from sat_tf.robustbench import conversion
+from sat_tf.robustbench.families import FAMILIES
+from sat_tf.robustbench.networks import architecture
+from tests.released_graphs import given
+
+ROOT = pathlib.Path(__file__).parent.parent
+TORCH = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
+)
+# File: what the flags have to say, the model's name, its family.
+FILES = {
+    "carmon": ({"normalization": ["none"]}, "wrn-10-2", "wideresnet"),
+    "rice": ({}, "wrn-10-2", "wideresnet"),
+    "rebuffi_wide": ({}, "wrn-10-1", "dm-wideresnet"),
+    "rebuffi_preact": ({}, "preactresnet18", "dm-preactresnet"),
+    "wong": ({"normalization": ["cifar10"]}, "preactresnet18", "preactresnet"),
+    "rice_l2": (
+        {"normalization": ["0.4914", "0.4822", "0.4465", "0.2471", "0.2435", "0.2616"]},
+        "preactresnet18", "preactresnet",
+    ),
+    "resnet18": ({"normalization": ["half"]}, "resnet18", "resnet"),
+    "imagenet18": (
+        {"normalization": ["imagenet"], "image_size": 64}, "resnet18", "torchvision-resnet"
+    ),
+    "imagenet50": ({"image_size": 64}, "resnet26", "torchvision-resnet"),
+}  # fmt: skip
+
+
+def run(monkeypatch, **values):
+    monkeypatch.setattr(convert.flags, "FLAGS", given(**{"from": "robustbench"} | values))
+    convert.main()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("torch")
+    command = [sys.executable, "-m", "tests.robustbench_modules", str(path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return path
+
+
+@TORCH
+@pytest.mark.parametrize("name", FILES)
+def test_logits_are_those_of_the_torch_module(folder, name, monkeypatch, tmp_path):
+    flags, model, family = FILES[name]
+    output = tmp_path / "run"
+    run(monkeypatch, checkpoint=str(folder / f"{name}.pt"), output=str(output), **flags)
+    network = loading.load(str(output))
+    with np.load(folder / f"{name}.npz") as stored:
+        images, expected = stored["images"], stored["logits"]
+    found = network(255 * images.transpose(0, 2, 3, 1), training=False).numpy()
+    assert np.abs(np.diff(expected, axis=0)).max() > 0.1  # the images matter
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    metrics = json.loads((output / "metrics.json").read_text("utf-8"))
+    assert metrics["model"] == network.name == model
+    assert metrics["activation"] == FAMILIES[family].activation
+    if name.startswith("imagenet"):
+        assert (metrics["dataset"], metrics["epsilon"]) == ("imagenet2012", 4.0)
+
+
+@TORCH
+def test_a_pickle_with_code_is_refused_and_not_run(folder, monkeypatch, tmp_path):
+    trap = tmp_path / "trap.pt"
+    trap.write_bytes(f"cpathlib\nPath\n(V{tmp_path / 'run_by_it'}\ntRb.".encode())
+    with pytest.raises(ValueError, match="cannot be read by torch.load"):
+        run(monkeypatch, checkpoint=str(trap), output=str(tmp_path / "new"))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["trap.pt"]
+
+
+def state_dict(network, family):
+    """A network of ours under PyTorch's names."""
+    arrays = {}
+    for weight in network.weights:
+        value = weight.numpy()
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        name = FAMILIES[family].tensor(weight.path)
+        arrays[name] = np.ascontiguousarray(value.T if value.ndim == 2 else value)
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A network of ours whose every weight is told from its beginning, and as a state_dict."""
+    network = models.build("wrn-10-1", activation="relu", num_classes=10, image_size=32)
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        if "kernel" not in weight.path:
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    half = np.full((1, 3, 1, 1), 0.5, np.float32)
+    return network, state_dict(network, "wideresnet") | {"mu": half, "sigma": half}
+
+
+def saved(tmp_path, arrays):
+    save_file(arrays, tmp_path / "model.safetensors")
+    return str(tmp_path / "model.safetensors")
+
+
+def test_a_safetensors_file_becomes_the_network_of_ours_that_it_is(wide, monkeypatch, tmp_path):
+    network, arrays = wide
+    wrapped = {f"module.model.{name}": one for name, one in arrays.items()}
+    wrapped |= {"module.model.bn1.num_batches_tracked": np.array(7)}
+    output = tmp_path / "run"
+    run(monkeypatch, checkpoint=saved(tmp_path, wrapped), output=str(output))
+    found = loading.load(str(output))
+    assert [(one.path, one.shape) for one in found.weights] == [
+        (one.path, one.shape) for one in network.weights
+    ]
+    images = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        found(images, training=False), network(images, training=False), rtol=0, atol=1e-5
+    )
+    converted = json.loads((output / "metrics.json").read_text("utf-8"))["converted"]
+    assert set(converted["tensors_ignored"]) == {"mu", "sigma", "bn1.num_batches_tracked"}
+
+
+def without(arrays, *names):
+    return {name: one for name, one in arrays.items() if name not in names}
+
+
+CIFAR10 = {"normalization": ["cifar10"]}
+WRONG = {
+    "another architecture": (
+        lambda arrays: {"patch_embed.proj.weight": arrays["fc.weight"]}, {},
+        "holds 1 tensors .patch_embed.* another architecture than the known ones .WideResNet",
+    ),
+    "a tensor is missing": (
+        lambda arrays: without(arrays, "block2.layer.0.bn2.running_var"), {},
+        "1 missing: block2.layer.0.bn2.running_var",
+    ),
+    "a tensor is not known": (
+        lambda arrays: arrays | {"block1.layer.0.se.weight": arrays["fc.weight"]}, {},
+        "1 not known: block1.layer.0.se.weight",
+    ),
+    "another shape": (
+        lambda arrays: arrays | {"block3.layer.0.conv2.weight": np.ones((64, 64, 1, 1), "f4")},
+        {}, r"of another shape: block3.layer.0.conv2.weight \(float32 \[1, 1, 64, 64\], expected",
+    ),
+    "numbers that are none": (
+        lambda arrays: arrays | {"bn1.weight": np.full(64, np.nan, np.float32)}, {},
+        "tensor bn1.weight .* not finite",
+    ),
+    "no normalisation": (
+        lambda arrays: without(arrays, "mu", "sigma"), {}, "give --normalization=none.half.cifar10",
+    ),
+    "an unknown normalisation": (
+        lambda arrays: without(arrays, "mu", "sigma"), {"normalization": ["svhn"]},
+        "--normalization=svhn is not known",
+    ),
+    "half a normalisation": (
+        lambda arrays: without(arrays, "mu", "sigma"), {"normalization": ["0.5", "0.5"]},
+        "mean 0.5 and deviation 0.5 came for images of 3 channels",
+    ),
+    "two normalisations": (lambda arrays: arrays, CIFAR10, "holds mu and sigma of its own"),
+    "another model": (lambda arrays: arrays, {"model": "resnet"}, "which holds wideresnet"),
+    "no such option": (
+        lambda arrays: arrays, {"model": "wideresnet:raw_shortcut=true"},
+        "option that wideresnet has not",
+    ),
+    "the paper's flag": (lambda arrays: arrays, {"ema": True}, "--ema is of the paper's"),
+    "a prefix made two of them one": (
+        lambda arrays: arrays | {"module.mu": arrays["mu"]}, {}, "holds mu twice"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_named_and_nothing_is_written(case, wide, monkeypatch, tmp_path):
+    change, flags, words = WRONG[case]
+    path = saved(tmp_path, change(wide[1]))
+    with pytest.raises(ValueError, match=words):
+        run(monkeypatch, checkpoint=path, output=str(tmp_path / "new"), **flags)
+    assert [one.name for one in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_file_that_is_none_or_needs_a_package_is_named(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="there is no file .*nowhere.pt"):
+        run(monkeypatch, checkpoint=str(tmp_path / "nowhere.pt"), output=str(tmp_path / "new"))
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(ValueError, match="cannot be read as .safetensors"):
+        run(monkeypatch, checkpoint=str(damaged), output=str(tmp_path / "new"))
+    if importlib.util.find_spec("torch") is None:
+        pickled = damaged.rename(tmp_path / "model.pt")
+        with pytest.raises(ValueError, match="needs the package torch.*pip install torch"):
+            run(monkeypatch, checkpoint=str(pickled), output=str(tmp_path / "new"))
+
+
+def test_the_shortcut_of_a_preactresnet_starts_where_its_last_norm_or_the_model_says():
+    family, ours = FAMILIES["preactresnet"], ("conv0", "group0_block0_conv1", "logits")
+    shapes = {family.tensor(f"{one}/kernel"): (3, 3, 3, 8) for one in ours}
+    for last_norm in (False, True):
+        shapes |= {"bn.weight": (8,)} if last_norm else {}
+        for said in (None, False, True):
+            found = architecture("preactresnet", shapes, said)
+            assert found.raw_shortcut == (not last_norm if said is None else said)
+    assert conversion._model("preactresnet:raw_shortcut=false") == (
+        "preactresnet", {"raw_shortcut": False}
+    )  # fmt: skip
