@@ -118,11 +118,28 @@ def test_the_grid_follows_the_weights_and_the_network_it_is_given():
     assert (changed != before).any()
 
 
+def test_a_soft_label_is_drawn_as_its_most_probable_class_and_attacked_as_it_is():
+    given = []
+
+    def attack(network, images, labels, seed):
+        given.append(labels)
+        return images + 1
+
+    images, labels = next(iter(dataset()))
+    network = compiled().network
+    rows = 0.5 * np.eye(network.output_shape[-1])[labels[:2]] + 0.5 / network.output_shape[-1]
+    soft, hard = (PictureGrid(images[:2], some, attack)(network) for some in (rows, labels[:2]))
+    np.testing.assert_array_equal(soft, hard)
+    assert [(one.dtype, one.shape.rank) for one in given] == [("float32", 2), ("int32", 1)]
+
+
 def test_pictures_refuse_what_they_cannot_draw():
     with pytest.raises(ValueError, match=r"1 or 3\]; got \[2, 8, 8, 2\]"):
         PictureGrid(np.zeros([2, 8, 8, 2]), np.zeros(2), lower)
     with pytest.raises(ValueError, match=r"labels \[3\] for 2 images"):
         PictureGrid(np.zeros([2, 8, 8, 1]), np.zeros(3), lower)
+    with pytest.raises(ValueError, match=r"labels \[2, 1\] for 2 images"):
+        PictureGrid(np.zeros([2, 8, 8, 1]), np.zeros([2, 1]), lower)
 
 
 def test_curves_are_the_function_and_its_derivative():

@@ -63,8 +63,6 @@ def test_numbers_of_any_type_train_as_float32_pixels_and_int32_labels(labels, im
     "labels, said",
     [
         (LABELS[:, None], r"labels\[:, 0\] of \[N, 1\]"),
-        (np.eye(3, dtype=np.int32)[LABELS], "argmax"),
-        (np.eye(3, dtype=np.float32)[LABELS], "labels are float32 .*argmax"),
         (LABELS.astype(np.float32), "labels are float32 .*astype"),
         (LABELS > 0, "labels are bool"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from sat_tf import specs
-from sat_tf.attacks import scaling
+from sat_tf.attacks import scaling, soft_labels
 
 # The lead from which on the cross-entropy is continued, so that it does not end at 0.
 _SURE = 80.0
@@ -115,10 +115,10 @@ def misclassified(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Tells where the largest logit is not the label's or a logit is not finite, as bool [N].
 
     Whatever counts predictions asks here: the largest of numbers that are none is no answer, though
-    `argmax` has one, the class 0.
+    `argmax` has one, the class 0. Soft labels [N, C] count as their most probable class.
     """
     finite = tf.reduce_all(tf.math.is_finite(logits), 1)
-    return ~finite | (tf.argmax(logits, 1, tf.int32) != tf.cast(labels, tf.int32))
+    return ~finite | (tf.argmax(logits, 1, tf.int32) != soft_labels.classes(labels))
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:

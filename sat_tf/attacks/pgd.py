@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from sat_tf import specs
-from sat_tf.attacks import geometry, losses, noise, scaling
+from sat_tf.attacks import geometry, losses, noise, scaling, soft_labels
 
 BATCH_NORMS = ("inference", "batch")
 
@@ -81,7 +81,7 @@ class PGD:
         Args:
           network: maps pixels to logits [N, C] and takes `training`.
           images: float32 [N, H, W, C] in pixels.
-          labels: int [N].
+          labels: int [N], or float [N, C], a probability for each class.
           seed: int32 [2] or [N, 2]; None draws one from TensorFlow's global generator.
         """
         images = tf.convert_to_tensor(images, tf.float32)
@@ -159,10 +159,13 @@ class PGD:
         With the batch's own statistics the slopes `S_i (q_i - onehot(y_i))` of `losses.ascent` keep
         their ratios: each is over the largest S, by logarithms, as S is 1e-87 at a lead of 200.
         """
-        slope = losses.ascent(logits, labels)
+        if soft_labels.are_soft(labels):
+            slope, share = soft_labels.ascent(logits, labels)
+        else:
+            slope = losses.ascent(logits, labels)
+            share = tf.math.log_sigmoid(-losses.log_odds(logits, labels))
         if self.batch_norm == "inference":
             return slope
-        share = tf.math.log_sigmoid(-losses.log_odds(logits, labels))
         share = tf.where(tf.math.is_finite(share), share, share.dtype.min)
         return slope * tf.exp(share - tf.reduce_max(share))[:, None]
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from sat_tf.attacks import geometry, losses, noise
+from sat_tf.attacks import geometry, losses, noise, soft_labels
 
 Network = Callable[..., tf.Tensor]
 State = dict[str, tf.Tensor]
@@ -95,11 +95,11 @@ class Stepped(abc.ABC):
         Args:
           network: maps pixels to logits [N, classes] and takes `training`.
           images: float32 [N, H, W, C] in pixels.
-          labels: int [N].
+          labels: int [N]; soft ones [N, C] are attacked as their most probable class.
           seed: int32 [2] or [N, 2] (one an image); None draws one from TensorFlow's generator.
         """
         images = tf.convert_to_tensor(images, tf.float32)
-        labels = tf.cast(labels, tf.int32)
+        labels = soft_labels.classes(labels)
         seed = noise.fresh_seed() if seed is None else tf.convert_to_tensor(seed, tf.int32)
         if seed.shape.rank == 1:
             shape = [tf.shape(images)[0], 2]

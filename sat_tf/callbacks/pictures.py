@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
-from sat_tf.attacks import losses
+from sat_tf.attacks import losses, soft_labels
 
 GREY = 128  # where nothing is perturbed
 _MIN_SIDE = 128  # smaller images are enlarged by a whole factor, without interpolation
@@ -25,7 +25,8 @@ class PictureGrid:
 
     Args:
       images: float32 [N, H, W, 1 or 3] in pixels, N about 4 to 8, of the validation data.
-      labels: int [N].
+      labels: int [N], or float [N, num_classes]: the attack gets them as they are, and the true
+        class is the most probable one.
       attack: `attack(network, images, labels, seed) -> images`.
       class_names: names of the classes; default their numbers.
       seed: of the attack's noise.
@@ -44,16 +45,17 @@ class PictureGrid:
         seed: int = 0,
     ):
         self.images = np.asarray(images, np.float32)
-        self.labels = np.asarray(labels, np.int32)
+        labels = np.asarray(labels)
         if self.images.ndim != 4 or self.images.shape[-1] not in (1, 3):
             raise ValueError(
                 f"pictures are drawn of images [N, H, W, 1 or 3]; got {list(self.images.shape)}"
             )
-        if self.labels.shape != self.images.shape[:1]:
+        if labels.shape[:1] != self.images.shape[:1] or labels.ndim > 2 or 1 in labels.shape[1:]:
             raise ValueError(
-                f"pictures need one label an image: got labels {list(self.labels.shape)} for "
+                f"pictures need one label an image: got labels {list(labels.shape)} for "
                 f"{len(self.images)} images"
             )
+        self.labels = labels.astype(np.float32 if soft_labels.are_soft(labels) else np.int32)
         self.attack = attack
         self.class_names = class_names
         self.seed = seed
@@ -68,7 +70,8 @@ class PictureGrid:
             tf.constant(self.images), tf.constant(self.labels), seed
         )
         found = tuple(probabilities.numpy() for probabilities in found)
-        return draw(self.images, adversarial.numpy(), self.labels, found, self.class_names)
+        classes = soft_labels.classes(self.labels).numpy()
+        return draw(self.images, adversarial.numpy(), classes, found, self.class_names)
 
     def _made_for(self, network):
         def attacked(images, labels, seed):

@@ -6,14 +6,21 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from sat_tf.attacks import geometry
+from sat_tf.attacks import geometry, soft_labels
+
+# A row of float16 over a thousand classes sums to 1 within this.
+_TOLERANCE = 1e-3
 
 
-def unpacked(data) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a batch's images as float32 [N, ...] and its labels as int32 [N].
+def unpacked(data, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a batch's images as float32 [N, ...] and its labels as int32 [N] or float32 [N, C].
+
+    Labels of two axes are soft: a probability for each class of the network, one-hot rows of
+    integers among them.
 
     Raises:
-      ValueError: weights of images or classes; no labels; labels that are not integers [N].
+      ValueError: weights of images or classes; no labels; labels that are neither integers [N] nor
+        numbers [N, C].
     """
     parts = data if isinstance(data, tuple | list) else (data,)
     if len(parts) == 3:
@@ -25,19 +32,23 @@ def unpacked(data) -> tuple[tf.Tensor, tf.Tensor]:
     if len(parts) != 2:
         raise ValueError(f"a batch has {len(parts)} parts; expected two, images and labels")
     images, labels = map(tf.convert_to_tensor, parts)
-    if not labels.dtype.is_integer:
-        raise ValueError(
-            f"labels are {labels.dtype.name} of shape {labels.shape}; expected integers [N] from 0 "
-            "on: np.argmax(labels, -1) of one-hot rows, labels.astype(int) of whole numbers"
-        )
-    if labels.shape.rank not in (1, None):
-        raise ValueError(
-            f"labels have the shape {labels.shape}; expected one integer an image, [N]: "
-            "labels[:, 0] of [N, 1], np.argmax(labels, -1) of one-hot rows"
-        )
     if not (images.dtype.is_floating or images.dtype.is_integer):
         raise ValueError(f"images are {images.dtype.name}; expected pixels, numbers in [0, 255]")
-    return tf.cast(images, tf.float32), tf.ensure_shape(tf.cast(labels, tf.int32), [None])
+    return tf.cast(images, tf.float32), _labels(labels, num_classes)
+
+
+def _labels(labels, num_classes):
+    rank = labels.shape.rank
+    if labels.dtype.is_integer and rank in (1, None):
+        return tf.ensure_shape(tf.cast(labels, tf.int32), [None])
+    numbers = labels.dtype.is_integer or labels.dtype.is_floating
+    if numbers and (rank is None or labels.shape.is_compatible_with([None, num_classes])):
+        return tf.ensure_shape(tf.cast(labels, tf.float32), [None, num_classes])
+    raise ValueError(
+        f"labels are {labels.dtype.name} of shape {labels.shape}; expected integers [N] from 0 on "
+        f"(labels[:, 0] of [N, 1], labels.astype(int) of whole numbers) or rows of probabilities "
+        f"[N, {num_classes}], one for each class of the network"
+    )
 
 
 def count(images: tf.Tensor) -> int | tf.Tensor:
@@ -68,8 +79,17 @@ def pieces(
 
 
 def are_classes(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Tells which labels are numbers of classes, bool [N]."""
-    return (labels >= 0) & (labels < num_classes)
+    """Tells which labels are numbers of classes or rows of probabilities, bool [N]."""
+    if not soft_labels.are_soft(labels):
+        return (labels >= 0) & (labels < num_classes)
+    one = tf.abs(tf.reduce_sum(labels, 1) - 1.0) <= _TOLERANCE
+    return one & tf.reduce_all(labels >= 0, 1)
+
+
+def masked(labels: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """Returns labels with zeros where they are not `known` [N]."""
+    known = known[:, None] if soft_labels.are_soft(labels) else known
+    return tf.where(known, labels, tf.zeros_like(labels))
 
 
 class Watch:
@@ -79,15 +99,16 @@ class Watch:
     """
 
     def __init__(self):
-        names = ("batches", "no class", "empty", "outside", "dark")
+        names = ("batches", "no class", "no row", "empty", "outside", "dark")
         self._sums = {name: keras.metrics.Sum(name) for name in names}
 
     def look(self, images: tf.Tensor, labels: tf.Tensor, num_classes: int, num_pieces: int) -> None:
         """Counts what is wrong with a replica's batch; 0 pieces allow it to have no image."""
         allowed = (images >= geometry.PIXEL_MIN) & (images <= geometry.PIXEL_MAX)
+        kind = "no row" if soft_labels.are_soft(labels) else "no class"
         found = {
             "batches": True,
-            "no class": ~are_classes(labels, num_classes),
+            kind: ~are_classes(labels, num_classes),
             "empty": tf.shape(images)[0] < num_pieces,
             "outside": ~tf.reduce_all(allowed),
             "dark": tf.reduce_all(images <= 1),
@@ -109,6 +130,12 @@ class Watch:
                 f"{found['no class']} labels are not among 0 to {num_classes - 1}, the classes of "
                 "the network: count classes from 0 (labels - 1), leave out images without a "
                 "label, or build the network with more classes"
+            )
+        if found["no row"]:
+            raise ValueError(
+                f"{found['no row']} soft labels are no probabilities: a row [{num_classes}] is at "
+                "least 0 everywhere and sums to 1; give labels / labels.sum(-1, keepdims=True) of "
+                "counts, the softmax of scores, or integers [N]"
             )
         if found["empty"]:
             raise ValueError(

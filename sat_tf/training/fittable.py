@@ -49,7 +49,7 @@ class Fittable(keras.Model):
 
     def received(self, data: Any, num_pieces: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns a batch's images and labels (`batches.unpacked`) after a look at them."""
-        images, labels = batches.unpacked(data)
+        images, labels = batches.unpacked(data, self.num_classes)
         self._watch.look(images, labels, self.num_classes, num_pieces)
         return images, labels
 

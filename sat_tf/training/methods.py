@@ -137,8 +137,8 @@ class Mart(Method):
         """
         if label_smoothing:
             raise ValueError(
-                f"mart has no label smoothing, got {label_smoothing}: set it to 0, as its "
-                "weights are the probability of the one true class"
+                f"mart has no label smoothing, got {label_smoothing}: set it to 0, as its paper "
+                "has none"
             )
         return objectives.mart(self.beta)
 

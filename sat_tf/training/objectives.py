@@ -6,8 +6,11 @@ import keras
 import tensorflow as tf
 
 from sat_tf import activations
+from sat_tf.attacks import soft_labels
 
 # (network, images, adversarial, labels) -> (loss of every image [N], logits of adversarial [N, C]).
+# Labels are classes, int [N], or probabilities of classes, float [N, C]: then the loss of an image
+# is the mean over classes drawn from its label, `sum_k y_k loss(k)`.
 Objective = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 # How the names of trained weights end: of layers, without biases and batch-norm scales, and of
@@ -19,10 +22,15 @@ ACTIVATION_SCALARS = tuple(name for one in activations.TRAINED.values() for name
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes `-log softmax(z)_y` for every image, float32 [N], as one operation.
 
+    Of soft labels `-sum_k y_k log softmax(z)_k`.
+
     Its gradient rounds to 0 at a lead of 17, where nothing is left to learn; attacks, which must
     not stop there, raise `attacks.losses.cross_entropy`.
     """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+    logits = tf.cast(logits, tf.float32)
+    if soft_labels.are_soft(labels):
+        return tf.nn.softmax_cross_entropy_with_logits(tf.cast(labels, tf.float32), logits)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def adversarial_cross_entropy(label_smoothing: float = 0.0) -> Objective:
@@ -85,7 +93,8 @@ def mart(beta: float = 5.0) -> Objective:
 
     Source: Wang et al., ICLR 2020 (openreview rklOg6EFwS), section 3; `beta` is their lambda.
     Deviation: `log(1 - p_k)` is computed as `logsumexp_{j != k} log p_j`, exact without the small
-    constants of the released code.
+    constants of the released code. Of soft labels, which the paper has not, the loss is the mean
+    over the label's classes.
 
     Args:
       beta: weight of the divergence, at least 0.
@@ -97,7 +106,7 @@ def mart(beta: float = 5.0) -> Objective:
 
     def objective(network, images, adversarial, labels):
         clean_logits, logits = _both_logits(network, images, adversarial)
-        missing = -tf.math.expm1(-cross_entropy(clean_logits, labels))  # 1 - p_y(x)
+        missing = _missing(clean_logits, labels)
         boosted = boosted_cross_entropy(logits, labels)
         return boosted + beta * divergence(clean_logits, logits) * missing, logits
 
@@ -115,11 +124,35 @@ def boosted_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes `-log p_y - log(1 - max_{k != y} p_k)` for every image, float32 [N]."""
     log_p = tf.nn.log_softmax(tf.cast(logits, tf.float32))
     num_classes = log_p.shape[-1]
+    if soft_labels.are_soft(labels):
+        return _soft_boosted(log_p, tf.cast(labels, tf.float32))
     is_label = tf.one_hot(labels, num_classes, True, False, dtype=tf.bool)
     rival = tf.argmax(tf.where(is_label, -float("inf"), log_p), axis=-1)
     is_rival = tf.one_hot(rival, num_classes, True, False, dtype=tf.bool)
     log_rest = tf.reduce_logsumexp(tf.where(is_rival, -float("inf"), log_p), axis=-1)
     return cross_entropy(logits, labels) - log_rest
+
+
+def _soft_boosted(log_p, labels):
+    """The rival of a class is the leading class, and of that the second."""
+    ranked = tf.math.top_k(log_p, 2).indices
+    leads, follows = (
+        tf.one_hot(ranked[:, k], log_p.shape[-1], True, False, dtype=tf.bool) for k in (0, 1)
+    )
+    log_rest = [
+        tf.reduce_logsumexp(tf.where(rival, -float("inf"), log_p), axis=-1, keepdims=True)
+        for rival in (follows, leads)
+    ]
+    return -tf.reduce_sum(labels * (log_p + tf.where(leads, *log_rest)), axis=-1)
+
+
+def _missing(logits, labels):
+    """Computes `1 - p_y(x)`, what the network leaves to other classes, [N]."""
+    if not soft_labels.are_soft(labels):
+        return -tf.math.expm1(-cross_entropy(logits, labels))
+    return -tf.reduce_sum(
+        tf.cast(labels, tf.float32) * tf.math.expm1(tf.nn.log_softmax(logits)), axis=-1
+    )
 
 
 def own_losses(network: keras.Model) -> tf.Tensor:
@@ -168,7 +201,10 @@ def _smoothed_cross_entropy(logits, labels, smoothing):
         return cross_entropy(logits, labels)
     num_classes = logits.shape[-1]
     rest = smoothing / num_classes
-    targets = tf.one_hot(labels, num_classes, 1 - smoothing + rest, rest)
+    if soft_labels.are_soft(labels):
+        targets = (1 - smoothing) * tf.cast(labels, tf.float32) + rest
+    else:
+        targets = tf.one_hot(labels, num_classes, 1 - smoothing + rest, rest)
     return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 

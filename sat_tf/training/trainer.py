@@ -31,10 +31,12 @@ class AdversarialTrainer(Fittable):
     `adversarial_accuracy`, validation `loss`, `clean_accuracy`, `adversarial_accuracy` and
     `attack_gain` (the mean cross-entropy on adversarial minus that on clean images).
 
-    Batches are (images, labels): pixels of any number type, labels of any integer type [N]; other
-    forms and weights of images are refused. A label that is no class of the network gives a loss
-    that is not a number and, after the first batch or at the epoch's end, a ValueError; pixels in
-    [0, 1] or outside [0, 255] are warned of. The last batch may be smaller.
+    Batches are (images, labels): pixels of any number type, labels of any integer type [N], or soft
+    ones [N, num_classes], rows of probabilities; other forms and weights of images are refused.
+    Accuracies count the most probable class of a soft label. A label that is no class of the
+    network, or a row that is no probability, gives a loss that is not a number and, after the first
+    batch or at the epoch's end, a ValueError; pixels in [0, 1] or outside [0, 255] are warned of.
+    The last batch may be smaller.
 
     Random numbers depend on `seed`, the optimiser's step and the replica only, so a resumed run
     draws what the uninterrupted one would have drawn.
@@ -83,7 +85,7 @@ class AdversarialTrainer(Fittable):
         """Computes the loss of a global batch's `1 / parts`: Keras sums gradients over replicas."""
         known = batches.are_classes(labels, self.num_classes)
         losses, logits = self.objective(
-            self.network, images, adversarial, tf.where(known, labels, 0)
+            self.network, images, adversarial, batches.masked(labels, known)
         )
         own = objectives.own_losses(self.network)  # before what another replica waits for
         losses = tf.where(known, losses, float("nan"))
@@ -126,7 +128,9 @@ class AdversarialTrainer(Fittable):
         clean_logits = network(images, training=False)
         logits = network(adversarial, training=False)
         losses, clean_losses = (
-            tf.where(known, objectives.cross_entropy(z, tf.where(known, labels, 0)), float("nan"))
+            tf.where(
+                known, objectives.cross_entropy(z, batches.masked(labels, known)), float("nan")
+            )
             for z in (logits, clean_logits)
         )
         found = {
