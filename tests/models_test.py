@@ -10,11 +10,14 @@ from sat_tf.callbacks import curves
 from tests.telling import telling, tinted
 
 SMALL = ("resnet8", "resnet18", "preactresnet18", "wrn-10-1")
+# Without batch norm, and in the narrow form of small images.
+NARROW = {"convnext_tiny_convstem": {"width": 4, "depth": 1, "patch_size": 1}}
 
 
 def build(name, activation="swish", num_classes=10, image_size=8, **options):
     if name in ("resnet18", "resnet34"):
         options.setdefault("width", 8)
+    options = NARROW.get(name, {}) | options
     return models.build(
         name, activation=activation, num_classes=num_classes, image_size=image_size, **options
     )
@@ -99,7 +102,7 @@ def test_the_activation_reaches_every_site_and_nothing_else_bends(name, sites):
     assert all(x.activation is keras.activations.linear for x in fused)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", (*SMALL, *NARROW))
 def test_a_spec_reaches_every_site_as_a_layer_of_its_own(name):
     _, names = site_names(name)
     network = build(name, "swish")
@@ -139,7 +142,7 @@ def test_tensorboard_finds_the_shared_pair_of_pssilu_once():
     assert [w.name for w in layer.trainable_weights] == ["pssilu_a", "pssilu_b"]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", (*SMALL, *NARROW))
 def test_names_do_not_depend_on_what_was_built_before(name):
     first, second = build(name), build(name)
     assert first.name == name
@@ -147,7 +150,7 @@ def test_names_do_not_depend_on_what_was_built_before(name):
     assert [w.path for w in first.weights] == [w.path for w in second.weights]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", (*SMALL, *NARROW))
 def test_logits_are_float32_of_any_batch_and_return_from_a_file(name, tmp_path):
     network = build(name, num_classes=7)
     network.save(tmp_path / "network.keras")
@@ -324,7 +327,7 @@ def test_kernels_start_with_variance_two_over_the_fan_out():
 
 
 def test_no_network_regularises_itself():
-    for name in SMALL:
+    for name in (*SMALL, *NARROW):
         network = build(name)
         assert network.losses == []
         assert all(getattr(x, "kernel_regularizer", None) is None for x in network.layers)

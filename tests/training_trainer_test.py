@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from sat_tf import activations, injection
 from sat_tf.attacks import PGD, identity, noise
+from sat_tf.models.branches import StochasticDepth
 from sat_tf.runs import checkpoints, distribution
 from sat_tf.training import AdversarialTrainer, fitting
 from sat_tf.training.objectives import adversarial_cross_entropy
@@ -25,7 +26,7 @@ def network(batch_norm=False, dropout=False):
     x = keras.layers.Activation("swish", name="act")(x)
     x = keras.layers.Flatten()(x)
     if dropout:
-        x = keras.layers.Dropout(0.5, seed=3)(x)
+        x = StochasticDepth(0.3)(keras.layers.Dropout(0.5, seed=3)(x))
     return keras.Model(pixels, keras.layers.Dense(3, dtype="float32", name="logits")(x), name="net")
 
 
