@@ -15,6 +15,14 @@ def define() -> None:
         "Radius of the ball in pixels (0-255); default: 32 for digits, 8 for CIFAR, 4 for "
         "ImageNet.",
     )
+    numbers.real(
+        "epsilon_warmup_epochs",
+        0.0,
+        "Epochs in which epsilon and step size of the attack inside training grow from 0 to their "
+        "values, linearly from step to step; validation has the whole epsilon throughout.",
+        0,
+        100_000,
+    )
     numbers.whole("attack_steps", 1, "Gradient steps of the attack inside training.", 1, 10_000)
     numbers.pixels(
         "step_size",

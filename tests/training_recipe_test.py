@@ -20,8 +20,9 @@ from tests import programs
 INFO = Info("pictures", tuple("abcdefg"), (12, 12, 2), {"train": 100, "validation": 9, "test": 9})
 # Unlike every default, and unlike each other.
 PGD_AT = {
-    "norm": "l2", "epsilon": 90.0, "attack_steps": 3, "step_size": 21.0, "clean_start": 0.25,
-    "attack_batch_norm": "batch", "validation_steps": 7, "epochs": 5, "batch_size": 12,
+    "norm": "l2", "epsilon": 90.0, "epsilon_warmup_epochs": 1.3, "attack_steps": 3,
+    "step_size": 21.0, "clean_start": 0.25, "attack_batch_norm": "batch", "validation_steps": 7,
+    "epochs": 5, "batch_size": 12,
     "learning_rate": 0.3, "schedule": "step", "warmup_epochs": 0.7, "boundary": [1.5, 3.0],
     "factor": 0.2, "momentum": 0.6, "nesterov": False, "weight_decay": 0.003,
     "label_smoothing": 0.15, "ema_decay": 0.75, "gradient_accumulation": 3, "seed": 11,
@@ -104,6 +105,7 @@ def test_every_value_reaches_the_trainer(given, built):
     assert (made.seed, made.weight_decay, made.activation_weight_decay) == (11, 0.003, 0.0)
     assert (made.ema_decay, made.gradient_accumulation, made.jit_compile) == (0.75, 3, True)
     assert made.steps_per_execution == 4
+    assert made.epsilon_warmup_steps == math.ceil(1.3 * (100 // 12)) == 11
     assert made.average is not None and made.average is not made.network
     assert (made.optimizer.momentum, made.optimizer.nesterov) == (0.6, False)
     steps = 100 // 12
@@ -126,6 +128,7 @@ def test_the_defaults_are_those_of_the_help(given, built):
     assert vars(made.attack) == vars(attacks.PGD(epsilon=8, step_size=8, steps=1))
     assert vars(made.validation_attack) == vars(attacks.PGD(epsilon=8, step_size=2, steps=10))
     assert (made.ema_decay, made.average, made.jit_compile, made.seed) == (0.0, None, False, 0)
+    assert made.epsilon_warmup_steps == 0
     assert (made.weight_decay, made.gradient_accumulation) == (5e-4, 1)
     assert (made.optimizer.momentum, made.optimizer.nesterov) == (0.9, True)
     rates = [float(made.optimizer._learning_rate(t)) for t in range(40)]
@@ -242,6 +245,10 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
         recipe.default_epsilon("folder:cats", "linf")
     with pytest.raises(ValueError, match="a batch of 12 cannot be cut into 2 .* multiple of 10"):
         parts.trainer(given(batch_size=12, gradient_accumulation=5), INFO, 2)
+    with pytest.raises(ValueError, match="the attack none, which has no epsilon"):
+        parts.trainer(given(attack="none", epsilon_warmup_epochs=1.0, batch_size=10), INFO, 1)
+    with pytest.raises(ValueError, match="31 and epochs 30, so epsilon would not be reached"):
+        parts.trainer(given(epsilon_warmup_epochs=31.0, batch_size=10), INFO, 1)
     for wrong in ({"schedule": "step"}, {"schedule": "cosine", "boundary": [3.0]}):
         with pytest.raises(ValueError, match="'step' needs at least one --boundary"):
             optimizers.schedule(given(**wrong), 10)

@@ -33,17 +33,15 @@ class DivergencePGD(PGD):
             )
         self.start_deviation = float(start_deviation)
 
-    def __call__(self, network, images, labels=None, seed=None) -> tf.Tensor:
+    def __call__(self, network, images, labels=None, seed=None, *, share=None) -> tf.Tensor:
         """Returns adversarial images; arguments as `PGD`, labels unused."""
         del labels
         images = tf.convert_to_tensor(images, tf.float32)
         clean = tf.nn.softmax(tf.cast(self.logits(network, images), tf.float32))
-        return super().__call__(network, images, tf.stop_gradient(clean), seed)
+        return super().__call__(network, images, tf.stop_gradient(clean), seed, share=share)
 
     def start(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Returns the first iterate."""
-        if self.epsilon == 0:
-            return images
         seed = noise.fresh_seed() if seed is None else seed
         return self.project(images + self.start_deviation * noise.normal(seed, images), images)
 

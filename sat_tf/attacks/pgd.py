@@ -1,5 +1,6 @@
 """Projected gradient descent, the attack inside adversarial training."""
 
+import copy
 from collections.abc import Callable
 
 import keras
@@ -75,6 +76,8 @@ class PGD:
         images: tf.Tensor,
         labels: tf.Tensor,
         seed: tf.Tensor | None = None,
+        *,
+        share: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns adversarial images.
 
@@ -83,16 +86,20 @@ class PGD:
           images: float32 [N, H, W, C] in pixels.
           labels: int [N], or float [N, C], a probability for each class.
           seed: int32 [2] or [N, 2]; None draws one from TensorFlow's global generator.
+          share: of epsilon and of the step size, float32 [] from 0 to 1; None is all of them.
         """
         images = tf.convert_to_tensor(images, tf.float32)
-        adversarial = self.start(images, seed)
+        attack = copy.copy(self)
+        if share is not None:
+            attack.epsilon, attack.step_size = share * self.epsilon, share * self.step_size
+        adversarial = attack.start(images, seed)
         if self.steps == 1:
-            adversarial = self.step(network, adversarial, images, labels)
+            adversarial = attack.step(network, adversarial, images, labels)
         else:
             # A loop in the graph: memory and compile time do not depend on the number of steps.
             (adversarial,) = tf.while_loop(
                 lambda _: True,
-                lambda iterate: (self.step(network, iterate, images, labels),),
+                lambda iterate: (attack.step(network, iterate, images, labels),),
                 (adversarial,),
                 parallel_iterations=1,
                 maximum_iterations=self.steps,
@@ -101,7 +108,7 @@ class PGD:
 
     def start(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Returns the first iterate."""
-        if not self.random_start or self.epsilon == 0:
+        if not self.random_start:
             return images
         seed = noise.fresh_seed() if seed is None else seed
         if self.norm == "linf":

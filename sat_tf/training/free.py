@@ -118,8 +118,9 @@ class FreeTrainer(AdversarialTrainer):
             loss = self.loss_of(images, adversarial, labels, parts)
         *gradients, slope = tape.gradient(loss, [*self.network.trainable_variables, adversarial])
         direction = geometry.steepest_direction(scaling.finite(slope), "linf")
-        moved = perturbation + self.step_size * direction
-        moved = tf.clip_by_value(moved, -self.epsilon, self.epsilon)
+        share = self.attack_share().get("share", 1.0)
+        moved = perturbation + share * self.step_size * direction
+        moved = tf.clip_by_value(moved, -share * self.epsilon, share * self.epsilon)
         self._keep(tf.concat([moved, rows[size:]], 0))
         return gradients
 

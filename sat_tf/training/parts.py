@@ -1,5 +1,7 @@
 """From a recipe to the process and the parts of a run."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -99,6 +101,21 @@ def _pgd(recipe):
 ATTACKS = {"pgd": _pgd, "none": lambda recipe: attacks.identity}
 
 
+def _epsilon_warmup_steps(recipe, steps_per_epoch):
+    epochs = recipe.epsilon_warmup_epochs
+    if epochs and recipe.attack == "none":
+        raise ValueError(
+            f"epsilon_warmup_epochs is {epochs:g} and the attack none, which has no epsilon; leave "
+            "one of them out"
+        )
+    if epochs > recipe.epochs:
+        raise ValueError(
+            f"epsilon_warmup_epochs is {epochs:g} and epochs {recipe.epochs}, so epsilon would not "
+            "be reached; make the warm-up shorter than the run"
+        )
+    return math.ceil(epochs * steps_per_epoch)
+
+
 def strong_attack(recipe: Recipe, steps: int) -> attacks.PGD:
     """Makes the attack of validation and test, as `evaluate` makes it."""
     return names.pgd(steps, epsilon=recipe.epsilon, norm=recipe.norm)
@@ -149,6 +166,7 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
         label_smoothing=recipe.label_smoothing,
         validation_attack=strong_attack(recipe, recipe.validation_steps),
         seed=recipe.seed,
+        epsilon_warmup_steps=_epsilon_warmup_steps(recipe, steps_per_epoch),
     )
     decays_itself = optimizers.decays_itself(recipe.optimizer)
     made.compile(

@@ -37,6 +37,7 @@ class Recipe:
     attack: str
     norm: str
     epsilon: float | None
+    epsilon_warmup_epochs: float
     attack_steps: int
     step_size: float | None
     random_start: bool

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the optimiser's step."""
+"""Learning rates, and the size of the attack, as functions of the optimiser's step."""
 
 import math
 
@@ -6,6 +6,20 @@ import keras
 import tensorflow as tf
 
 NAMES = ("constant", "step", "cosine", "one_cycle", "exponential")
+
+
+def attack_share(step: tf.Tensor, warmup_steps: int) -> tf.Tensor:
+    """Returns the share of epsilon and step size at a step, float32 []: `min(1, t / w)`.
+
+    Training against attacks that grow from nothing, "epsilon warm-up", is what keeps networks
+    without batch norm from learning one answer for all images. Source: Debenedetti et al. 2022,
+    arXiv 2209.07399, which raises epsilon once an epoch; here it grows with every step.
+
+    Args:
+      step: t, the optimiser's steps so far.
+      warmup_steps: w, at least 1.
+    """
+    return tf.minimum(tf.cast(step, tf.float32) / warmup_steps, 1.0)
 
 
 @keras.saving.register_keras_serializable(package="sat_tf")

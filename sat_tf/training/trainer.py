@@ -7,7 +7,7 @@ from sat_tf import activations, injection
 from sat_tf.attacks import Attack, noise
 from sat_tf.attacks.losses import misclassified
 from sat_tf.runs import distribution
-from sat_tf.training import averages, batches, objectives
+from sat_tf.training import averages, batches, objectives, schedules
 from sat_tf.training.fittable import Fittable
 
 
@@ -47,7 +47,9 @@ class AdversarialTrainer(Fittable):
       validation_attack: perturbs the validation images; default `attack`, which shows progress,
         but no robust accuracy worth reporting: give a stronger one.
       objective: the loss; default `adversarial_cross_entropy()`.
-      seed: of the attack's noise, and of activations that draw random numbers.
+      seed: of the attack's noise, and of layers that draw random numbers.
+      epsilon_warmup_steps: steps in which epsilon and step size of the training attack grow from 0
+        (`schedules.attack_share`), by its argument `share`, as that of `PGD`; 0: they never change.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class AdversarialTrainer(Fittable):
         validation_attack: Attack | None = None,
         objective: objectives.Objective | None = None,
         seed: int = 0,
+        epsilon_warmup_steps: int = 0,
     ):
         super().__init__(network, ("loss", "adversarial_accuracy", "clean_accuracy", "attack_gain"))
         self.attack = attack
         self.validation_attack = validation_attack or attack
         self.objective = objective or objectives.adversarial_cross_entropy()
         self.seed = seed
+        self.epsilon_warmup_steps = epsilon_warmup_steps
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """Perturbs a batch, learns from it and returns the logs."""
@@ -76,7 +80,7 @@ class AdversarialTrainer(Fittable):
 
     def gradients_of(self, images, labels, seed, parts) -> averages.Gradients:
         """Perturbs images and returns the gradients of their part of the loss, `loss_of`."""
-        adversarial = self.attack(self.network, images, labels, seed)
+        adversarial = self.attack(self.network, images, labels, seed, **self.attack_share())
         with tf.GradientTape() as tape, activations.drawing(seed):
             loss = self.loss_of(images, adversarial, labels, parts)
         return tape.gradient(loss, self.network.trainable_variables)
@@ -110,6 +114,12 @@ class AdversarialTrainer(Fittable):
             averages.take_average(self.average, self.network, self.averaged)
         elif self.average is not None:  # after the statistics, which it averages too
             averages.move_average(self.average, self.network, self.ema_decay)
+
+    def attack_share(self) -> dict[str, tf.Tensor]:
+        """Returns what a step's attack takes beside the seed: its `share`, if epsilon warms up."""
+        if not (steps := self.epsilon_warmup_steps):
+            return {}
+        return {"share": schedules.attack_share(self.optimizer.iterations, steps)}
 
     def step_seed(self) -> tf.Tensor:
         """Returns the seed of a step on this replica; `fold_in` makes one seed of two numbers."""
