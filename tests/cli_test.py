@@ -212,6 +212,7 @@ PROGRAMS = (
     "sat_tf.zoo",
     "sat_tf.activations",
     "export.saved_model",
+    "export.pytorch",
     "export.client",
     "benchmarks.activations",
     "benchmarks.evaluate",

@@ -393,13 +393,13 @@ def test_every_cell_of_the_tables_is_a_figure_of_the_report(report):
 
 
 def test_model_info_is_unreliable_where_a_check_failed_and_names_autoattack_alone(report):
-    assert artefacts.model_info(report, {})["unreliable"] is True
+    assert artefacts.model_info(report.to_dict(), {})["unreliable"] is True
     report.checks = [check for check in report.checks if check["passed"] is not False]
-    assert artefacts.model_info(report, {})["unreliable"] is False
+    assert artefacts.model_info(report.to_dict(), {})["unreliable"] is False
     names = ["apgd-ce", "apgd-t", "fab-t", "square"]
     for order, said in ((names, "30.00"), (names[::-1], None), (names[:3], None)):
         report.outcomes = [dataclasses.replace(report.outcomes[-1], name=name) for name in order]
-        info = artefacts.model_info(report, {"model": "m", "dataset": "cifar10"})
+        info = artefacts.model_info(report.to_dict(), {"model": "m", "dataset": "cifar10"})
         assert info["autoattack_acc"] == said
         assert (info["reported"], info["clean_acc"], info["dataset"]) == (
             "30.00",
@@ -408,7 +408,7 @@ def test_model_info_is_unreliable_where_a_check_failed_and_names_autoattack_alon
         )
     round_ball = {"epsilon": 127.5, "norm": "l2"}
     report.outcomes = [dataclasses.replace(report.outcomes[-1], settings=round_ball)]
-    assert artefacts.model_info(report, {})["eps"] == "0.5"
+    assert artefacts.model_info(report.to_dict(), {})["eps"] == "0.5"
 
 
 def test_events_hold_every_accuracy_of_every_attack(report, tmp_path):

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.attacks import autoattack
 from sat_tf.evaluation import kept_images, saved_images
 from sat_tf.evaluation.outcome import steps_curve
 from sat_tf.evaluation.report import Report, page, plots
+from sat_tf.evaluation.report.model_info import model_info
 from sat_tf.runs import atomic
 
 NAMES = ("html", "plots", "tensorboard", "model_info", "npz", "tfrecord")
@@ -146,7 +146,9 @@ def _write(report, names, path, title, about):
         summaries(report, written[-1], class_names)
     if "model_info" in names:
         written.append(path.with_suffix(".model_info.json"))
-        atomic.write_text(written[-1], json.dumps(model_info(report, about), indent=2) + "\n")
+        atomic.write_text(
+            written[-1], json.dumps(model_info(report.to_dict(), about), indent=2) + "\n"
+        )
     return written
 
 
@@ -191,32 +193,3 @@ def _is_whole(files):
         return False
     last = [tf.compat.v1.Event.FromString(record.numpy()).summary for record in records[-1:]]
     return any(value.tag == _LAST_SUMMARY for summary in last for value in summary.value)
-
-
-def model_info(report: Report, about: dict[str, Any]) -> dict[str, Any]:
-    """Returns RobustBench's `model_info`; what only the authors know is left empty.
-
-    `autoattack_acc` is filled where the four attacks of `standard` ran, in their order, alone.
-
-    Source: the files below `model_info/` of RobustBench/robustbench.
-    """
-    names = tuple(outcome.name for outcome in report.outcomes)
-    first = report.outcomes[0].settings
-    epsilon = first["epsilon"]
-    robust = f"{100 * report.adversarial_accuracy:.2f}"
-    return {
-        "link": "",
-        "name": about.get("model") or report.facts["network"].get("name"),
-        "authors": "",
-        "additional_data": False,
-        "number_forward_passes": 1,
-        "dataset": about.get("dataset"),
-        "venue": "",
-        "architecture": about.get("model") or "",
-        "eps": f"{epsilon:g}/255" if first["norm"] == "linf" else f"{epsilon / 255:.4g}",
-        "clean_acc": f"{100 * report.clean_accuracy:.2f}",
-        "reported": robust,
-        "autoattack_acc": robust if names == autoattack.members("standard") else None,
-        "footnote": f"{len(report.labels)} images, sat_tf {report.facts['versions']['sat_tf']}",
-        "unreliable": any(check["passed"] is False for check in report.checks),
-    }
