@@ -21,6 +21,12 @@ def define() -> None:
         "or one of TensorFlow Addons: tfa:snake; or keep, what the network has. Default: swish; "
         "keep for an initial network.",
     )
+    flags.DEFINE_bool(
+        "synchronized_batch_norm",
+        False,
+        "In training, batch norm's mean and variance are those of all replicas' images, not of a "
+        "replica's.",
+    )
     flags.DEFINE_string(
         "initial_network",
         None,

@@ -19,6 +19,7 @@ INFO = Info("pets", ("cat", "dog", "hare"), (8, 8, 1), {"train": 9, "validation"
 GIVEN = {
     "model": None, "activation": "keep", "initial_network": None, "freeze": [], "download": False,
     "body_learning_rate_multiplier": 1.0, "image_size": None, "workdir": None,
+    "synchronized_batch_norm": False,
 }  # fmt: skip
 
 

@@ -10,13 +10,15 @@ import keras
 
 from sat_tf import specs
 from sat_tf.models import cifar, convnext, efficientnet, resnet
-from sat_tf.models.batch_norm import BatchNormalization
+from sat_tf.models.batch_norm import BatchNormalization, synchronize
 from sat_tf.models.layers import Activation, activation_sites
 
 _BODIES = {**cifar.NETWORKS, **resnet.NETWORKS, **efficientnet.NETWORKS, **convnext.NETWORKS}
 NAMES = tuple(_BODIES)
 
-__all__ = ["NAMES", "Activation", "BatchNormalization", "build", "num_parameters", "parse"]
+__all__ = [
+    "NAMES", "Activation", "BatchNormalization", "build", "num_parameters", "parse", "synchronize",
+]  # fmt: skip
 
 
 def build(

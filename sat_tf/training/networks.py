@@ -23,9 +23,12 @@ def make(recipe: Recipe, info: datasets.Info) -> keras.Model:
     """
     if recipe.initial_network is None:
         _refuse_without_initial(recipe)
-        return _named(recipe, info)
-    network = _initial(recipe, info)
-    finetuning.freeze(network, recipe.freeze)
+        network = _named(recipe, info)
+    else:
+        network = _initial(recipe, info)
+        finetuning.freeze(network, recipe.freeze)
+    if recipe.synchronized_batch_norm:
+        models.synchronize(network)
     return network
 
 

@@ -83,6 +83,12 @@ def training_attack(recipe: Recipe) -> attacks.Attack:
 
 
 def _pgd(recipe):
+    if recipe.synchronized_batch_norm and recipe.attack_batch_norm == "batch":
+        raise ValueError(
+            "attack_batch_norm is batch and batch norm is synchronized: each replica attacks its "
+            "own images by their own statistics; leave --synchronized_batch_norm out, or attack "
+            "with --attack_batch_norm=inference"
+        )
     names.warn_of_fraction(recipe.epsilon)
     step_size = recipe.step_size
     if step_size is None:

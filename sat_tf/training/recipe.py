@@ -19,6 +19,7 @@ class Recipe:
     # flags/model.py
     model: str | None
     activation: str | None
+    synchronized_batch_norm: bool
     initial_network: str | None
     freeze: list[str]
     body_learning_rate_multiplier: float
