@@ -1,5 +1,8 @@
 """Every attack keeps the protocol that packing relies on; ensembles hold what their names say."""
 
+import functools
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,9 +57,19 @@ def first_state(attack, order=range(COUNT)):
     )
 
 
-def compiled(attack):
+@functools.cache
+def compiled(name):
     # As Keras runs it: without AutoGraph.
-    return tf.function(lambda state: attack.step(network, state), autograph=False)
+    return tf.function(lambda state: ATTACKS[name].step(network, state), autograph=False)
+
+
+@functools.cache
+def course(name):
+    """Returns the states of all images up to a step too many, and how often a step was traced."""
+    step, states = compiled(name), [first_state(ATTACKS[name])]
+    for _ in range(ATTACKS[name].num_steps + 1):
+        states.append(step(states[-1]))
+    return states, step.experimental_get_tracing_count()
 
 
 def rows(state, index):
@@ -71,11 +84,8 @@ def assert_same(one, other):
 @every_attack
 def test_an_image_evolves_as_if_alone_whatever_the_others_are_at(name):
     attack = ATTACKS[name]
-    step, alone = compiled(attack), []
-    state = first_state(attack)
-    for _ in range(attack.num_steps + 1):
-        alone.append(state)
-        state = step(state)
+    alone, _ = course(name)
+    step = compiled(name)
     # Slots that were filled at different times, in another order.
     order = np.random.default_rng(0).permutation(COUNT).tolist()
     lags = [0, 3, 1, 7, 2, 5, 6, 4] * (COUNT // 8)
@@ -94,10 +104,9 @@ def test_an_image_evolves_as_if_alone_whatever_the_others_are_at(name):
 @every_attack
 def test_verdicts_do_not_depend_on_the_batch_size(name):
     attack = ATTACKS[name]
-    step = compiled(attack)
-    together, apart = first_state(attack), [first_state(attack, [n]) for n in range(6)]
+    together = course(name)[0][attack.num_steps]
+    step, apart = compiled(name), [first_state(attack, [n]) for n in range(6)]
     for _ in range(attack.num_steps):
-        together = step(together)
         apart = [step(state) for state in apart]
     for n, state in enumerate(apart):
         assert bool(state["broken"][0]) == bool(together["broken"][n])
@@ -105,25 +114,20 @@ def test_verdicts_do_not_depend_on_the_batch_size(name):
 
 @every_attack
 def test_states_keep_shapes_and_steps_are_never_retraced(name):
-    attack = ATTACKS[name]
-    step = compiled(attack)
-    state = first_state(attack)
-    for taken in range(attack.num_steps):
+    states, num_traces = course(name)
+    for taken, state in enumerate(states):
         assert (state["step"].numpy() == taken).all()
-        later = step(state)
-        assert {k: (v.shape, v.dtype) for k, v in later.items()} == {
-            k: (v.shape, v.dtype) for k, v in state.items()
+        assert {k: (v.shape, v.dtype) for k, v in state.items()} == {
+            k: (v.shape, v.dtype) for k, v in states[0].items()
         }
-        state = later
-    assert step.experimental_get_tracing_count() == 1
+    assert num_traces == 1
 
 
 @every_attack
 def test_broken_says_that_the_returned_point_is_misclassified_and_stays(name):
     attack = ATTACKS[name]
-    step, state = compiled(attack), first_state(attack)
-    for _ in range(attack.num_steps):
-        before, state = state, step(state)
+    (*states, over), _ = course(name)
+    for before, state in itertools.pairwise(states):
         point, broken = state["adversarial"].numpy(), state["broken"].numpy()
         wrong = np.argmax(network(point), 1) != state["labels"].numpy()
         np.testing.assert_array_equal(wrong[broken], True)
@@ -134,7 +138,7 @@ def test_broken_says_that_the_returned_point_is_misclassified_and_stays(name):
         moves = linear_network.sizes(point - state["images"].numpy(), attack.norm)
         assert (moves <= attack.epsilon * (1 + 1e-5) + 1e-3).all()
     assert broken.any() and not broken.all()
-    over = step(state)  # an image that took all its steps keeps its verdict
+    # An image that took all its steps keeps its verdict.
     np.testing.assert_array_equal(over["broken"], state["broken"])
     np.testing.assert_array_equal(over["adversarial"], state["adversarial"])
     assert all(np.isfinite(v).all() for k, v in rows(over, slice(None)).items() if k != "distance")
@@ -143,11 +147,8 @@ def test_broken_says_that_the_returned_point_is_misclassified_and_stays(name):
 @every_attack
 def test_called_alone_the_result_is_that_of_the_steps_and_of_the_seed(name):
     attack = ATTACKS[name]
-    state = first_state(attack)
+    state = course(name)[0][attack.num_steps]
     images, labels, seeds = state["images"], state["labels"], state["seeds"]
-    step = compiled(attack)
-    for _ in range(attack.num_steps):
-        state = step(state)
     call = tf.function(lambda seeds: attack(network, images, labels, seeds), autograph=False)
     np.testing.assert_allclose(call(seeds), state["adversarial"], atol=1e-4)
     np.testing.assert_array_equal(call(seeds), call(seeds))

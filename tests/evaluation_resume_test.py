@@ -58,24 +58,24 @@ def content(report):
 
 
 @pytest.fixture(scope="module")
-def reference():
-    report = evaluate_here(None)
+def ended(tmp_path_factory):
+    """The report of an evaluation that nothing stopped, and the bytes of its verdicts."""
+    path = tmp_path_factory.mktemp("ended") / "report.verdicts.npz"
+    report = evaluate_here(path)
     assert 0 < report.adversarial_accuracy < 1
-    return report
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    path = tmp_path_factory.mktemp("finished") / "report.verdicts.npz"
-    evaluate_here(path)
-    return path.read_bytes()
+    return report, path.read_bytes()
 
 
 @pytest.fixture
-def path(tmp_path, finished):
+def reference(ended):
+    return ended[0]
+
+
+@pytest.fixture
+def path(tmp_path, ended):
     """The verdicts of an evaluation that has ended."""
     path = tmp_path / "report.verdicts.npz"
-    path.write_bytes(finished)
+    path.write_bytes(ended[1])
     return path
 
 
