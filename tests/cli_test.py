@@ -285,18 +285,16 @@ def test_ctrl_c_while_a_program_starts_is_one_line():
     "program", [PROGRAMS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in PROGRAMS[1:])]
 )
 @pytest.mark.parametrize("flag", ["--help", pytest.param("--helpfull", marks=pytest.mark.slow)])
-def test_help_is_no_error(program, flag):
+def test_help_is_no_error(program, flag, forked):
     if program == "sat_tf.activations" and flag == "--helpfull":
         pytest.skip("argparse has --help alone")
-    done = subprocess.run(
-        [sys.executable, "-m", program, flag], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--" in done.stdout and "Traceback" not in done.stderr
+    status, out, err = forked.run(program, flag)
+    assert status == 0, err
+    assert "--" in out and "Traceback" not in err
     if flag == "--help":
-        examples = [line for line in done.stdout.splitlines() if f"  python -m {program}" in line]
+        examples = [line for line in out.splitlines() if f"  python -m {program}" in line]
         assert len(examples) >= 3
-        assert all(len(line) <= 80 for line in done.stdout.splitlines())
+        assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def test_help_shows_flags_by_theme_with_range_and_default(monkeypatch):
