@@ -61,7 +61,7 @@ def requirements(name: str) -> list[str]:
 NEEDED = requirements("requirements.txt")
 EXTRAS = {
     name: [line for line in requirements(f"requirements-{name}.txt") if line not in NEEDED]
-    for name in ("addons", "serving", "dev")
+    for name in ("addons", "corruptions", "serving", "dev")
 }
 EXTRAS["gpu"] = [
     line.replace("tensorflow", "tensorflow[and-cuda]")

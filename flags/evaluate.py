@@ -9,6 +9,7 @@ THEMES = {
     "workdir": "The network",
     "dataset": "The images",
     "attacks": "The attacks",
+    "corruptions": "Corrupted images, without attacks",
     "batch_size": "The run",
 }
 
@@ -86,6 +87,20 @@ def define() -> None:
     flags.DEFINE_list("curve", [], "Radii in pixels for accuracy over epsilon: 0,1,2,4,8.")
     flags.DEFINE_bool("steps_curve", False, "Print what stands after so many steps of each attack.")
     numbers.whole("seed", 0, "Seed of all noise.", 0)
+
+    flags.DEFINE_list(
+        "corruptions",
+        [],
+        "Measure accuracy on corrupted images instead of attacks: all, which are the 15 of "
+        "ImageNet-C and CIFAR-10-C, or some by name, such as gaussian_noise,fog; of "
+        "--dataset=cifar10_corrupted or imagenet2012_corrupted as TFDS has them, else computed.",
+    )
+    flags.DEFINE_list("severities", ["1", "2", "3", "4", "5"], "Of the corruptions, 1 is mild.")
+    flags.DEFINE_string(
+        "corruption_baseline",
+        None,
+        "Another network's JSON of --corruptions, to which the mean corruption error is relative.",
+    )
 
     numbers.whole("batch_size", 128, "Images evaluated at once, over all replicas.", 1, 2**20)
     flags.DEFINE_bool(

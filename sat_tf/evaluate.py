@@ -3,6 +3,7 @@
     python -m sat_tf.evaluate --workdir=runs/digits
     python -m sat_tf.evaluate --workdir=runs/digits --attacks=autoattack
     python -m sat_tf.evaluate --network=mine.keras --dataset=cifar10 --epsilon=8
+    python -m sat_tf.evaluate --workdir=runs/cifar10 --corruptions=all
 
 An evaluation that was stopped goes on with the same command.
 """
@@ -16,7 +17,7 @@ from flags import evaluate as own_flags
 from sat_tf import cli
 from sat_tf.attacks import PGD
 from sat_tf.attacks import names as attack_names
-from sat_tf.evaluation import verdicts
+from sat_tf.evaluation import corruptions, verdicts
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report, artefacts
 from sat_tf.evaluation.session import Session
@@ -58,6 +59,10 @@ def evaluate(
 def main() -> None:
     """Evaluates the network that the flags name, prints the tables and writes the report."""
     settings = complete(flags.FLAGS)
+    if settings.flags.corruptions:
+        _measure_corruptions(settings)
+        return
+    _refuse_without_corruptions(settings.flags)
     write, image_type = settings.flags.write, settings.flags.image_type
     # Whatever can be refused is refused before an attack, in the order of what it costs to see.
     artefacts.check_names(write)
@@ -74,6 +79,30 @@ def main() -> None:
                 network, dataset, attacks[settings.epsilon], options, _about(settings)
             )
         _write(report, settings)
+
+
+def _measure_corruptions(settings):
+    """Measures corrupted images in place of attacks, prints the table and writes the report."""
+    write = settings.flags.write
+    artefacts.check_names(write, ("html", "plots"))
+    kinds = corruptions.Kinds.of(settings)
+    network, _ = load_network(settings)
+    print(f"{settings.source} on {settings.dataset} {settings.split}, corrupted", flush=True)
+    with artefacts.reserve(write, settings.report):
+        with handling_stops(_stop):
+            report = corruptions.measure(settings, kinds, network, _about(settings))
+        report.save(settings.report)
+        print(report.text(), flush=True)
+        title = f"{settings.source} under corruptions"
+        written = artefacts.write_corruptions(report, write, settings.report, title)
+    paths = "\n".join(map(str, [settings.report, *written]))
+    print(f"{report.num_images} images of each kind, accuracies in percent:\n{paths}")
+
+
+def _refuse_without_corruptions(given):
+    for name in ("severities", "corruption_baseline"):
+        if given[name].present:
+            raise ValueError(f"--{name} is of corruptions; give --corruptions=all as well")
 
 
 def _attacks(settings, network, epsilon):

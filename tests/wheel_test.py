@@ -148,7 +148,8 @@ def test_version_and_requirements_stand_once(metadata):
             by_extra[extra[2]].add((name, bounds, extra[1]))
     assert found - needed == {one for one in found if "extra ==" in (one[2] or "")} != found
     (bounds,) = [bounds for name, bounds, _ in needed if name == "tensorflow"]
-    own = {name: required(f"requirements-{name}.txt") for name in ("addons", "dev", "serving")}
+    extras = ("addons", "corruptions", "dev", "serving")
+    own = {name: required(f"requirements-{name}.txt") for name in extras}
     own["dev"] |= own["serving"]  # which that file names
     own = {name: lines - needed for name, lines in own.items()}
     assert by_extra == own | {"gpu": {("tensorflow[and-cuda]", bounds, None)}}

@@ -35,6 +35,39 @@ class Clean(NamedTuple):
     images_sha256: str
 
 
+def inference(network: Callable[..., Any]) -> Callable[[Any], tf.Tensor]:
+    """Returns a network's float32 logits in inference mode, as a graph."""
+    return tf.function(
+        lambda images: tf.cast(network(images, training=False), tf.float32), autograph=False
+    )
+
+
+def judged(forward: Callable[[Any], tf.Tensor], stream: Stream) -> Clean:
+    """Judges every image of a stream.
+
+    Args:
+      forward: the network in inference mode.
+      stream: the images.
+
+    Raises:
+      ValueError: no image; a label beyond the classes; logits that are not [N, classes].
+    """
+    labels, correct, finite, digest, num_classes = [], [], [], hashlib.sha256(), 0
+    for batch in stream:
+        logits = forward(batch.images)
+        _check_logits(logits, batch.labels)
+        num_classes = int(logits.shape[1])
+        wrong = losses.misclassified(logits, tf.constant(batch.labels)).numpy()
+        labels.append(batch.labels[: batch.count])
+        correct.append(~wrong[: batch.count])
+        finite.append(np.isfinite(logits.numpy()).all(1)[: batch.count])
+        digest.update(batch.images[: batch.count].tobytes() + labels[-1].tobytes())
+    if not labels:
+        raise ValueError("the data set has no image")
+    columns = (np.concatenate(column) for column in (labels, correct, finite))
+    return Clean(*columns, num_classes, digest.hexdigest())
+
+
 class Runner:
     """A network on a data set: judges clean images and drives attacks.
 
@@ -57,32 +90,13 @@ class Runner:
         folded: Callable[..., Any] | None = None,
     ):
         self.network, self.stream, self.seed, self.strategy = network, stream, seed, strategy
-        self.forward = tf.function(
-            lambda images: tf.cast(network(images, training=False), tf.float32), autograph=False
-        )
+        self.forward = inference(network)
         attacked = [network] if folded is None or folded is network else [folded, network]
         self.attacked = [(one, Rungs(one)) for one in attacked]
 
     def clean(self) -> Clean:
-        """Judges every clean image.
-
-        Raises:
-          ValueError: no image; a label beyond the classes; logits that are not [N, classes].
-        """
-        labels, correct, finite, digest, num_classes = [], [], [], hashlib.sha256(), 0
-        for batch in self.stream:
-            logits = self.forward(batch.images)
-            _check_logits(logits, batch.labels)
-            num_classes = int(logits.shape[1])
-            wrong = losses.misclassified(logits, tf.constant(batch.labels)).numpy()
-            labels.append(batch.labels[: batch.count])
-            correct.append(~wrong[: batch.count])
-            finite.append(np.isfinite(logits.numpy()).all(1)[: batch.count])
-            digest.update(batch.images[: batch.count].tobytes() + labels[-1].tobytes())
-        if not labels:
-            raise ValueError("the data set has no image")
-        columns = (np.concatenate(column) for column in (labels, correct, finite))
-        return Clean(*columns, num_classes, digest.hexdigest())
+        """Judges every clean image, see `judged`."""
+        return judged(self.forward, self.stream)
 
     def run(
         self,

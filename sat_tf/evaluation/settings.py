@@ -75,7 +75,8 @@ def complete(flags: Any) -> Settings:
         value = getattr(flags, name)
         return run.get(name, default) if value is None else value
 
-    for name, example in (("dataset", "digits"), ("epsilon", "8")):
+    corrupted = bool(flags.corruptions)  # without attacks, which need a ball
+    for name, example in (("dataset", "digits"), ("epsilon", "8"))[: 1 if corrupted else 2]:
         if choose(name) is None:
             raise ValueError(
                 f"--{name} is not given and no run says it: such as --{name}={example}"
@@ -89,7 +90,7 @@ def complete(flags: Any) -> Settings:
         data_dir=choose("data_dir"),
         image_size=choose("image_size"),
         eval_resize=choose("eval_resize"),
-        epsilon=float(choose("epsilon")),
+        epsilon=float(choose("epsilon", 0)),
         norm=choose("norm", "linf"),
         curve=tuple(_number(x, "--curve=0,1,2,4,8", 0.0, _LARGEST_RADIUS) for x in flags.curve),
         input_range=None
@@ -144,7 +145,8 @@ def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None
 # What decides the figures, and therefore the name of a report that is given none.
 _DECISIVE = (
     "attacks dataset split ids classes num_images image_size eval_resize input_range preprocessing "
-    "epsilon norm step_size restarts last_iterate curve seed batch_size fold_batch_norm image_type"
+    "epsilon norm step_size restarts last_iterate curve seed batch_size fold_batch_norm image_type "
+    "corruptions severities corruption_baseline"
 ).split()
 
 

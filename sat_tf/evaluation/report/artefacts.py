@@ -13,6 +13,7 @@ import tensorflow as tf
 from sat_tf.evaluation import kept_images, saved_images
 from sat_tf.evaluation.outcome import steps_curve
 from sat_tf.evaluation.report import Report, page, plots
+from sat_tf.evaluation.report.corruptions import CorruptionReport
 from sat_tf.evaluation.report.model_info import model_info
 from sat_tf.runs import atomic
 
@@ -27,11 +28,11 @@ _SUFFIXES = {
 _LAST_SUMMARY = "evaluation/pictures"
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raises a ValueError, with the list, if one of the names is unknown."""
+def check_names(names: Sequence[str], known: Sequence[str] = NAMES) -> None:
+    """Raises a ValueError, with the list, if one of the names is not known."""
     for name in names:
-        if name not in NAMES:
-            raise ValueError(f"--write holds {name!r}; use some of: {', '.join(NAMES)}")
+        if name not in known:
+            raise ValueError(f"--write holds {name!r}; use some of: {', '.join(known)}")
 
 
 @contextlib.contextmanager
@@ -138,9 +139,7 @@ def _write(report, names, path, title, about):
         atomic.write_text(written[-1], page.write(report, title, class_names))
     if "plots" in names:
         for name, png in plots.draw_all(report, class_names).items():
-            written.append(path.with_suffix(f".{name}.png"))
-            with atomic.replacing(written[-1]) as temporary:
-                temporary.write_bytes(png)
+            written.append(_write_picture(png, path.with_suffix(f".{name}.png")))
     if "tensorboard" in names:
         written.append(path.with_suffix(".tensorboard"))
         summaries(report, written[-1], class_names)
@@ -149,6 +148,28 @@ def _write(report, names, path, title, about):
         atomic.write_text(
             written[-1], json.dumps(model_info(report.to_dict(), about), indent=2) + "\n"
         )
+    return written
+
+
+def _write_picture(png, path):
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(png)
+    return path
+
+
+def write_corruptions(
+    report: CorruptionReport, names: Sequence[str], path: pathlib.Path, title: str
+) -> list[pathlib.Path]:
+    """Writes what `names` asks for, html or plots, beside a corruption report; returns the files.
+
+    For `report.json`: `report.html` and `report.heat_map.png`.
+    """
+    written = []
+    if "html" in names:
+        written.append(path.with_suffix(".html"))
+        atomic.write_text(written[-1], report.html(title))
+    if "plots" in names:
+        written.append(_write_picture(report.heat_map(), path.with_suffix(".heat_map.png")))
     return written
 
 

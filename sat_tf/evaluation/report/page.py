@@ -2,7 +2,8 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sat_tf.evaluation.report import UNIT, Report, plots, tables
 from sat_tf.evaluation.report.statistics import percent, span
@@ -48,19 +49,24 @@ def write(report: Report, title: str, class_names: Sequence[str] | None = None) 
         _attacks(report),
     ]
     if report.curve:
-        parts += ["<h2>Accuracy over epsilon</h2>", _image(drawn["curve"], "accuracy over epsilon")]
+        parts += ["<h2>Accuracy over epsilon</h2>", image(drawn["curve"], "accuracy over epsilon")]
     parts += [
         "<h2>What stands after so many evaluations</h2>",
-        _image(drawn["steps"], "accuracy over evaluations"),
+        image(drawn["steps"], "accuracy over evaluations"),
         "<h2>Class by class</h2>",
         _classes(report, class_names),
         "<h2>Checks</h2>",
         _checks(report),
         "<h2>The first images, as the attacks left them</h2>",
-        _image(drawn["pictures"], "clean, perturbation and adversarial images"),
+        image(drawn["pictures"], "clean, perturbation and adversarial images"),
         "<h2>Facts</h2>",
-        _facts(report.facts),
+        facts_table(report.facts),
     ]
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Returns a page of these parts in HTML, without the head that all pages share."""
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     head += '<meta name="viewport" content="width=device-width">'
     body = "\n".join(parts)
@@ -72,10 +78,15 @@ def _figures(report):
     last = [one for one in report.outcomes if one.last_iterate is not None]
     if last:
         pairs.insert(1, (f"{last[-1].name}, last iterate", last[-1].last_iterate))
+    return figures([(name, f"{percent(one)} %", f"{span(one)} %") for name, one in pairs])
+
+
+def figures(entries: Sequence[tuple[str, str, str]]) -> str:
+    """Returns large figures in HTML: what each is, the figure, and what is said below."""
     cells = [
-        f"<div><b>{percent(correct)} %</b>{html.escape(name)}<br>"
-        f'<span class="soft">{span(correct)} %</span></div>'
-        for name, correct in pairs
+        f"<div><b>{html.escape(figure)}</b>{html.escape(name)}<br>"
+        f'<span class="soft">{html.escape(below)}</span></div>'
+        for name, figure, below in entries
     ]
     return f'<div class="figures">{"".join(cells)}</div>'
 
@@ -106,7 +117,7 @@ def _attacks(report):
                 *tables.cost(one),
             )
         )
-    return _table(rows, head)
+    return table(rows, head)
 
 
 def _classes(report, names):
@@ -115,7 +126,7 @@ def _classes(report, names):
         name = str(row["label"]) if names is None else names[row["label"]]
         accuracies = (f"{100 * row[f'{kind}_accuracy']:.2f}" for kind in ("clean", "adversarial"))
         rows.append((name, f"{row['num_images']:,}", *accuracies))
-    return _table(rows, ("class", "images", "clean", "stands after all attacks"))
+    return table(rows, ("class", "images", "clean", "stands after all attacks"))
 
 
 def _checks(report):
@@ -131,7 +142,8 @@ def _checks(report):
     return f'<div class="wide"><table class="text">{cells}</table></div>'
 
 
-def _facts(facts):
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """Returns names and values in HTML, two columns."""
     rows = []
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -143,7 +155,8 @@ def _facts(facts):
     return f'<div class="wide"><table class="text">{cells}</table></div>'
 
 
-def _table(rows, head):
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    """Returns rows of plain text as a table in HTML."""
     lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += [
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
@@ -151,6 +164,7 @@ def _table(rows, head):
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
-def _image(png, description):
+def image(png: bytes, description: str) -> str:
+    """Returns a PNG inside the page."""
     data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'

@@ -20,9 +20,9 @@ def draw_all(report: Report, class_names: Sequence[str] | None = None) -> dict[s
     Returns:
       PNG files by name.
     """
-    pictures = {"steps": _png(steps(report)), "pictures": grid(report, class_names)}
+    pictures = {"steps": png(steps(report)), "pictures": grid(report, class_names)}
     if report.curve:
-        pictures["curve"] = _png(curve(report))
+        pictures["curve"] = png(curve(report))
     return pictures
 
 
@@ -111,20 +111,46 @@ def grid(report: Report, class_names: Sequence[str] | None = None) -> bytes:
     return file.getvalue()
 
 
-def _figure(x_label):
-    # Imported here: an evaluation that draws nothing needs no plotting library.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[int]) -> Any:
+    """Draws percentages under each corruption at each severity; returns a matplotlib figure.
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel=x_label, ylabel="accuracy in %")
+    Args:
+      values: [rows, columns], from 0 to 100, each also written in its cell.
+      rows: names of the corruptions.
+      columns: the severities.
+    """
+    figure, axes = _axes((1.6 + 0.75 * len(columns) + 1.2, 1.2 + 0.3 * len(rows)), "severity")
+    drawn = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(columns)), map(str, columns))
+    axes.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows])
+    for (row, column), value in np.ndenumerate(values):
+        # White on the dark half of the colours, black on the bright one.
+        colour = "white" if value < 60 else "black"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(drawn, label="accuracy in %")
+    return figure
+
+
+def _figure(x_label):
+    figure, axes = _axes((6, 3.6), x_label)
+    axes.set_ylabel("accuracy in %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _png(figure):
+def _axes(size, x_label):
+    # Imported here: an evaluation that draws nothing needs no plotting library.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot(xlabel=x_label)
+
+
+def png(figure: Any) -> bytes:
+    """Writes a matplotlib figure."""
     file = io.BytesIO()
     figure.savefig(file, dpi=150, metadata={"Software": None})
     return file.getvalue()

@@ -1,0 +1,173 @@
+"""Laws of the corruption report: counts of NumPy, the mean errors of the paper, one command."""
+
+import json
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from flags import evaluate as own_flags
+from sat_tf import evaluate
+from sat_tf.evaluation.report.corruptions import CorruptionReport, read_baseline
+from tests import programs
+
+KINDS = [(name, severity) for name in ("fog", "snow", "contrast") for severity in (1, 3)]
+
+
+def report(seed=0, baseline=None, num_images=40):
+    rng = np.random.default_rng(seed)
+    correct = {kind: rng.random(num_images) < rng.uniform(0.2, 0.8) for kind in KINDS}
+    clean = rng.random(num_images) < 0.9
+    return CorruptionReport(clean, correct, {"seed": 0}, 1.0, baseline)
+
+
+def test_mean_corruption_errors_are_those_of_the_paper(tmp_path):
+    other = report(seed=1)
+    other.save(tmp_path / "other.json")
+    baseline = read_baseline(tmp_path / "other.json", ["fog", "snow", "contrast"], [1, 3])
+    found = report(baseline=baseline)
+    errors = {kind: 1 - np.mean(found.correct[kind]) for kind in KINDS}
+    others = {kind: 1 - np.mean(other.correct[kind]) for kind in KINDS}
+    ratios = [
+        (errors[name, 1] + errors[name, 3]) / (others[name, 1] + others[name, 3])
+        for name in ("fog", "snow", "contrast")
+    ]
+    assert found.mean_corruption_error == pytest.approx(np.mean(list(errors.values())), rel=1e-12)
+    assert found.relative_mean_corruption_error == pytest.approx(np.mean(ratios), rel=1e-12)
+    assert other.relative_mean_corruption_error is None
+    said = found.to_dict()
+    assert said["relative_mean_corruption_error"] == found.relative_mean_corruption_error
+    assert [one["accuracy"] for one in said["corruptions"]] == pytest.approx(
+        [1 - errors[kind] for kind in KINDS]
+    )
+    text = found.text()
+    for value in (
+        100 * np.mean(ratios),
+        100 * found.mean_corruption_error,
+        100 * (1 - errors["snow", 3]),
+    ):
+        assert f"{value:.2f}" in text
+    assert "unnormalised" in text and "relative to the baseline" in text
+    # A baseline is equal to itself.
+    itself = report(seed=1, baseline=baseline)
+    assert itself.relative_mean_corruption_error == pytest.approx(1.0, rel=1e-12)
+
+
+def test_a_baseline_that_does_not_fit_is_refused(tmp_path):
+    path = tmp_path / "other.json"
+    with pytest.raises(ValueError, match="is no corruption report"):
+        read_baseline(path, ["fog"], [1])
+    path.write_text(json.dumps({"attacks": []}))
+    with pytest.raises(ValueError, match="is no corruption report"):
+        read_baseline(path, ["fog"], [1])
+    perfect = report()
+    perfect.correct["fog", 1] = np.ones(40, bool)
+    perfect.save(path)
+    with pytest.raises(ValueError, match="lacks fog 2; evaluate it with the same --corruptions"):
+        read_baseline(path, ["fog"], [1, 2])
+    with pytest.raises(ValueError, match="no error under fog to divide by"):
+        read_baseline(path, ["fog"], [1])
+
+
+def test_the_page_and_the_heat_map_show_every_kind():
+    found = report()
+    page = found.html("a network under corruptions")
+    for (name, _), correct in found.correct.items():
+        assert name in page and f"{100 * correct.mean():.2f}" in page
+    picture = tf.io.decode_png(found.heat_map(), 3).numpy()
+    assert picture.shape[0] > 100 and len(np.unique(picture.reshape(-1, 3), axis=0)) > len(KINDS)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Parses arguments as the program does, against flags of its own."""
+
+    def parse(*arguments):
+        values = programs.parsed(own_flags.define, *arguments)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        return values
+
+    return parse
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of two classes, dark and bright, and a network that splits at a mean of 100."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("bright", "dark")):
+        for split in ("train", "test"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for index in range(12):
+                low = 20 + 90 * (1 - number) + 5 * index
+                pixels = rng.integers(low, low + 30, (32, 32, 3)).astype(np.uint8)
+                png = tf.io.encode_png(pixels).numpy()
+                (tmp_path / "set" / split / name / f"{index:02}.png").write_bytes(png)
+    inputs = keras.Input((32, 32, 3))
+    dense = keras.layers.Dense(2)
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    keras.Model(inputs, dense(pooled)).save(tmp_path / "network.keras")
+    dense.set_weights([np.ones((3, 2)) * [1 / 3, 0], np.array([-100, 0])])
+    keras.Model(inputs, dense(pooled)).save(tmp_path / "network.keras")
+    return tmp_path
+
+
+def darkened(image, severity, corruption_name, seed=None):
+    """A corruption whose accuracy is known: fog takes 27 pixels a severity, the others none."""
+    return np.clip(image - 27.0 * severity * (corruption_name == "fog"), 0, 255).astype(np.uint8)
+
+
+def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
+    stub = types.SimpleNamespace(corrupt=darkened)
+    monkeypatch.setitem(sys.modules, "imagecorruptions", stub)
+    asked(f"--network={pictures}/network.keras", f"--dataset=folder:{pictures}/set",
+          "--corruptions=fog,snow", "--severities=5,1", "--batch_size=7", "--write=html,plots",
+          f"--json={pictures}/found.json")  # fmt: skip
+    evaluate.main()
+    found = json.loads((pictures / "found.json").read_text())
+    means = {}
+    for name in ("bright", "dark"):
+        files = sorted((pictures / "set/test" / name).iterdir())
+        read = [tf.io.decode_png(file.read_bytes()).numpy().astype(float) for file in files]
+        means[name] = np.array(read)
+    for one in found["corruptions"]:
+        loss = 27 * one["severity"] if one["corruption"] == "fog" else 0
+        right = [np.clip(images - loss, 0, 255).mean((1, 2, 3)) > 100 for images in means.values()]
+        assert one["accuracy"] == np.mean([right[0], ~right[1]])
+    assert [(one["corruption"], one["severity"]) for one in found["corruptions"]] == [
+        ("fog", 1), ("fog", 5), ("snow", 1), ("snow", 5)
+    ]  # fmt: skip
+    accuracies = [one["accuracy"] for one in found["corruptions"]]
+    assert len(set(accuracies)) == 3 and accuracies[2] == found["clean_accuracy"]
+    assert found["mean_corruption_error"] == pytest.approx(1 - np.mean(accuracies))
+    assert found["num_images"] == 24 and "imagecorruptions-imaug" in found["corruptions_are"]
+    assert (pictures / "found.heat_map.png").is_file()
+    assert "severity" in (pictures / "found.html").read_text()
+    assert f"{100 * accuracies[1]:.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--corruptions=rain",), "corruption is 'rain'; use one of: all, gaussian_noise, "),
+        (("--corruptions=fog", "--severities=7"), "severities are 7; give some of 1,2,3,4,5"),
+        (("--corruptions=fog", "--attacks=square"), "--attacks is of attacks"),
+        (("--corruptions=fog", "--write=npz"), "use some of: html, plots"),
+        (("--severities=1", "--epsilon=8"), "--severities is of corruptions"),
+        (("--corruptions=fog", "--dataset=cifar10_corrupted", "--data_dir=/none"),
+         "--dataset=cifar10 computes the corruptions from its test images instead"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    asked, arguments, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "imagecorruptions", types.SimpleNamespace(corrupt=darkened))
+    asked("--network=none.keras", "--dataset=cifar10", *arguments)
+    with pytest.raises(ValueError) as error:
+        evaluate.main()
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
