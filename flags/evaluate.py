@@ -76,6 +76,15 @@ def define() -> None:
         "Step of PGD in pixels; default: epsilon / 4, which is 1 at epsilon 4 as in the paper.",
     )
     flags.DEFINE_string("norm", None, "linf, l2 or l1; default: the one of training.")
+    flags.DEFINE_list(
+        "norms",
+        [],
+        "Several norms in one report, and their union: an image stands only if it stands in all, "
+        "such as linf,l2,l1; in place of --norm and --epsilon.",
+    )
+    flags.DEFINE_list(
+        "epsilons", [], "A radius in pixels for each of --norms, such as 8,127.5,3060."
+    )
     numbers.whole(
         "restarts", 1, "Random starts of PGD; the worst one counts, for each image.", 1, 10_000
     )

@@ -20,9 +20,10 @@ from sat_tf.attacks import names as attack_names
 from sat_tf.evaluation import corruptions, verdicts
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report, artefacts
+from sat_tf.evaluation.report.union import Union
 from sat_tf.evaluation.session import Session
 from sat_tf.evaluation.settings import complete, load_images, load_network
-from sat_tf.runs import Interrupted, handling_stops
+from sat_tf.runs import Interrupted, atomic, handling_stops
 
 
 def evaluate(
@@ -63,11 +64,25 @@ def main() -> None:
         _measure_corruptions(settings)
         return
     _refuse_without_corruptions(settings.flags)
-    write, image_type = settings.flags.write, settings.flags.image_type
     # Whatever can be refused is refused before an attack, in the order of what it costs to see.
-    artefacts.check_names(write)
+    artefacts.check_names(settings.flags.write)
     network, strategy = load_network(settings)
-    attacks = {epsilon: _attacks(settings, network, epsilon) for epsilon in settings.radii}
+    each = settings.each() or [settings]
+    attacks = [{radius: _attacks(one, network, radius) for radius in one.radii} for one in each]
+    if not settings.balls:
+        _evaluate_ball(settings, network, strategy, attacks[0])
+        return
+    with artefacts.reserve([], settings.report):
+        reports = [
+            _evaluate_ball(one, network, strategy, its_attacks)
+            for one, its_attacks in zip(each, attacks, strict=True)
+        ]
+        _write_union(settings, {one.norm: r for one, r in zip(each, reports, strict=True)})
+
+
+def _evaluate_ball(settings, network, strategy, attacks):
+    """Evaluates in one ball, prints and writes what was found, and returns it."""
+    write, image_type = settings.flags.write, settings.flags.image_type
     print(_headline(settings, attacks[settings.epsilon]), flush=True)
     dataset, shape = load_images(settings, network)
     artefacts.require_space(write, settings.report, shape, image_type)
@@ -79,6 +94,20 @@ def main() -> None:
                 network, dataset, attacks[settings.epsilon], options, _about(settings)
             )
         _write(report, settings)
+    return report
+
+
+def _write_union(settings, reports):
+    """Writes and prints what stands in several balls, and in all of them."""
+    union = Union(reports, {one.norm: one.report.name for one in settings.each()})
+    union.save(settings.report)
+    balls = ", ".join(f"{norm} epsilon {epsilon:g}" for norm, epsilon in settings.balls)
+    written = [settings.report]
+    if "html" in settings.flags.write:
+        written.append(settings.report.with_suffix(".html"))
+        atomic.write_text(written[-1], union.html(f"Robustness of {settings.source}: {balls}"))
+    paths = "\n".join(map(str, written))
+    print(f"{union.table()}\n{balls} ({UNIT}), accuracies in percent:\n{paths}")
 
 
 def _measure_corruptions(settings):

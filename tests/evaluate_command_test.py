@@ -54,8 +54,8 @@ ASKED = {
     "overwrite": "true",
     "save_every": "4.5",
 }
-# Of another way to measure, which excludes these: evaluation_corruptions_test.py.
-APART = {"corruptions", "severities", "corruption_baseline"}
+# Of other ways to measure, which exclude these: evaluation_corruptions_test, evaluation_union_test.
+APART = {"corruptions", "severities", "corruption_baseline", "norms", "epsilons"}
 
 
 @pytest.fixture

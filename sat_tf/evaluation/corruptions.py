@@ -39,7 +39,7 @@ class Kinds:
             does not fit, a flag of attacks.
         """
         flags = settings.flags
-        for name in ("attacks", "curve", "norm", "epsilon", "restarts", "step_size"):
+        for name in "attacks curve norm norms epsilon epsilons restarts step_size".split():
             if flags[name].present:
                 raise ValueError(
                     f"--{name} is of attacks, and --corruptions measures without any; give two "

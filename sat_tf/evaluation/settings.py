@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from sat_tf import data, loading, quiet, zoo
+from sat_tf.attacks import geometry
 from sat_tf.data import classes, selection
 from sat_tf.runs import distribution
 from sat_tf.runs.workdir import read_metrics
@@ -31,7 +32,8 @@ class Settings:
       report: where the report goes.
       dataset, split, data_dir, image_size, eval_resize: what `data.load` takes.
       epsilon: radius of the ball in pixels.
-      norm: "linf" or "l2".
+      norm: of `geometry.NORMS`.
+      balls: (norm, radius) of each ball where there are several, else empty; `each` takes them.
       curve: radii in pixels for accuracy over epsilon.
       input_range: what pixels 0 and 255 are to the network, or None.
       about: what the run says about itself: class_names, model, activation, …
@@ -47,6 +49,7 @@ class Settings:
     eval_resize: str | None
     epsilon: float
     norm: str
+    balls: tuple[tuple[str, float], ...]
     curve: tuple[float, ...]
     input_range: tuple[float, ...] | None
     about: dict[str, Any]
@@ -55,6 +58,15 @@ class Settings:
     def radii(self) -> list[float]:
         """Returns every radius that is attacked, the evaluation's own first."""
         return list(dict.fromkeys([self.epsilon, *self.curve]))
+
+    def each(self) -> list["Settings"]:
+        """Returns the settings of each ball, with a report of its own: `report.linf.json`."""
+        return [
+            dataclasses.replace(
+                self, norm=norm, epsilon=epsilon, report=self.report.with_suffix(f".{norm}.json")
+            )
+            for norm, epsilon in self.balls
+        ]
 
 
 def complete(flags: Any) -> Settings:
@@ -75,8 +87,10 @@ def complete(flags: Any) -> Settings:
         value = getattr(flags, name)
         return run.get(name, default) if value is None else value
 
-    corrupted = bool(flags.corruptions)  # without attacks, which need a ball
-    for name, example in (("dataset", "digits"), ("epsilon", "8"))[: 1 if corrupted else 2]:
+    balls = _balls(flags, run)
+    # Without attacks, or with balls of their own, there is no ball to ask for.
+    needed = 1 if flags.corruptions or balls else 2
+    for name, example in (("dataset", "digits"), ("epsilon", "8"))[:needed]:
         if choose(name) is None:
             raise ValueError(
                 f"--{name} is not given and no run says it: such as --{name}={example}"
@@ -92,6 +106,7 @@ def complete(flags: Any) -> Settings:
         eval_resize=choose("eval_resize"),
         epsilon=float(choose("epsilon", 0)),
         norm=choose("norm", "linf"),
+        balls=balls,
         curve=tuple(_number(x, "--curve=0,1,2,4,8", 0.0, _LARGEST_RADIUS) for x in flags.curve),
         input_range=None
         if flags.input_range is None
@@ -146,7 +161,7 @@ def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None
 _DECISIVE = (
     "attacks dataset split ids classes num_images image_size eval_resize input_range preprocessing "
     "epsilon norm step_size restarts last_iterate curve seed batch_size fold_batch_norm image_type "
-    "corruptions severities corruption_baseline"
+    "norms epsilons corruptions severities corruption_baseline"
 ).split()
 
 
@@ -175,6 +190,24 @@ def _default_report(flags):
 
 def _plain(text):
     return re.sub(r"[^A-Za-z0-9.+_-]+", "-", text.removeprefix(os.sep)).strip("-")
+
+
+def _balls(flags, run):
+    """Returns (norm, radius) of each of several balls, of the flags or else of the run."""
+    norms, epsilons = flags.norms, flags.epsilons
+    if not norms and not epsilons and not any(flags[one].present for one in ("norm", "epsilon")):
+        norms, epsilons = run.get("norms", []), run.get("epsilons", [])
+    example = "--norms=linf,l2,l1 --epsilons=8,127.5,3060"
+    if len(norms) != len(epsilons) or len(norms) == 1 or len(set(norms)) < len(norms):
+        raise ValueError(
+            f"--norms={','.join(norms)} and --epsilons={','.join(map(str, epsilons))}; give two "
+            f"norms or more, each once, and a radius for each: {example}"
+        )
+    for name in ("norm", "epsilon", "step_size", "curve"):
+        if norms and flags[name].present:
+            raise ValueError(f"--{name} is of one ball, and --norms gives several; leave one out")
+    radii = [_number(text, example, 0.0, _LARGEST_RADIUS) for text in epsilons]
+    return tuple((geometry.check_norm(norm), r) for norm, r in zip(norms, radii, strict=True))
 
 
 def _number(text, example, least=-sys.float_info.max, most=sys.float_info.max):

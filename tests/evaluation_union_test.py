@@ -1,0 +1,116 @@
+"""Laws of several norms in one command: the union is the AND of what single commands find."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+from sklearn import datasets
+
+from flags import evaluate as own_flags
+from sat_tf import evaluate
+from sat_tf.evaluation import settings
+from sat_tf.evaluation.runner import Runner
+from tests import programs
+
+BALLS = {"linf": 4.0, "l2": 15.0}
+ALWAYS = ("--attacks=pgd-2", "--num_images=90", "--batch_size=48")
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses arguments as the program does, against flags of its own."""
+
+    def parse(*arguments):
+        values = programs.parsed(own_flags.define, *arguments)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        return values
+
+    return parse
+
+
+@pytest.fixture
+def run_of_digits(tmp_path):
+    """A workdir with the least-squares network of the digits."""
+    digits = datasets.load_digits()
+    train = np.arange(len(digits.target)) % 5 != 4
+    pixels = np.rint(digits.images * 255 / 16)[train].reshape(-1, 64) - 127.5
+    weights = np.linalg.lstsq(pixels, np.eye(10)[digits.target[train]] - 0.1, rcond=None)[0]
+    inputs = keras.Input((8, 8, 1))
+    dense = keras.layers.Dense(10)
+    network = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    dense.set_weights([weights, -127.5 * weights.sum(0)])
+    network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text(json.dumps({"dataset": "digits", "epsilon": 3.0}))
+    return tmp_path
+
+
+def test_the_union_is_the_and_of_the_single_commands(parse, run_of_digits, capsys, monkeypatch):
+    path = run_of_digits / "all.json"
+    command = (f"--workdir={run_of_digits}", *ALWAYS, f"--json={path}", "--norms=linf,l2",
+               "--epsilons=4,15")  # fmt: skip
+    parse(*command)
+    evaluate.main()
+    printed = capsys.readouterr().out
+    union = json.loads(path.read_text())
+    alone = {}
+    for norm, epsilon in BALLS.items():
+        parse(f"--workdir={run_of_digits}", *ALWAYS, f"--norm={norm}", f"--epsilon={epsilon}",
+              f"--json={run_of_digits}/alone.{norm}.json")  # fmt: skip
+        evaluate.main()
+        alone[norm] = json.loads((run_of_digits / f"alone.{norm}.json").read_text())
+        assert union["images"]["standing_by_norm"][norm] == alone[norm]["images"]["standing"]
+        own = json.loads((run_of_digits / f"all.{norm}.json").read_text())
+        assert own["images"] == alone[norm]["images"]
+    standing = [np.array(one["images"]["standing"], bool) for one in alone.values()]
+    both = standing[0] & standing[1]
+    assert union["images"]["standing"] == both.astype(int).tolist()
+    assert union["adversarial_accuracy"] == both.mean() < min(one.mean() for one in standing)
+    assert both.any() and (standing[0] != standing[1]).any()
+    assert union["clean_accuracy"] == alone["linf"]["clean_accuracy"]
+    accuracies = [one["adversarial_accuracy"] for one in union["norms"]]
+    assert accuracies == [one.mean() for one in standing]
+    assert [(one["norm"], one["epsilon"]) for one in union["norms"]] == list(BALLS.items())
+    assert f"union {100 * both.mean():.2f}" in " ".join(printed.split())
+    page = path.with_suffix(".html").read_text()
+    assert 'href="all.l2.html"' in page and f"{100 * both.mean():.2f} %" in page
+    # Given again, it takes up the verdicts of both and attacks nothing.
+    path.unlink()
+    monkeypatch.setattr(Runner, "run", lambda *_: pytest.fail("attacked again"))
+    parse(*command)
+    evaluate.main()
+    again = json.loads(path.read_text())
+    assert again["images"] == union["images"]
+
+
+def test_a_run_says_its_norms_and_flags_are_stronger(parse, tmp_path):
+    said = {"dataset": "digits", "epsilon": 3.0, "norms": ["linf", "l1"], "epsilons": [3.0, 90.0]}
+    (tmp_path / "metrics.json").write_text(json.dumps(said))
+    of_run = settings.complete(parse(f"--workdir={tmp_path}"))
+    assert of_run.balls == (("linf", 3.0), ("l1", 90.0))
+    names = [one.report.name for one in of_run.each()]
+    assert names == ["report.linf.json", "report.l1.json"]
+    asked = settings.complete(parse(f"--workdir={tmp_path}", "--norm=l2", "--epsilon=5"))
+    assert (asked.balls, asked.norm, asked.epsilon) == ((), "l2", 5.0)
+    two = parse(f"--workdir={tmp_path}", "--norms=l2,l1", "--epsilons=5,7")
+    assert settings.complete(two).balls == (("l2", 5.0), ("l1", 7.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--norms=linf,l1",), "a radius for each: --norms=linf,l2,l1 --epsilons=8,127.5,3060"),
+        (("--epsilons=8,9",), "give two norms or more, each once, and a radius for each"),
+        (("--norms=linf", "--epsilons=8"), "give two norms or more"),
+        (("--norms=linf,linf", "--epsilons=8,9"), "each once"),
+        (("--norms=linf,l3", "--epsilons=8,9"), "norm is 'l3'; use one of: linf, l2, l1"),
+        (("--norms=linf,l1", "--epsilons=8,-1"), "'-1' is not a number that fits here"),
+        (("--norms=linf,l1", "--epsilons=8,9", "--norm=l2"), "--norm is of one ball"),
+        (("--norms=linf,l1", "--epsilons=8,9", "--curve=1,2"), "--curve is of one ball"),
+    ],
+)
+def test_balls_that_do_not_fit_are_refused(parse, arguments, said):
+    with pytest.raises(ValueError) as error:
+        settings.complete(parse("--network=n.keras", "--dataset=digits", *arguments))
+    assert said in str(error.value) and "\n" not in str(error.value)
