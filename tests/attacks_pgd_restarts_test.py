@@ -89,8 +89,8 @@ def test_restarts_of_the_same_start_are_refused():
         RestartedPGD(epsilon=1.0, step_size=1.0, steps=2, restarts=2, random_start=False)
     with pytest.raises(ValueError, match="restarts is 0"):
         RestartedPGD(epsilon=1.0, step_size=1.0, steps=2, restarts=0)
-    with pytest.raises(ValueError, match="use one of: linf, l2"):
-        RestartedPGD(epsilon=1.0, step_size=1.0, steps=2, norm="l1")
+    with pytest.raises(ValueError, match="use one of: linf, l2, l1"):
+        RestartedPGD(epsilon=1.0, step_size=1.0, steps=2, norm="l7")
 
 
 def test_l2_projection_of_a_start_lies_in_the_ball():

@@ -72,18 +72,20 @@ def sparsified(state: dict[str, tf.Tensor], radius: tf.Tensor, blank: tf.Tensor)
     return Control(sparser, changes)
 
 
-def sparse_direction(gradient: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+def sparse_direction(gradient: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
     """Computes `t / |t|_1`, `t` the signs of the largest coordinates of the gradient.
 
     Args:
       gradient: float32 [N, H, W, C].
-      share: the share of the coordinates to keep, float32 [N], rounded up; one at least is kept.
+      share: the share of the coordinates to keep, a scalar or float32 [N], rounded up; one at
+        least is kept.
 
     Source: Croce and Hein, arXiv 2103.01208, section 3.2.
     """
     size = tf.reshape(tf.abs(gradient), [tf.shape(gradient)[0], -1])
     dimension = tf.shape(size)[1]
     kept = tf.cast(tf.math.ceil(share * tf.cast(dimension, tf.float32)), tf.int32)
+    kept = tf.broadcast_to(kept, tf.shape(size)[:1])
     order = tf.sort(size, 1, "DESCENDING")
     smallest = tf.gather(order, tf.clip_by_value(kept - 1, 0, dimension - 1), batch_dims=1)
     signs = tf.where(tf.abs(gradient) >= geometry.per_image(smallest), tf.sign(gradient), 0.0)

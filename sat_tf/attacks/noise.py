@@ -59,6 +59,27 @@ def unit_ball(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     return direction * radius
 
 
+def l1_unit_ball(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Draws points uniform in the L1 unit ball of every image's space, shaped as `like`.
+
+    `s * e / (sum e + e_0)` with `e`, `e_0` exponential and `s` signs.
+
+    Source: Barthe, Guedon, Mendelson and Naor, A probabilistic approach to the geometry of the
+    l_p^n-ball, Ann. Probab. 33 (2005), theorem 1.
+    """
+    numbers = uniform(seed, like, 0.0, 1.0)
+    rest = uniform(fold_in(seed, 1), like[:, :1, :1, :1], 0.0, 1.0)
+    return _l1_ball(numbers, rest)
+
+
+def _l1_ball(numbers, rest):
+    """Makes points of the L1 unit ball from uniform numbers in [0, 1), one more for each image."""
+    signed = 2.0 * numbers - 1.0  # its sign and its size are independent
+    size = -tf.math.log(tf.maximum(1.0 - tf.abs(signed), 2.0**-24))
+    total = tf.reduce_sum(size, list(range(1, size.shape.rank)), keepdims=True)
+    return tf.sign(signed) * size / (total - tf.math.log(1.0 - rest))
+
+
 def _draw(sample, seed, like):
     seed = tf.convert_to_tensor(seed, tf.int32)
     shape = tf.shape(like)
@@ -128,6 +149,12 @@ def hashed_unit_ball(seeds: tf.Tensor, counter: int | tf.Tensor, shape: list[int
     # Another word of the seed: these numbers must not be those of the direction.
     radius = hashed_uniform(seeds[:, ::-1], counter, [1] * len(shape))
     return direction * radius ** (1.0 / math.prod(shape))
+
+
+def hashed_l1_unit_ball(seeds: tf.Tensor, counter: int | tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Draws points uniform in the L1 unit ball of `shape`, as `hashed_uniform` draws."""
+    rest = hashed_uniform(seeds[:, ::-1], counter, [1] * len(shape))  # as `hashed_unit_ball`
+    return _l1_ball(hashed_uniform(seeds, counter, shape), rest)
 
 
 def _mix(x: tf.Tensor) -> tf.Tensor:

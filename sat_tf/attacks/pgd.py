@@ -7,22 +7,30 @@ import keras
 import tensorflow as tf
 
 from sat_tf import specs
-from sat_tf.attacks import geometry, losses, noise, scaling, soft_labels
+from sat_tf.attacks import apgd_steps, geometry, losses, noise, scaling, soft_labels
 
+# Share of the coordinates that a step in L1 changes.
+_L1_SHARE = 0.05
 BATCH_NORMS = ("inference", "batch")
 
 
 class PGD:
     """Searches inside a norm ball for the image that the network gets most wrong.
 
-    Start: `x_0 = P(x + u)`, `u` uniform in the L-inf ball or uniform in the L2 ball.
+    Start: `x_0 = P(x + u)`, `u` uniform in the ball of the norm.
     Step: `x_k = P(x_{k-1} + step_size * s(grad_x sum_i CE(f(x_{k-1}), y)_i))`, where `s` is
-    the sign for L-inf and the gradient over its L2 norm for L2.
+    the sign for L-inf, the gradient over its L2 norm for L2, and for L1 `t / |t|_1`, `t` the signs
+    of the largest twentieth of the gradient's coordinates, those at the end of the range that they
+    point to left aside: the steepest step in L1 would change a single one.
     Project: `P` projects on the ball of radius epsilon around `x` and on the range [0, 255].
     The result is the last iterate; no gradient flows through it. Memory does not grow with the
     number of steps. FGSM with random start is PGD with one step.
 
     Source: Madry et al., arXiv 1706.06083, section 2.1; Xie et al., arXiv 2006.14536, section 3.
+    L1: Croce and Hein, arXiv 2103.01208, section 3: the exact projection on ball and pixel range,
+    and steps of many coordinates; they fit the share from checkpoint to checkpoint, beginning in
+    training with the twentieth that is kept here. Ends of the range are left aside as in Tramer and
+    Boneh, arXiv 1904.13000, section 3.
     Deviation: the released evaluation code of the latter leaves the random start outside the pixel
     range until the first step; here it is projected at once.
 
@@ -33,7 +41,7 @@ class PGD:
       random_start: whether to start at a random point of the ball, else at the image; a number
         between 0 and 1 is the probability of the random start, drawn once a batch (once an image
         where every image has its own seed). The released training class has 0.8.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       batch_norm: "inference" uses the moving statistics, as the released code; "batch" uses the
         batch's own, as the weight update does. Neither changes them.
 
@@ -67,7 +75,7 @@ class PGD:
         if not 0 <= random_start <= 1:
             raise ValueError(f"random_start is {random_start}; give a probability from 0 to 1")
         self.random_start = random_start
-        self.norm = geometry.check_norm(norm, ("linf", "l2"))
+        self.norm = geometry.check_norm(norm)
         self.batch_norm = batch_norm
 
     def __call__(
@@ -114,7 +122,8 @@ class PGD:
         if self.norm == "linf":
             offset = noise.uniform(seed, images, -self.epsilon, self.epsilon)
         else:
-            offset = self.epsilon * noise.unit_ball(seed, images)
+            ball = noise.unit_ball if self.norm == "l2" else noise.l1_unit_ball
+            offset = self.epsilon * ball(seed, images)
         if self.random_start < 1:
             offset *= tf.cast(self._uniform(seed) < self.random_start, tf.float32)
         return self.project(images + offset, images)
@@ -135,7 +144,12 @@ class PGD:
 
     def moved(self, iterate: tf.Tensor, gradient: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Returns the points one step further along the gradients."""
-        direction = geometry.steepest_direction(gradient, self.norm)
+        if self.norm == "l1":
+            ends = tf.where(gradient > 0, geometry.PIXEL_MAX, geometry.PIXEL_MIN)
+            movable = tf.where(iterate == ends, 0.0, gradient)
+            direction = apgd_steps.sparse_direction(movable, _L1_SHARE)
+        else:
+            direction = geometry.steepest_direction(gradient, self.norm)
         return self.project(iterate + self.step_size * direction, images)
 
     def project(self, iterate: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,7 @@ class RestartedPGD(stepped.Stepped):
       steps: number of gradient steps of a run, at least 1.
       restarts: number of runs; each takes steps + 1 evaluations.
       random_start: whether runs start at random points; without, one run is all there is.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       eot_steps: evaluations averaged in a gradient, for random networks.
 
     Raises:
@@ -100,5 +100,6 @@ class RestartedPGD(stepped.Stepped):
         if self.norm == "linf":
             offset = 2.0 * noise.hashed_uniform(state["seeds"], state["step"], shape) - 1.0
         else:
-            offset = noise.hashed_unit_ball(state["seeds"], state["step"], shape)
+            ball = noise.hashed_unit_ball if self.norm == "l2" else noise.hashed_l1_unit_ball
+            offset = ball(state["seeds"], state["step"], shape)
         return self.pgd.project(images + self.epsilon * offset, images)
