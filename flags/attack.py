@@ -9,6 +9,20 @@ def define() -> None:
     """Defines the flags; only a program calls it."""
     flags.DEFINE_string("attack", "pgd", "Attack inside training: pgd, or none for clean training.")
     flags.DEFINE_enum("norm", "linf", ["linf", "l2", "l1"], "Norm of the ball.")
+    flags.DEFINE_list(
+        "norms",
+        [],
+        "Several norms to train against, such as linf,l1; in place of --norm, --epsilon and "
+        "--step_size.",
+    )
+    flags.DEFINE_list("epsilons", [], "A radius in pixels for each of --norms, such as 8,3060.")
+    flags.DEFINE_enum(
+        "norm_combination",
+        "random",
+        ["random", "max", "avg"],
+        "With --norms: draw a norm for each batch (E-AT), learn from the worst for each image, or "
+        "from all.",
+    )
     numbers.pixels(
         "epsilon",
         None,

@@ -10,6 +10,7 @@ A run that was stopped goes on with the same command.
 import functools
 import pathlib
 
+import numpy as np
 from absl.flags import FLAGS
 
 from flags import attack, data, flagfile, method, model, run, training
@@ -17,6 +18,7 @@ from sat_tf import cli, evaluate, loading, quiet
 from sat_tf import data as datasets
 from sat_tf.callbacks import tensorboard
 from sat_tf.callbacks.checkpoint import Checkpoint
+from sat_tf.evaluation.report.union import Union
 from sat_tf.runs import checkpoints, distribution, workdir, workers
 from sat_tf.training import AdversarialTrainer, fitting, networks, parts, summary, watchers
 from sat_tf.training.recipe import Recipe
@@ -105,21 +107,35 @@ def test(recipe: Recipe, info: datasets.Info, path: pathlib.Path) -> None:
     # From the file: what is tested is what `evaluate` and `export` will read.
     network = loading.load(str(path / "network.keras"))
     info.check_classes(network.output_shape[-1])
-    report = evaluate.evaluate(
-        network,
-        parts.images(recipe, "test"),
-        [parts.strong_attack(recipe, recipe.test_steps)],
-        evaluate.Options(batch_size=recipe.batch_size, seed=recipe.seed, show_progress=True),
-        about={"network": {"source": str(path / "network.keras")}},
-    )
+    reports = _attacked(recipe, network, str(path / "network.keras"))
+    last = np.logical_and.reduce([one.outcomes[-1].last_iterate for one in reports.values()])
+    report = next(iter(reports.values()))
+    if len(reports) > 1:
+        files = {norm: report_path.with_suffix(f".{norm}.json") for norm in reports}
+        for norm, one in reports.items():
+            one.save(files[norm])
+        report = Union(reports, {norm: file.name for norm, file in files.items()})
     report.save(report_path)  # before the rest: a second start repeats no attack
-    last = report.outcomes[-1].last_iterate.mean()
-    figures = {"clean_accuracy": report.clean_accuracy, "adversarial_accuracy": last}
+    figures = {"clean_accuracy": report.clean_accuracy, "adversarial_accuracy": last.mean()}
     tensorboard.write_test(path / "logs", workdir.read_metrics(path)["best"]["step"], figures)
     print(
-        f"{report.table()}\n{num_images} test images, {recipe.norm} epsilon "
-        f"{recipe.epsilon:g} pixels of 255, accuracies in percent:\n{report_path}"
+        f"{report.table()}\n{num_images} test images, {summary.balls(recipe)} pixels of 255, "
+        f"accuracies in percent:\n{report_path}"
     )
+
+
+def _attacked(recipe, network, source):
+    """Returns what the attack of each ball finds on all test images, by norm."""
+    return {
+        attack.norm: evaluate.evaluate(
+            network,
+            parts.images(recipe, "test"),
+            [attack],
+            evaluate.Options(batch_size=recipe.batch_size, seed=recipe.seed, show_progress=True),
+            about={"network": {"source": source}},
+        )
+        for attack in parts.strong_attacks(recipe, recipe.test_steps)
+    }
 
 
 def command() -> None:

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "learning_rate_base_size", "decay_epochs", "decay_factor",  # of training_optimizers_test.py
     "synchronized_batch_norm",  # of training_synchronized_test.py
     "initial_network", "freeze", "body_learning_rate_multiplier",  # of training_finetuning_test.py
+    "norms", "epsilons", "norm_combination",  # of training_norms_test.py
 }  # fmt: skip
 OF_THE_PROGRAM = {
     "dataset", "data_dir", "download", "augment", "eval_resize", "on_overfitting", "workdir",
@@ -149,7 +150,7 @@ def test_the_defaults_are_those_of_the_help(given, built):
 def test_the_step_sizes_are_those_of_the_help(given, steps):
     values = given(epsilon=10.0, attack_steps=steps)
     assert parts.training_attack(values).step_size == (10 if steps < 3 else 25 / steps)
-    strong = parts.strong_attack(values, steps)
+    (strong,) = parts.strong_attacks(values, steps)
     assert (strong.step_size, strong.steps) == (10 / min(4, steps), steps)
     assert (strong.random_start, strong.batch_norm) == (True, "inference")
 

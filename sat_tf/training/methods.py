@@ -215,5 +215,5 @@ def _settings(kind):
 
 def _pgd(user, attack):
     if not isinstance(attack, attacks.PGD):
-        raise ValueError(f"{user} needs a ball and gradient steps: the attack pgd")
+        raise ValueError(f"{user} needs a ball and gradient steps: the attack pgd, in one norm")
     return attack

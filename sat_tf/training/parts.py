@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from sat_tf import attacks
 from sat_tf import data as datasets
-from sat_tf.attacks import names
+from sat_tf.attacks import names, several
 from sat_tf.runs import distribution
 from sat_tf.training import (
     AdversarialTrainer,
@@ -15,7 +15,7 @@ from sat_tf.training import (
     networks,
     optimizers,
 )
-from sat_tf.training.recipe import Recipe
+from sat_tf.training.recipe import Recipe, several_balls
 
 
 def set_up_process(recipe: Recipe) -> None:
@@ -89,19 +89,28 @@ def _pgd(recipe):
             "own images by their own statistics; leave --synchronized_batch_norm out, or attack "
             "with --attack_batch_norm=inference"
         )
-    names.warn_of_fraction(recipe.epsilon)
+    made = [_pgd_in(norm, epsilon, recipe) for norm, epsilon in _balls(recipe)]
+    return made[0] if len(made) == 1 else several.COMBINATIONS[recipe.norm_combination](made)
+
+
+def _pgd_in(norm, epsilon, recipe):
+    names.warn_of_fraction(epsilon)
     step_size = recipe.step_size
     if step_size is None:
-        step_size = names.training_step_size(recipe.epsilon, recipe.attack_steps)
+        step_size = names.training_step_size(epsilon, recipe.attack_steps)
     return attacks.PGD(
-        epsilon=recipe.epsilon,
+        epsilon=epsilon,
         step_size=step_size,
         steps=recipe.attack_steps,
         # --clean_start is the probability of a start at the images themselves.
         random_start=recipe.random_start and 1 - recipe.clean_start,
-        norm=recipe.norm,
+        norm=norm,
         batch_norm=recipe.attack_batch_norm,
     )
+
+
+def _balls(recipe):
+    return several_balls(recipe) or [(recipe.norm, recipe.epsilon)]
 
 
 ATTACKS = {"pgd": _pgd, "none": lambda recipe: attacks.identity}
@@ -122,9 +131,15 @@ def _epsilon_warmup_steps(recipe, steps_per_epoch):
     return math.ceil(epochs * steps_per_epoch)
 
 
-def strong_attack(recipe: Recipe, steps: int) -> attacks.PGD:
-    """Makes the attack of validation and test, as `evaluate` makes it."""
-    return names.pgd(steps, epsilon=recipe.epsilon, norm=recipe.norm)
+def strong_attacks(recipe: Recipe, steps: int) -> list[attacks.PGD]:
+    """Makes the attack of validation and test in each ball, as `evaluate` makes it."""
+    return [names.pgd(steps, epsilon=epsilon, norm=norm) for norm, epsilon in _balls(recipe)]
+
+
+def validation_attack(recipe: Recipe) -> attacks.Attack:
+    """Makes the attack that chooses the best epoch; of several balls it takes the worst."""
+    made = strong_attacks(recipe, recipe.validation_steps)
+    return made[0] if len(made) == 1 else several.Worst(made, by="margin")
 
 
 def method(recipe: Recipe) -> methods.Method:
@@ -170,7 +185,7 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
         training_attack(recipe),
         batch_size=recipe.batch_size,
         label_smoothing=recipe.label_smoothing,
-        validation_attack=strong_attack(recipe, recipe.validation_steps),
+        validation_attack=validation_attack(recipe),
         seed=recipe.seed,
         epsilon_warmup_steps=_epsilon_warmup_steps(recipe, steps_per_epoch),
     )

@@ -1,9 +1,12 @@
 """A recipe: everything that a run is made from, by name."""
 
 import dataclasses
+import math
 import pathlib
 import sys
 from typing import Any
+
+from sat_tf.attacks import geometry
 
 # CIFAR and ImageNet as RobustBench; that of the digits is ours: 8 x 8 pixels can bear more.
 _EPSILONS = {"digits": 32.0, "cifar10": 8.0, "cifar100": 8.0, "imagenet2012": 4.0}
@@ -37,6 +40,9 @@ class Recipe:
     # flags/attack.py
     attack: str
     norm: str
+    norms: list[str]
+    epsilons: list[str]
+    norm_combination: str
     epsilon: float | None
     epsilon_warmup_epochs: float
     attack_steps: int
@@ -125,13 +131,14 @@ class Recipe:
             model = "resnet8"
         if activation is None:
             activation = "keep" if model is None else "swish"
-        epsilon, workdir = self.epsilon, self.workdir
+        balls, workdir = several_balls(self), self.workdir
+        norm, epsilon = balls[0] if balls else (self.norm, self.epsilon)
         if epsilon is None:
             epsilon = default_epsilon(self.dataset, self.norm)
         if workdir is None:
             workdir = f"runs/{pathlib.Path(self.dataset.removeprefix('folder:')).name}"
         return dataclasses.replace(
-            self, model=model, activation=activation, epsilon=epsilon, workdir=workdir
+            self, model=model, activation=activation, norm=norm, epsilon=epsilon, workdir=workdir
         )
 
 
@@ -151,3 +158,29 @@ def default_epsilon(dataset: str, norm: str) -> float:
             f"there is no usual epsilon for {dataset}; give one in pixels, such as --epsilon=8"
         )
     return _EPSILONS[dataset]
+
+
+def several_balls(recipe: Any) -> tuple[tuple[str, float], ...]:
+    """Returns (norm, radius) of each ball where there are several, else nothing.
+
+    Raises:
+      ValueError: norms and radii that do not fit, or beside them what is of one ball.
+    """
+    given = f"--norms={','.join(recipe.norms)} and --epsilons={','.join(recipe.epsilons)}"
+    example = "--norms=linf,l1 --epsilons=8,3060"
+    if len(recipe.norms) != len(recipe.epsilons) or len(recipe.norms) == 1:
+        raise ValueError(f"{given}; give two norms or more and a radius for each: {example}")
+    if len(set(recipe.norms)) < len(recipe.norms):
+        raise ValueError(f"{given}; give each norm once: {example}")
+    if recipe.norms and recipe.step_size is not None:
+        raise ValueError(f"step_size is of one ball; leave it out beside {given}")
+    found = []
+    for norm, text in zip(recipe.norms, recipe.epsilons, strict=True):
+        try:
+            radius = float(text)
+        except ValueError:
+            radius = math.nan
+        if not 0 < radius < math.inf:
+            raise ValueError(f"{given}; {text!r} is no radius in pixels: {example}")
+        found.append((geometry.check_norm(norm), radius))
+    return tuple(found)

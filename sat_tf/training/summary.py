@@ -12,7 +12,7 @@ from sat_tf import data as datasets
 from sat_tf import models
 from sat_tf.runs import workdir
 from sat_tf.training import AdversarialTrainer, networks
-from sat_tf.training.recipe import Recipe
+from sat_tf.training.recipe import Recipe, several_balls
 
 
 def headline(
@@ -28,8 +28,17 @@ def headline(
         f"{network.name} ({weights}, {networks.activation(recipe, network)}) "
         f"{source}on {info.num_examples['train']:,} images of {info.name}, {len(devices)} x "
         f"{tf.DeviceSpec.from_string(devices[0]).device_type}\n"
-        f"{recipe.norm} epsilon {recipe.epsilon:g} pixels of 255, workdir {path}"
+        f"{balls(recipe)} pixels of 255, workdir {path}"
     )
+
+
+def balls(recipe: Recipe) -> str:
+    """Names the ball that a run trains in, or all of several and how they are combined."""
+    several = several_balls(recipe)
+    if not several:
+        return f"{recipe.norm} epsilon {recipe.epsilon:g}"
+    named = ", ".join(f"{norm} epsilon {epsilon:g}" for norm, epsilon in several)
+    return f"{named} ({recipe.norm_combination})"
 
 
 def metrics(
@@ -41,6 +50,12 @@ def metrics(
       recipe, info, network: of the run.
       record: that of its `callbacks.Checkpoint`: the logs of every epoch, and the best of them.
     """
+    several = several_balls(recipe)
+    norms = {
+        "norms": [norm for norm, _ in several],
+        "epsilons": [epsilon for _, epsilon in several],
+        "norm_combination": recipe.norm_combination,
+    }
     return {
         "schema": 1,
         "unit": "pixels (0-255)",
@@ -56,6 +71,7 @@ def metrics(
         "eval_resize": recipe.eval_resize or ("whole" if info.image_size else "center_crop"),
         "norm": recipe.norm,
         "epsilon": recipe.epsilon,
+        **(norms if several else {}),
         "seed": recipe.seed,
         **workdir.provenance(),
         "best": record["best"],

@@ -81,6 +81,9 @@ class AdversarialTrainer(Fittable):
     def gradients_of(self, images, labels, seed, parts) -> averages.Gradients:
         """Perturbs images and returns the gradients of their part of the loss, `loss_of`."""
         adversarial = self.attack(self.network, images, labels, seed, **self.attack_share())
+        copies = getattr(self.attack, "copies", 1)  # see `several.Each`
+        if copies > 1:
+            images, labels = tf.concat([images] * copies, 0), tf.concat([labels] * copies, 0)
         with tf.GradientTape() as tape, activations.drawing(seed):
             loss = self.loss_of(images, adversarial, labels, parts)
         return tape.gradient(loss, self.network.trainable_variables)
