@@ -27,8 +27,16 @@ def define() -> None:
         "image_size", None, "Side of the images in pixels; default: the data's own.", 1, 8_192
     )
     flags.DEFINE_string(
-        "augment", None, "Augmentation of the training images; default: the data's."
+        "augment",
+        None,
+        "Augmentation of the training images: none, crop, crop_flip or inception; then after a + "
+        "each color_jitter, pca_lighting, random_erasing or rand_augment, with options after a "
+        "colon, such as crop_flip+color_jitter:contrast=0.2; default: the data's.",
     )
+    numbers.real(
+        "mixup", 0.0, "Alpha of MixUp, such as 0.2, which makes labels soft; 0: off.", 0, 100
+    )
+    numbers.real("cutmix", 0.0, "Alpha of CutMix, such as 1, likewise; 0: off.", 0, 100)
     flags.DEFINE_string(
         "eval_resize", None, "How validation and test images get their size; default: the data's."
     )

@@ -139,6 +139,7 @@ def test_two_logical_cpus_train_under_mirrored(tmp_path, run):
         ("--epsilon=-1", "from 0 to 1e+09"),
         ("--norm=l2", "no default epsilon for l2"),
         ("--augment=mixup", "crop_flip"),
+        ("--cutmix=-1", "range [0, 100]"),
         ("--model=resnet8:num_channels=1", "num_channels"),
         ("--schedule=step", "--boundary"),
         ("--attack_steps=0", "range [1, 10000]"),

@@ -246,7 +246,8 @@ def fitted(module, noted, tmp_path, strategy="one_device", **values):
 
 def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     values = {"epochs": 5, "checkpoint_every": 17, "method": "free", "replays": 3, "epsilon": 9.0}
-    values["lanes"] = 2
+    of_training = {"lanes": 2, "mixup": 0.2, "cutmix": 0.5}
+    values |= of_training
     values["gradient_accumulation"] = 2  # pieces are cut from a batch, they are no batches
     made, loads, (_, batches, validation), options = fitted(module, noted, tmp_path, **values)
     assert (options["epochs"], options["steps_per_epoch"]) == (5, 50 // 8)
@@ -261,7 +262,7 @@ def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     # Three replays a batch: step 7 is the second replay of batch 2.
     assert [float(x[0, 0, 0, 0]) for x, _ in batches(7, part)] == [0.0, 0.0, 64.0, 64.0, 64.0]
     stream = {**LOADED, "training": True, "start_step": 2, "augment": "crop"}
-    stream |= {"lanes": 2, "shard": part}
+    stream |= {**of_training, "shard": part}
     assert loads[1:] == [(("folder:my/cats", "train"), stream)]
 
 

@@ -7,7 +7,8 @@ run that stops and starts again sees exactly the batches of one that never stopp
 import tensorflow as tf
 
 from sat_tf import specs
-from sat_tf.data import crops
+from sat_tf.data import augment as augmentation
+from sat_tf.data import crops, mixing
 from sat_tf.data.info import SPLITS, Info, Request, Shard
 
 __all__ = ["SPLITS", "WHOLE", "Info", "Shard", "describe", "download", "load", "shared_out"]
@@ -60,6 +61,8 @@ def load(
     seed: int = 0,
     start_step: int = 0,
     augment: str | None = None,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
     eval_resize: str | None = None,
     data_dir: str | None = None,
     validation_examples: int | None = None,
@@ -84,7 +87,10 @@ def load(
       training: whether to shuffle, repeat and augment.
       seed: decides order and augmentation.
       start_step: the first batch is that of this step of the stream.
-      augment: one of `augment.NAMES`; None takes the set's own default.
+      augment: one of `augment.NAMES`, and after a "+" each distortions of training images, such as
+        "crop_flip+random_erasing" (`augment.parse`); None takes the set's own default.
+      mixup: alpha of MixUp in training (`mixing`), 0 for none; labels are then float32 [N, C].
+      cutmix: likewise of CutMix.
       eval_resize: one of `crops.RESIZES`; None is "whole" for images of one size, else
         "center_crop".
       data_dir: where TFDS looks; None is TFDS's own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
@@ -118,13 +124,17 @@ def load(
             f"lanes={lanes} are of record files, and the images of {name} are read one by one; "
             "leave lanes at 1"
         )
+    crop, distorting = augmentation.parse(augment, source.info.num_channels)
     request = Request(
-        batch_size, image_size, training, seed, start_step, augment, eval_resize, max_pixels,
+        batch_size, image_size, training, seed, start_step, crop, eval_resize, max_pixels,
         shard, lanes,
     )  # fmt: skip
     options = tf.data.Options()
     options.deterministic = True
     batches = source.load(split, request)
+    if training:
+        batches = augmentation.distorted(batches, distorting, request)
+        batches = mixing.mixed(batches, request, source.info.num_classes, mixup, cutmix)
     if shard.replicas > 1 or not training:
         batches = _in_pieces(batches, request, source.info.num_examples[split])
     return shared_out(batches.prefetch(2 * shard.replicas).with_options(options))

@@ -52,8 +52,9 @@ def training_stream(
     """Reads the endless stream that a run goes on with, one element an optimiser step."""
 
     def load(batch):
-        options = {"augment": recipe.augment, "lanes": recipe.lanes, "shard": shard}
-        return images(recipe, "train", training=True, start_step=batch, **options)
+        names = ("augment", "mixup", "cutmix", "lanes")
+        options = {name: getattr(recipe, name) for name in names}
+        return images(recipe, "train", training=True, start_step=batch, shard=shard, **options)
 
     return method(recipe).batches(load, start_step)
 

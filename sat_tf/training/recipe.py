@@ -34,6 +34,8 @@ class Recipe:
     max_pixels: int
     image_size: int | None
     augment: str | None
+    mixup: float
+    cutmix: float
     eval_resize: str | None
     lanes: int
 
