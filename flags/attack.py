@@ -7,7 +7,12 @@ from flags import numbers
 
 def define() -> None:
     """Defines the flags; only a program calls it."""
-    flags.DEFINE_string("attack", "pgd", "Attack inside training: pgd, or none for clean training.")
+    flags.DEFINE_string(
+        "attack",
+        "pgd",
+        "Attack inside training: pgd; pgd-random or pgd-least_likely, to such a class; or none "
+        "for clean training.",
+    )
     flags.DEFINE_enum("norm", "linf", ["linf", "l2", "l1"], "Norm of the ball.")
     flags.DEFINE_list(
         "norms",

@@ -63,9 +63,16 @@ def define() -> None:
     flags.DEFINE_list(
         "attacks",
         ["pgd-10", "pgd-20", "pgd-50", "pgd-200"],
-        "With commas: pgd-STEPS, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; or a version of "
-        "AutoAttack: autoattack (standard), plus, rand; quick: its first two with few targets; or "
-        "one's own, module:function (docs/evaluation.md).",
+        "With commas: pgd-STEPS, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; towards a class, "
+        "pgd-STEPS-random and pgd-STEPS-least_likely; or a version of AutoAttack: autoattack "
+        "(standard), plus, rand; quick: its first two with few targets; or one's own, "
+        "module:function (docs/evaluation.md).",
+    )
+    flags.DEFINE_string(
+        "surrogate",
+        None,
+        "Another network, as --network, on which PGD is computed; its images are shown to the "
+        "network, whose verdicts count.",
     )
     numbers.pixels(
         "epsilon", None, "Radius of the ball in pixels (0-255); default: the one of training."

@@ -15,14 +15,14 @@ from absl import flags
 
 from flags import evaluate as own_flags
 from sat_tf import cli
-from sat_tf.attacks import PGD
+from sat_tf.attacks import PGD, transfer
 from sat_tf.attacks import names as attack_names
 from sat_tf.evaluation import corruptions, verdicts
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report, artefacts
 from sat_tf.evaluation.report.union import Union
 from sat_tf.evaluation.session import Session
-from sat_tf.evaluation.settings import complete, load_images, load_network
+from sat_tf.evaluation.settings import complete, load_images, load_network, load_surrogate
 from sat_tf.runs import Interrupted, atomic, handling_stops
 
 
@@ -68,7 +68,10 @@ def main() -> None:
     artefacts.check_names(settings.flags.write)
     network, strategy = load_network(settings)
     each = settings.each() or [settings]
-    attacks = [{radius: _attacks(one, network, radius) for radius in one.radii} for one in each]
+    surrogate = load_surrogate(settings, network, strategy)
+    attacks = [
+        {radius: _attacks(one, network, surrogate, radius) for radius in one.radii} for one in each
+    ]
     if not settings.balls:
         _evaluate_ball(settings, network, strategy, attacks[0])
         return
@@ -134,23 +137,26 @@ def _refuse_without_corruptions(given):
             raise ValueError(f"--{name} is of corruptions; give --corruptions=all as well")
 
 
-def _attacks(settings, network, epsilon):
+def _attacks(settings, network, surrogate, epsilon):
     attack_names.warn_of_fraction(epsilon)
-    return attack_names.parse(
+    attacks = attack_names.parse(
         settings.flags.attacks,
         epsilon=epsilon,
         norm=settings.norm,
         num_classes=network.output_shape[-1],
         step_size=settings.flags.step_size,
     )
+    return [transfer.make(attack, *surrogate) for attack in attacks] if surrogate else attacks
 
 
 def _headline(settings, attacks):
     sizes = sorted({attack.step_size for attack in attacks if isinstance(attack, PGD)})
     steps = f", step size {' '.join(f'{size:g}' for size in sizes)}" if sizes else ""
     restarts = f", restarts of PGD {settings.flags.restarts}" if sizes else ""
+    surrogate = settings.flags.surrogate
+    seen = f", attacked on {surrogate}" if surrogate else ""
     return (
-        f"{settings.source} on {settings.dataset} {settings.split}:\n{settings.norm} epsilon "
+        f"{settings.source} on {settings.dataset} {settings.split}{seen}:\n{settings.norm} epsilon "
         f"{settings.epsilon:g}{steps} ({UNIT}){restarts}"
     )
 

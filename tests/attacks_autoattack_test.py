@@ -13,6 +13,7 @@ from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.attacks.square import Square
+from sat_tf.attacks.targeted import SteppedTargetedPGD
 from tests import linear_network
 
 # A multiple of the widths of vector instructions, as are all sizes that follow from it: in the rest
@@ -22,6 +23,7 @@ COUNT = 16
 ATTACKS = {
     "pgd": RestartedPGD(epsilon=4.0, step_size=1.0, steps=4, restarts=2),
     "pgd-l2": RestartedPGD(epsilon=15.0, step_size=3.0, steps=4, restarts=2, norm="l2"),
+    "pgd-random": SteppedTargetedPGD("random", epsilon=4.0, step_size=1.0, steps=8),
     "apgd-ce": APGD(epsilon=4.0, iterations=8, restarts=2),
     "apgd-dlr-l2": APGD(epsilon=15.0, norm="l2", loss="dlr", iterations=8, restarts=2),
     "apgd-t": APGD(epsilon=4.0, loss="dlr-targeted", num_targets=2, iterations=8),

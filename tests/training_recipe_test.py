@@ -166,7 +166,7 @@ def test_the_probability_of_a_random_start(given, random_start, clean_start, pro
 
 def test_no_attack_is_clean_training_and_an_unknown_one_is_refused(given):
     assert parts.training_attack(given(attack="none", epsilon=None)) is attacks.identity
-    with pytest.raises(ValueError, match="'fgsm' is unknown; use one of: pgd, none"):
+    with pytest.raises(ValueError, match="'fgsm' is unknown; use one of: pgd, pgd-random, .*none"):
         parts.training_attack(given(attack="fgsm"))
 
 

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sat_tf.attacks import autoattack, own
+from sat_tf.attacks import autoattack, own, targeted
 from sat_tf.attacks.pgd import PGD
 
 _MOST_STEPS = 10_000  # as --attack_steps
 
-_SINGLE = ("pgd-STEPS", *autoattack.NAMES)
+_SINGLE = ("pgd-STEPS", *autoattack.NAMES, *(f"pgd-STEPS-{one}" for one in targeted.TARGETS))
 NAMES = (*_SINGLE, "autoattack", *autoattack.VERSIONS, "module:function")
 
 
@@ -141,8 +141,15 @@ def _version(name):
 
 def _pgd(name, epsilon, norm, step_size):
     kind, _, steps = name.partition("-")
-    if kind != "pgd" or not steps.isdecimal() or int(steps) < 1:
+    steps, dash, target = steps.partition("-")
+    known = target in (targeted.TARGETS if dash else ("",))
+    if kind != "pgd" or not known or not steps.isdecimal() or int(steps) < 1:
         raise ValueError(f"unknown; use some of: {', '.join(NAMES)}, such as pgd-50")
     if int(steps) > _MOST_STEPS:
         raise ValueError(f"{steps} steps came; give at most {_MOST_STEPS:,}")
-    return pgd(int(steps), epsilon=epsilon, norm=norm, step_size=step_size)
+    plain = pgd(int(steps), epsilon=epsilon, norm=norm, step_size=step_size)
+    if not target:
+        return plain
+    return targeted.SteppedTargetedPGD(
+        target, epsilon=epsilon, norm=norm, step_size=plain.step_size, steps=plain.steps
+    )

@@ -71,7 +71,7 @@ class RestartedPGD(stepped.Stepped):
         """Returns the state after one more evaluation (see `stepped.SteppedAttack`)."""
         point, labels = state["iterate"], state["labels"]
         logits, loss, gradient = losses.loss_and_gradient(
-            network, point, lambda logits: losses.cross_entropy(logits, labels), self.eot_steps
+            network, point, lambda logits: self.raised(logits, state), self.eot_steps
         )
         better = loss > state["best_loss"]
         state = stepped.advance(
@@ -83,6 +83,10 @@ class RestartedPGD(stepped.Stepped):
             best_loss=tf.where(better, loss, state["best_loss"]),
         )
         return {**state, "iterate": self.next_point(state, point, gradient)}
+
+    def raised(self, logits: tf.Tensor, state: stepped.State) -> tf.Tensor:
+        """Returns what the attack raises, one value an image."""
+        return losses.cross_entropy(logits, state["labels"])
 
     def next_point(self, state, point, gradient) -> tf.Tensor:
         """Returns the next iterates: a step further, or the start of the next run."""

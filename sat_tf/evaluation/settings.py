@@ -129,6 +129,35 @@ def load_network(settings: Settings) -> tuple[Any, tf.distribute.Strategy | None
     return loading.adapt(network, settings.input_range, settings.flags.preprocessing), strategy
 
 
+def load_surrogate(
+    settings: Settings, network: Any, strategy: tf.distribute.Strategy | None
+) -> tuple[Any, str] | None:
+    """Returns the network on which attacks are computed, with what tells it; None: the network.
+
+    Raises:
+      ValueError: it takes other images or has other classes, or attacks are to be restarted.
+    """
+    source = settings.flags.surrogate
+    if source is None:
+        return None
+    if settings.flags.restarts > 1:
+        raise ValueError(
+            f"--restarts={settings.flags.restarts} does not apply to --surrogate, where one image "
+            "is shown for each attack; leave it out"
+        )
+    scope = strategy.scope() if strategy else contextlib.nullcontext()
+    with scope, quiet.waiting(f"loading {source}"):
+        surrogate = loading.load(source)
+    ours, theirs = loading.image_form(network), loading.image_form(surrogate)
+    pairs = zip((*ours[0], ours[1]), (*theirs[0], theirs[1]), strict=True)
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            f"the surrogate {source} maps {theirs[0]} pixels to {theirs[1]} classes and the "
+            f"network {ours[0]} to {ours[1]}; give a surrogate for the same images and classes"
+        )
+    return surrogate, f"{source} {loading.weights_hash(surrogate)}"
+
+
 def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None, ...]]:
     """Returns the images, labelled with the network's classes, and their shape [N, H, W, C]."""
     max_pixels = settings.flags.max_pixels
@@ -161,7 +190,7 @@ def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None
 _DECISIVE = (
     "attacks dataset split ids classes num_images image_size eval_resize input_range preprocessing "
     "epsilon norm step_size restarts last_iterate curve seed batch_size fold_batch_norm image_type "
-    "norms epsilons corruptions severities corruption_baseline"
+    "surrogate norms epsilons corruptions severities corruption_baseline"
 ).split()
 
 

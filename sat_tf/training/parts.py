@@ -1,6 +1,7 @@
 """From a recipe to the process and the parts of a run."""
 
 import math
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow as tf
 from sat_tf import attacks
 from sat_tf import data as datasets
 from sat_tf.attacks import names, several
+from sat_tf.attacks.targeted import TARGETS, TargetedPGD
 from sat_tf.runs import distribution
 from sat_tf.training import (
     AdversarialTrainer,
@@ -83,23 +85,23 @@ def training_attack(recipe: Recipe) -> attacks.Attack:
     return _named(ATTACKS, "attack", recipe.attack)(recipe)
 
 
-def _pgd(recipe):
+def _pgd(kind, recipe):
     if recipe.synchronized_batch_norm and recipe.attack_batch_norm == "batch":
         raise ValueError(
             "attack_batch_norm is batch and batch norm is synchronized: each replica attacks its "
             "own images by their own statistics; leave --synchronized_batch_norm out, or attack "
             "with --attack_batch_norm=inference"
         )
-    made = [_pgd_in(norm, epsilon, recipe) for norm, epsilon in _balls(recipe)]
+    made = [_pgd_in(kind, norm, epsilon, recipe) for norm, epsilon in _balls(recipe)]
     return made[0] if len(made) == 1 else several.COMBINATIONS[recipe.norm_combination](made)
 
 
-def _pgd_in(norm, epsilon, recipe):
+def _pgd_in(kind, norm, epsilon, recipe):
     names.warn_of_fraction(epsilon)
     step_size = recipe.step_size
     if step_size is None:
         step_size = names.training_step_size(epsilon, recipe.attack_steps)
-    return attacks.PGD(
+    return kind(
         epsilon=epsilon,
         step_size=step_size,
         steps=recipe.attack_steps,
@@ -114,7 +116,11 @@ def _balls(recipe):
     return several_balls(recipe) or [(recipe.norm, recipe.epsilon)]
 
 
-ATTACKS = {"pgd": _pgd, "none": lambda recipe: attacks.identity}
+ATTACKS = {
+    "pgd": partial(_pgd, attacks.PGD),
+    **{f"pgd-{one}": partial(_pgd, partial(TargetedPGD, one)) for one in TARGETS},
+    "none": lambda recipe: attacks.identity,
+}
 
 
 def _epsilon_warmup_steps(recipe, steps_per_epoch):
