@@ -11,7 +11,7 @@ from sat_tf.evaluation import folding, verdicts
 from sat_tf.evaluation.runner import Runner
 from sat_tf.evaluation.stream import Stream
 from sat_tf.evaluation.sweep import Sweep
-from sat_tf.models import convnext
+from sat_tf.models import convnext, vit
 from tests import linear_network
 
 # Of each network how many batch norms have no convolution of their own before them.
@@ -97,7 +97,7 @@ def test_folded_and_plain_logits_agree_to_rounding_in_all_networks(name):
     deep = name.startswith("efficientnet-b") and name[-1] in "4567812"
     if deep or name in ("wrn-70-16", "wrn-34-20", "resnet110"):
         pytest.skip("of the kinds of its smaller ones, and too large for a test")
-    if name in convnext.NETWORKS:
+    if name in convnext.NETWORKS | vit.NETWORKS:
         pytest.skip("without batch norm")
     model = settled(build(name))
     left = 0 if "resnet" in name and "pre" not in name else len(norms(folding.fold(model)))

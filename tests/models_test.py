@@ -11,7 +11,10 @@ from tests.telling import telling, tinted
 
 SMALL = ("resnet8", "resnet18", "preactresnet18", "wrn-10-1")
 # Without batch norm, and in the narrow form of small images.
-NARROW = {"convnext_tiny_convstem": {"width": 4, "depth": 1, "patch_size": 1}}
+NARROW = {
+    "convnext_tiny_convstem": {"width": 4, "depth": 1, "patch_size": 1},
+    "vit_tiny": {"width": 4, "num_heads": 2, "depth": 1, "patch_size": 4},
+}
 
 
 def build(name, activation="swish", num_classes=10, image_size=8, **options):

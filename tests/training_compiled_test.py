@@ -8,12 +8,18 @@ import tensorflow as tf
 from sat_tf import attacks, models
 from sat_tf.training import methods
 
+NETWORKS = {
+    "resnet8": {"width": 2},
+    "convnext_tiny_convstem": {"width": 2, "depth": 1, "patch_size": 1},
+    "vit_tiny": {"width": 4, "num_heads": 2, "depth": 1, "patch_size": 4},
+}
 
-def logs_of_a_step(method, jit_compile):
+
+def logs_of_a_step(method, jit_compile, name="resnet8"):
     """Takes a step and a validation step from the same weights; returns what they log."""
     keras.utils.set_random_seed(0)
     network = models.build(
-        "resnet8", width=2, activation="swish", num_classes=3, image_size=8, num_channels=1
+        name, activation="swish", num_classes=3, image_size=8, num_channels=1, **NETWORKS[name]
     )
     attack = attacks.PGD(epsilon=8, step_size=8, steps=2)
     trainer = methods.make(method).trainer(network, attack, batch_size=4, validation_attack=attack)
@@ -32,3 +38,10 @@ def logs_of_a_step(method, jit_compile):
 def test_the_steps_of_every_method_compile_and_log_what_they_log_uncompiled(method):
     found, expected = (logs_of_a_step(method, jit_compile) for jit_compile in (True, False))
     assert len(found) == 6 and found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_tiny_convstem", "vit_tiny"])
+def test_a_step_of_networks_with_layer_norm_compiles_too(name):
+    found, expected = (logs_of_a_step("pgd_at", jit_compile, name) for jit_compile in (True, False))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)

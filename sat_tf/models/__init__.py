@@ -9,11 +9,12 @@ from typing import Any
 import keras
 
 from sat_tf import specs
-from sat_tf.models import cifar, convnext, efficientnet, resnet
+from sat_tf.models import cifar, convnext, efficientnet, resnet, vit
 from sat_tf.models.batch_norm import BatchNormalization, synchronize
 from sat_tf.models.layers import Activation, activation_sites
 
-_BODIES = {**cifar.NETWORKS, **resnet.NETWORKS, **efficientnet.NETWORKS, **convnext.NETWORKS}
+_FAMILIES = (cifar, resnet, efficientnet, convnext, vit)
+_BODIES = {name: body for family in _FAMILIES for name, body in family.NETWORKS.items()}
 NAMES = tuple(_BODIES)
 
 __all__ = [
