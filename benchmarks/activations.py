@@ -24,11 +24,13 @@ from flags import numbers
 from sat_tf import models
 from sat_tf.activations import table
 from sat_tf.evaluation.report.statistics import aligned
+from sat_tf.training.rematerialization import rematerialize
 
 BASELINE = "relu"
+REMAT = " remat"
 FLAGS = (
     "model", "activation", "image_size", "batch_size", "rounds", "threads", "precision", "jit",
-    "memory",
+    "memory", "remat",
 )  # fmt: skip
 
 
@@ -43,11 +45,16 @@ def define_flags() -> None:
     flags.DEFINE_string("precision", "float32", "float32, mixed_bfloat16 or mixed_float16.")
     flags.DEFINE_bool("jit", False, "Compile the step with XLA.")
     flags.DEFINE_bool("memory", True, "Measure memory too, on a CPU in a process for each.")
+    flags.DEFINE_bool("remat", False, "Time each activation with --remat of train as well.")
     flags.DEFINE_string("json", None, "Where all figures go, round by round.")
 
 
 def make_step(given, spec: str) -> Callable[[], object]:
-    """Builds the network with an activation and returns its training step, already traced."""
+    """Builds the network with an activation and returns its training step, already traced.
+
+    A spec that ends in " remat" is that activation in a network that is rematerialised.
+    """
+    spec, remat = spec.removesuffix(REMAT), spec.endswith(REMAT)
     keras.utils.set_random_seed(0)
     keras.mixed_precision.set_global_policy(given.precision)
     side = given.image_size
@@ -56,6 +63,8 @@ def make_step(given, spec: str) -> Callable[[], object]:
     name, options = models.parse(given.model)
     network = models.build(name, activation=spec, num_classes=10, image_size=side, **options)
     trainer = step_cases.make_trainer(network, 1)
+    if remat:
+        rematerialize(network)
     function = tf.function(trainer.train_step, autograph=False, jit_compile=given.jit)
     function.get_concrete_function((images, labels))
     return lambda: function((images, labels))["loss"].numpy()
@@ -116,6 +125,8 @@ def measure(given) -> tuple[dict[str, Times], dict[str, float]]:
     """Builds and warms everything up and measures; returns times and memory."""
     _use_threads(given)
     chosen = dict.fromkeys([BASELINE, *given.activation])
+    if given.remat:
+        chosen |= dict.fromkeys(spec + REMAT for spec in list(chosen))
     steps = {spec: make_step(given, spec) for spec in chosen}
     cases = {spec: timing.of_step(step) for spec, step in steps.items()}
     timing.interleaved(cases, 1)

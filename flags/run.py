@@ -31,6 +31,12 @@ def define() -> None:
     )
     flags.DEFINE_bool("deterministic", True, "Deterministic operations: the same run bit for bit.")
     flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA; slower on a CPU.")
+    flags.DEFINE_bool(
+        "remat",
+        False,
+        "Rematerialization: gradients compute the inside of a network's blocks again instead of "
+        "keeping it, for less memory and one more forward pass.",
+    )
     numbers.whole(
         "steps_per_execution",
         1,

@@ -34,7 +34,7 @@ ELSEWHERE = {
     "model", "activation", "image_size", "attack", "random_start", "method", "beta", "replays",
     "awp_gamma", "attack_gradient", "update_gradient", "activation_weight_decay", "optimizer",
     "learning_rate_base_size", "decay_epochs", "decay_factor",  # of training_optimizers_test.py
-    "synchronized_batch_norm",  # of training_synchronized_test.py
+    "synchronized_batch_norm", "remat",  # of training_synchronized_ and rematerialization_test.py
     "initial_network", "freeze", "body_learning_rate_multiplier",  # of training_finetuning_test.py
     "norms", "epsilons", "norm_combination",  # of training_norms_test.py
 }  # fmt: skip

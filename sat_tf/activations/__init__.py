@@ -26,7 +26,7 @@ parameters as `backward_...`: `relu:backward=parametric_softplus,backward_alpha=
 Source: Xie et al., Smooth Adversarial Training, arXiv 2006.14536; PSSiLU from Dai et al. 2021.
 """
 
-from sat_tf.activations.drawing import drawing, next_seed
+from sat_tf.activations.drawing import drawing, drawing_again, next_seed
 from sat_tf.activations.layers import Activation, factory, make
 from sat_tf.activations.specs import NAMES, parse, with_derivative
 from sat_tf.activations.trained import TRAINED, PSSiLU, SmoothReLU
@@ -38,6 +38,7 @@ __all__ = [
     "PSSiLU",
     "SmoothReLU",
     "drawing",
+    "drawing_again",
     "factory",
     "make",
     "next_seed",

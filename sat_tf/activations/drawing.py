@@ -8,8 +8,8 @@ time is there a seed.
 
 import contextlib
 import contextvars
-import itertools
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -18,18 +18,26 @@ _step: contextvars.ContextVar = contextvars.ContextVar("seed of a step", default
 
 
 @contextlib.contextmanager
-def drawing(seed: tf.Tensor) -> Iterator[None]:
+def drawing(seed: tf.Tensor, start: int = 0) -> Iterator[None]:
     """Lets activations draw random numbers, each call of one from a seed of its own.
 
     Args:
       seed: of the step, int32 [2].
+      start: the count to go on from.
     """
-    # Downwards, as the attack of the same step folds in 0, 1, 2 and so on.
-    token = _step.set((seed, itertools.count(-1, -1)))
+    token = _step.set((seed, [start]))
     try:
         yield
     finally:
         _step.reset(token)
+
+
+def drawing_again() -> Callable[[], contextlib.AbstractContextManager]:
+    """Returns what makes contexts in which all that is drawn from here on is drawn once more."""
+    if (step := _step.get()) is None:
+        return contextlib.nullcontext
+    seed, (count,) = step
+    return functools.partial(drawing, seed, count)
 
 
 def next_seed() -> tf.Tensor | None:
@@ -37,4 +45,5 @@ def next_seed() -> tf.Tensor | None:
     if (step := _step.get()) is None:
         return None
     seed, calls = step
-    return tf.random.experimental.stateless_fold_in(seed, next(calls))
+    calls[0] -= 1  # downwards, as the attack of the same step folds in 0, 1, 2 and so on
+    return tf.random.experimental.stateless_fold_in(seed, calls[0])

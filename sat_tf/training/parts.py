@@ -16,6 +16,7 @@ from sat_tf.training import (
     methods,
     networks,
     optimizers,
+    rematerialization,
 )
 from sat_tf.training.recipe import Recipe, several_balls
 
@@ -206,4 +207,18 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
         jit_compile=recipe.jit_compile,
         steps_per_execution=recipe.steps_per_execution,
     )
+    if recipe.remat:
+        _rematerialize(recipe, made)
     return made
+
+
+def _rematerialize(recipe, made):
+    others = ("awp_gamma", "attack_gradient", "update_gradient")
+    given = [name for name in others if getattr(recipe, name)]
+    if given:
+        raise ValueError(
+            f"remat is given and so is {' and '.join(given)}, which a block that is computed once "
+            "more would not see; leave one of them out, or use --gradient_accumulation"
+        )
+    for network in filter(None, (made.network, made.average)):
+        rematerialization.rematerialize(network)

@@ -95,6 +95,7 @@ class Recipe:
     precision: str
     deterministic: bool
     jit_compile: bool
+    remat: bool
     steps_per_execution: int
     profile: tuple[int, int] | None
     checkpoint_every: int
