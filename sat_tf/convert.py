@@ -115,7 +115,8 @@ def write(directory: pathlib.Path, network: keras.Model, metrics: Mapping[str, A
 
 
 def refuse_existing(directory: pathlib.Path) -> None:
-    """Raises ValueError where there is something already."""
+    """Raises ValueError where there is something already, or never can be a directory."""
+    atomic.refuse_remote(directory)
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise ValueError(f"{directory} is there already; --output names a new directory")
 

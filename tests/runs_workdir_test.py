@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import sat_tf
-from sat_tf.runs import workdir
+from sat_tf import loading
+from sat_tf.runs import atomic, workdir
 
 SETTINGS = ["--boundary=30\n--boundary=60\n", "--epsilon=8\n", "--overwrite=false\n", "--seed=0\n"]
 
@@ -44,6 +45,23 @@ def test_other_flags_are_named(tmp_path, old, new, message):
     claim(tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         claim(tmp_path / "run", [line.replace(old, new) for line in SETTINGS])
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", pathlib.Path("gs://b")])
+def test_an_address_is_refused_and_is_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    doors = {
+        "a workdir": lambda: claim(address),
+        "a file": lambda: atomic.write_text(address, ""),
+        "a lock": lambda: atomic.locked(address, "").__enter__(),
+        "a network": lambda: loading.load(str(address)),
+    }
+    for door in doors.values():
+        with pytest.raises(ValueError, match=r"^(gs|s3):// is no directory: locks, and files"):
+            door()
+    assert list(tmp_path.iterdir()) == []
+    for path in ("gs", "./a:b", "module:function", "/gs:/x"):
+        atomic.refuse_remote(path)
 
 
 def test_flags_that_change_no_weight_may_differ(tmp_path):

@@ -13,7 +13,7 @@ from sat_tf.loading import applications, served
 from sat_tf.loading.adapted import Adapted, adapt
 from sat_tf.loading.form import check_images, image_form
 from sat_tf.loading.served import Served
-from sat_tf.runs import sealed, workdir
+from sat_tf.runs import atomic, sealed, workdir
 
 __all__ = [
     "Adapted",
@@ -51,6 +51,7 @@ def load(source: str, *, download: bool = False) -> Any:
     import sat_tf.addons.activations  # noqa: F401
     import sat_tf.models  # noqa: F401
 
+    atomic.refuse_remote(source)
     path = pathlib.Path(zoo.located(source))
     if path.is_dir():
         saved = served.find(path)

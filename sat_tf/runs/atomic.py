@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         old; or it is no file but a directory, or a device such as /dev/null.
     """
     path = pathlib.Path(path)
+    refuse_remote(path)
     refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -46,12 +48,25 @@ def refuse_special(path: pathlib.Path) -> None:
         raise OSError(f"cannot write {path}: it is a {kind}; give another name")
 
 
+def refuse_remote(path: str | os.PathLike) -> None:
+    """Raises ValueError for an address such as gs://bucket/run, which would be a folder "gs:"."""
+    first = pathlib.Path(path).parts[:1]
+    if first and re.fullmatch(r"[a-z][a-z0-9+.-]+:", first[0]):
+        raise ValueError(
+            f"{first[0]}// is no directory: locks, and files that are written whole or not at all, "
+            "need a file system; give a directory, of this machine or shared as by NFS, and copy "
+            "it afterwards"
+        )
+
+
 def make_directory(path: pathlib.Path, flag: str) -> None:
     """Makes a directory, and those above it, unless it is there.
 
     Raises:
       OSError: it cannot be made; the message names the flag that gives another.
+      ValueError: as `refuse_remote`.
     """
+    refuse_remote(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,10 +86,11 @@ def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
     """Holds a lock file, which exists only while it is held.
 
     Raises:
-      ValueError: another process holds it; the message is `refusal`.
+      ValueError: another process holds it; the message is `refusal`. Or as `refuse_remote`.
       OSError: it cannot be made, so nothing beside it can be written.
     """
     path = pathlib.Path(path)
+    refuse_remote(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "w") as file:
