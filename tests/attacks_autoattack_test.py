@@ -225,11 +225,12 @@ def test_with_few_classes_an_attack_is_left_out_and_named(num_classes, names, mi
         assert words in reasons[name]
 
 
-def test_l1_keeps_what_is_defined_for_it_and_names_the_rest():
-    attacks = autoattack.ensemble(epsilon=100.0, norm="l1", num_classes=10)
-    assert [attack.name for attack in attacks] == ["apgd-ce", "apgd-t"]
-    reasons = autoattack.left_out(norm="l1", num_classes=10)
-    assert set(reasons) == {"fab-t", "square"} and "linf and l2" in reasons["square"]
+def test_every_attack_of_every_version_is_there_in_l1():
+    for version in autoattack.VERSIONS:
+        attacks = autoattack.ensemble(version, epsilon=100.0, norm="l1", num_classes=10)
+        assert tuple(attack.name for attack in attacks) == autoattack.members(version)
+        assert {attack.norm for attack in attacks} == {"l1"}
+        assert autoattack.left_out(version, norm="l1", num_classes=10) == {}
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
@@ -237,8 +238,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
         autoattack.make("pgd", epsilon=1.0, num_classes=10)
     with pytest.raises(ValueError, match="standard, plus, rand"):
         autoattack.ensemble("custom", epsilon=1.0, num_classes=10)
-    with pytest.raises(ValueError, match="use one of: linf, l2"):
-        autoattack.make("square", epsilon=1.0, norm="l1", num_classes=10)
+    with pytest.raises(ValueError, match="use one of: linf, l2, l1"):
+        autoattack.make("square", epsilon=1.0, norm="l3", num_classes=10)
     with pytest.raises(TypeError, match="abstract"):
         stepped.Stepped()
 

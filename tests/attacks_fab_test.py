@@ -31,7 +31,7 @@ def problem(count=24, num_classes=4):
     return network, images, network.labels(images)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("targeted", [True, False])
 def test_the_distance_found_is_the_exact_distance_to_the_boundary(norm, targeted):
     network, images, labels = problem()
@@ -47,7 +47,7 @@ def test_the_distance_found_is_the_exact_distance_to_the_boundary(norm, targeted
     np.testing.assert_array_equal(state["adversarial"], images)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(norm):
     network, images, labels = problem(48)
     distances = linear_network.distances(network, images, labels, norm)
@@ -104,7 +104,7 @@ def attack_order(norm):
 
 def test_an_untargeted_step_takes_the_nearest_plane():
     network, images, labels = problem(12, 5)
-    for norm, order in (("linf", 1), ("l2", 2)):
+    for norm, order in (("linf", 1), ("l2", 2), ("l1", np.inf)):
         gap, gradient = nearest_boundary(network, tf.constant(images), tf.constant(labels), norm)
         for n, label in enumerate(labels):
             z = network.logits(images[n])[0]
@@ -197,6 +197,29 @@ def test_plane_projection_is_the_nearest_point_in_l2(seed, share):
     assert ((wanted[~free] >= 255 - 0.1) | (wanted[~free] <= 0.1)).all()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10000), share=st.floats(0.0, 0.995) | st.floats(1.005, 1.3))
+def test_plane_projection_is_the_linear_program_in_l1(seed, share):
+    points, weights, excess, reachable = plane_problem(seed, share, 0)
+    move = planes.plane_projection(points, weights, excess, "l1").numpy().ravel()
+    x, w = points.ravel().astype(float), weights.ravel().astype(float)
+    assert (x + move >= -1e-4).all() and (x + move <= 255 + 1e-4).all()
+    if not reachable:
+        end = np.where(w * np.sign(excess[0]) > 0, 255.0, 0.0)
+        np.testing.assert_allclose(x + move, np.where(w == 0, x, end), atol=1e-3)
+        return
+    assert w @ move == pytest.approx(excess[0], abs=2e-5 * (np.abs(w) @ np.full(D, 255.0)))
+    # minimise sum p + sum n over d = p - n with <w, d> = b and x + d in the range
+    program = scipy.optimize.linprog(
+        np.ones(2 * D),
+        A_eq=np.r_[w, -w][None],
+        b_eq=[excess[0]],
+        bounds=[*zip(np.zeros(D), 255 - x, strict=True), *zip(np.zeros(D), x, strict=True)],
+    )
+    assert program.status == 0
+    assert np.abs(move).sum() == pytest.approx(program.fun, rel=1e-3, abs=1e-3)
+
+
 def plane_problem(seed, share, power):
     """Returns one point, weights and an excess that is a share of the most the range allows."""
     rng = np.random.default_rng(seed)
@@ -224,7 +247,7 @@ def test_a_flat_network_keeps_the_image_and_stays_finite():
 
 def test_wrong_arguments_are_refused_with_a_remedy():
     for arguments, message in (
-        ({"norm": "l1"}, "use one of: linf, l2"),
+        ({"norm": "l3"}, "use one of: linf, l2, l1"),
         ({"iterations": 0}, "iterations is 0"),
         ({"targeted": False, "num_targets": 3}, "aims at no class"),
     ):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 import tensorflow as tf
 
 from sat_tf.attacks import noise, square_bumps, square_windows
@@ -53,7 +54,8 @@ def test_windows_have_their_side_and_reach_every_place():
     assert all(abs(count / 3000 - 1 / 3) < 0.04 for count in counts)
 
 
-def test_a_bump_is_the_sum_of_the_paper():
+@pytest.mark.parametrize(("norm", "power"), [("l2", 2), ("l1", 4)])
+def test_a_bump_is_the_sum_of_the_paper(norm, power):
     for side in (3, 5, 6, 9):
         half, expected = side // 2, np.zeros([side, side])
         for top, rows, sign in ((0, half, 1), (half, side - half, -1)):
@@ -61,17 +63,21 @@ def test_a_bump_is_the_sum_of_the_paper():
             for r in range(1, rows + 1):
                 for c in range(1, side + 1):
                     last = n - max(abs(r - rows // 2 - 1), abs(c - side // 2 - 1))
-                    value = sum(1 / (n + 1 - k) ** 2 for k in range(0, last + 1))
+                    value = sum(1 / (n + 1 - k) ** power for k in range(0, last + 1))
                     expected[top + r - 1, c - 1] = sign * value
-        expected /= np.linalg.norm(expected)
-        np.testing.assert_allclose(bump(side), expected, atol=1e-6)
+        if norm == "l2":
+            expected /= np.linalg.norm(expected)
+        else:  # both halves alike
+            expected[:half] /= 2 * expected[:half].sum()
+            expected[half:] /= -2 * expected[half:].sum()
+        np.testing.assert_allclose(bump(side, norm), expected, atol=1e-6)
 
 
 def test_placed_bumps_fill_the_window_and_have_norm_one():
     sides = tf.constant([7, 5, 3, 3])
     side = tf.tile(tf.constant([7, 5, 3]), [20])
     draws = noise.hashed_uniform(per_image_seeds(60), 1, [8])
-    bumps = square_bumps.placed_bumps(draws, side, sides, 8, 9).numpy()[..., 0]
+    bumps = square_bumps.placed_bumps(draws, side, sides, (8, 9)).numpy()[..., 0]
     inside = square_windows.window(draws[:, :2], side, 8, 9).numpy()[..., 0]
     np.testing.assert_allclose(np.sqrt((bumps**2).sum((1, 2))), 1.0, atol=1e-5)
     assert (bumps[~inside] == 0).all()
@@ -85,7 +91,7 @@ def test_placed_bumps_fill_the_window_and_have_norm_one():
     assert 10 < turned < 50
 
 
-@pytest.mark.parametrize("norm,radius", [("linf", 6.0), ("l2", 20.0)])
+@pytest.mark.parametrize("norm,radius", [("linf", 6.0), ("l2", 20.0), ("l1", 300.0)])
 def test_every_query_stays_allowed_and_changes_one_window_at_most(norm, radius):
     network = linear_network.LinearNetwork(3, scale=1e-4)
     images = linear_network.images(8, low=0.0, high=255.0)
@@ -97,7 +103,7 @@ def test_every_query_stays_allowed_and_changes_one_window_at_most(norm, radius):
         point = state["iterate"].numpy()
         assert point.min() >= 0 and point.max() <= 255
         assert (linear_network.sizes(point - images, norm) <= radius * (1 + 1e-5) + 1e-4).all()
-        if 0 < step < 60:
+        if 0 < step < 60 and norm != "l1":  # whose projection may shorten all pixels
             changed = (np.abs(point - state["best"]) > 1e-4).any(-1).sum((1, 2))
             assert (changed <= sides[step] ** 2 * (1 if norm == "linf" else 2)).all()
         margins.append(state["margin"].numpy())
@@ -114,6 +120,58 @@ def test_the_first_query_is_vertical_stripes_at_the_corners_of_the_ball():
     np.testing.assert_allclose(np.abs(moves), 6.0, atol=2e-5)
     assert (np.ptp(np.sign(moves), axis=1) == 0).all()
     assert len({tuple(np.sign(m).ravel()) for m in moves}) > 1
+
+
+@pytest.mark.parametrize("radius", [900.0, 60_000.0])
+def test_the_first_query_in_l1_is_tiles_projected_on_the_ball(radius):
+    # Grey, so that the range lies far from tiles of norm 255.
+    images = np.full([4, 32, 32, 3], 128.0, np.float32)
+    attack = Square(epsilon=radius, norm="l1")
+    state = attack.start(images, np.zeros(4, np.int32), per_image_seeds(4), None)
+    moves = state["iterate"].numpy().astype(np.float64) - images
+    sizes = linear_network.sizes(moves, "l1")
+    np.testing.assert_allclose(sizes, min(radius, 75 * 255.0), rtol=1e-4)
+    tiles = moves[:, 1:31, 1:31].reshape(4, 5, 6, 5, 6, 3).transpose(0, 1, 3, 5, 2, 4)
+    ways = [np.abs(255 * way) for way in (bump(6, "l1"), bump(6, "l1").T)]
+    if radius < 1000:  # the same is taken from every pixel, as far as it goes
+        threshold = scipy.optimize.brentq(
+            lambda t: 75 * np.maximum(ways[0] - t, 0).sum() - radius, 0, 255
+        )
+        ways = [np.maximum(way - threshold, 0) for way in ways]
+    far = [np.abs(np.abs(tiles) - way).max((-2, -1)) for way in ways]
+    assert np.minimum(*far).max() < 0.01 and (far[0] != far[1]).any()
+
+
+def test_a_query_in_l1_gathers_two_windows_and_what_the_ball_has_left():
+    images = np.full([6, 9, 9, 2], 128.0, np.float32)
+    attack, seeds = Square(epsilon=400.0, norm="l1", queries=50), per_image_seeds(6)
+    rng = np.random.default_rng(0)
+    best = images + rng.normal(size=images.shape).astype(np.float32)  # norm 130: 270 are left
+    state = attack.start(images, np.zeros(6, np.int32), seeds, None)
+    state |= {"best": tf.constant(best), "step": tf.fill([6], 30)}
+    draws = noise.hashed_uniform(seeds, state["step"], [7])
+    sides = attack.sides(9, 9)
+    side = tf.gather(sides, state["step"])
+    windows = [square_windows.window(draws[:, k : k + 2], side, 9, 9).numpy() for k in (0, 2)]
+    bumps = square_bumps.placed_bumps(draws, side, sides, (9, 9), "l1").numpy().astype(float)
+    signs = np.where(draws.numpy()[:, None, None, 5:] < 0.5, -1.0, 1.0)
+    old = (best - images).astype(np.float64)
+    left = 400 - np.abs(old).sum((1, 2, 3), keepdims=True)
+    both = np.abs(np.where(windows[0] | windows[1], old, 0)).sum((1, 2), keepdims=True)
+    new = np.where(windows[0], old, 0)
+    new = new / np.abs(new).sum((1, 2), keepdims=True) + signs * bumps
+    new *= (left + 2 * both) / np.abs(new).sum((1, 2), keepdims=True)
+    moves = np.where(windows[0], new, np.where(windows[1], 0, old))
+    found = attack.bump_change(state).numpy() - images
+    for one, expected in zip(found, moves, strict=True):
+        size = np.abs(expected)
+        assert size.sum() > 400  # two channels get what is left each
+        threshold = scipy.optimize.brentq(
+            lambda t, size=size: np.clip(size - t, 0, 127).sum() - 400, 0, size.max()
+        )
+        np.testing.assert_allclose(
+            one, np.sign(expected) * np.clip(size - threshold, 0, 127), atol=0.02
+        )
 
 
 def test_the_first_query_in_l2_uses_the_whole_radius():
@@ -179,7 +237,7 @@ def test_a_query_in_l2_fills_the_ball_and_leaves_all_but_two_windows_as_they_are
     state = attack.start(images, np.zeros(6, np.int32), per_image_seeds(6), None)
     half = 0.5 * (state["iterate"] - images)
     state |= {"best": images + half, "step": tf.constant([20, 60, 100, 201, 501, 999])}
-    moves = (attack.l2_change(state) - images).numpy()
+    moves = (attack.bump_change(state) - images).numpy()
     np.testing.assert_allclose(linear_network.sizes(moves, "l2"), 25.0, rtol=1e-4)
     sides = square_windows.window_sides(queries, 0.8, 11, 9, "l2")[state["step"]]
     changed = (np.abs(moves - half) > 1e-4).any(-1).sum((1, 2))
@@ -236,7 +294,7 @@ def test_no_gradient_is_asked_for():
 def test_epsilon_zero_returns_the_image():
     network = linear_network.LinearNetwork(3)
     images = linear_network.images(4, low=0.0, high=255.0)
-    for norm in ("linf", "l2"):
+    for norm in ("linf", "l2", "l1"):
         attack = tf.function(Square(epsilon=0.0, norm=norm, queries=12))
         adversarial = attack(network, images, network.labels(images), SEED)
         np.testing.assert_allclose(adversarial, images, atol=2e-5)
@@ -258,7 +316,7 @@ def test_a_restart_has_the_windows_and_the_best_point_of_a_run_of_its_own(norm):
     images = np.full((6, 12, 12, 1), 127.0, np.float32)
     attack = Square(epsilon=9.0, norm=norm, queries=14, restarts=2)
     state = attack.start(images, tf.zeros([6], tf.int32), per_image_seeds(6), None)
-    change = attack.linf_change if norm == "linf" else attack.l2_change
+    change = attack.linf_change if norm == "linf" else attack.bump_change
     sides = attack.sides(12, 12).numpy()
     assert sides[1] > sides[13]
     for query in (1, 12, 13):
@@ -289,7 +347,7 @@ def test_a_restart_has_the_windows_and_the_best_point_of_a_run_of_its_own(norm):
 
 def test_wrong_arguments_are_refused_with_a_remedy():
     for arguments, message in (
-        ({"norm": "l1"}, "use one of: linf, l2"),
+        ({"norm": "l3"}, "use one of: linf, l2, l1"),
         ({"queries": 0}, "queries is 0"),
         ({"p_init": 0.0}, "p_init is 0.0"),
         ({"epsilon": -2}, "epsilon is -2"),

@@ -261,7 +261,7 @@ def test_what_a_norm_leaves_out_is_said(run):
     seen, _ = run(*asked, "--norm=l1")
     found = seen["evaluate.options"].left_out
     assert found == autoattack.left_out("standard", norm="l1", num_classes=3)
-    assert "square" in found  # for want of the norm, not of classes
+    assert "apgd-t" in found  # for want of classes
 
 
 def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(

@@ -161,14 +161,15 @@ def test_averaged_gradients_take_as_many_evaluations_as_they_say(make):
 
 
 def test_the_ensembles_of_l1_have_the_restarts_and_targets_of_their_paper():
-    ce, targeted = autoattack.ensemble(epsilon=12.0, norm="l1", num_classes=10)
+    ce, targeted, fab, square = autoattack.ensemble(epsilon=12.0, norm="l1", num_classes=10)
+    assert (fab.num_targets, fab.num_steps, square.num_steps) == (9, 900, 5000)
     assert (ce.restarts, ce.num_targets, ce.wide) == (5, 0, True)
     assert (targeted.restarts, targeted.num_targets, targeted.wide) == (1, 5, True)
     for attack, runs in ((ce, 5), (targeted, 5)):
         assert attack.num_steps == runs * 103  # two more first points than iterations
         factors = attack.schedule["factor"][:103].tolist()
         assert factors == [3.0] * 31 + [2.0] * 31 + [1.0] * 41
-    (_, few) = autoattack.ensemble(epsilon=12.0, norm="l1", num_classes=4)
+    few = autoattack.ensemble(epsilon=12.0, norm="l1", num_classes=4)[1]
     assert few.num_targets == 3
     alone = autoattack.make("apgd-t", epsilon=1.0, num_classes=1000)
     assert (alone.num_targets, alone.num_steps) == (9, 9 * 101)

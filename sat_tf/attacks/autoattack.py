@@ -101,8 +101,8 @@ def ensemble(
     `quick` is a choice of ours for a first verdict: an upper bound of what `standard` leaves, never
     the figure to report. Every other is that of the source.
 
-    Source: Croce and Hein, arXiv 2003.01690. For L1 only APGD exists here, with 5 restarts of
-    apgd-ce and 5 targets, as in 2103.01208: the ensemble is then not the full one.
+    Source: Croce and Hein, arXiv 2003.01690. L1 has 5 restarts of apgd-ce and 5 targets of apgd-t,
+    as in 2103.01208.
 
     Args:
       version: one of `VERSIONS`.
@@ -115,11 +115,10 @@ def ensemble(
     """
     attacks = []
     for name, settings in _order(version):
-        if norm in _KINDS[name].make.norms:
-            settings = {**_l1_settings(name, norm, num_classes), **settings}
-            attack = make(name, epsilon=epsilon, norm=norm, num_classes=num_classes, **settings)
-            if attack.unavailable(num_classes) is None:
-                attacks.append(attack)
+        settings = {**_l1_settings(name, norm, num_classes), **settings}
+        attack = make(name, epsilon=epsilon, norm=norm, num_classes=num_classes, **settings)
+        if attack.unavailable(num_classes) is None:
+            attacks.append(attack)
     return attacks
 
 
@@ -127,10 +126,6 @@ def left_out(version: str = "standard", *, norm: str = "linf", num_classes: int)
     """Returns which attacks of a version `ensemble` leaves out, and why: what a report must say."""
     reasons = {}
     for name, settings in _order(version):
-        known = _KINDS[name].make.norms
-        if norm not in known:
-            reasons[name] = f"{name} is not defined for {norm}, only for {' and '.join(known)}"
-            continue
         attack = make(name, epsilon=0.0, norm=norm, num_classes=num_classes, **settings)
         reason = attack.unavailable(num_classes)
         if reason is not None:

@@ -31,7 +31,7 @@ class FAB(stepped.Stepped):
 
     Args:
       epsilon: the distance from which on a hit counts, in pixels, at least 0.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       targeted: whether to aim at classes.
       num_targets: how many; 9 if None, 0 without targets.
       iterations: steps of a run, at least 1.
@@ -41,8 +41,6 @@ class FAB(stepped.Stepped):
     Raises:
       ValueError: an argument outside these bounds.
     """
-
-    norms = ("linf", "l2")
 
     def __init__(
         self,
@@ -59,7 +57,7 @@ class FAB(stepped.Stepped):
     ):
         stepped.check_counts(iterations=iterations, restarts=restarts)
         self.epsilon = stepped.check_epsilon(epsilon)
-        self.norm = geometry.check_norm(norm, self.norms)
+        self.norm = geometry.check_norm(norm)
         self.name = "fab-t" if targeted else "fab"
         self.num_targets = stepped.check_targets(num_targets, targeted)
         self.iterations, self.restarts = iterations, restarts
@@ -156,12 +154,12 @@ def nearest_boundary(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes gap and gradient of the class whose linearised boundary is nearest.
 
-    The distance of a plane is `|gap| / |gradient|` in the dual norm (L1 for L-inf, L2 for L2), the
-    pixel range left aside. Classes are evaluated one after the other, so memory does not depend on
-    their number.
+    The distance of a plane is `|gap| / |gradient|` in the dual norm (L1 for L-inf and the other way
+    round, L2 for L2), the pixel range left aside. Classes are evaluated one after the other, so
+    memory does not depend on their number.
     """
     num_classes = network(points[:1], training=False).shape[1]
-    dual = {"linf": "l1", "l2": "l2"}[norm]
+    dual = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]
 
     def look(index, nearest, gap, gradient):
         # Counted from the label: the label itself, no boundary, is never looked at.

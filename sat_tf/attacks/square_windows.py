@@ -12,7 +12,7 @@ def window_sides(queries: int, p_init: float, height: int, width: int, norm: str
     halvings = np.sum(np.arange(queries)[:, None] > np.array(HALVINGS), 1)
     sides = np.round(np.sqrt(p_init / 2.0**halvings * height * width)).astype(np.int32)
     smaller = min(height, width)
-    if norm == "l2":
+    if norm != "linf":
         sides = np.maximum(sides, 3)
         sides += 1 - sides % 2
         smaller -= 1 - smaller % 2
