@@ -33,6 +33,13 @@ def define() -> None:
         "each color_jitter, pca_lighting, random_erasing or rand_augment, with options after a "
         "colon, such as crop_flip+color_jitter:contrast=0.2; default: the data's.",
     )
+    flags.DEFINE_string(
+        "extra_data",
+        None,
+        "Other training images, such as generated ones, in every batch: file.npz, file.tfrecord or "
+        "a folder of class folders.",
+    )
+    numbers.real("extra_fraction", None, "Their share of a batch; default: 0.7.", 0, 1)
     numbers.real(
         "mixup", 0.0, "Alpha of MixUp, such as 0.2, which makes labels soft; 0: off.", 0, 100
     )

@@ -140,6 +140,7 @@ def test_two_logical_cpus_train_under_mirrored(tmp_path, run):
         ("--norm=l2", "no default epsilon for l2"),
         ("--augment=mixup", "crop_flip"),
         ("--cutmix=-1", "range [0, 100]"),
+        ("--extra_data=no/such.npz", "such.npz is not there"),
         ("--model=resnet8:num_channels=1", "num_channels"),
         ("--schedule=step", "--boundary"),
         ("--attack_steps=0", "range [1, 10000]"),

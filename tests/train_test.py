@@ -246,7 +246,13 @@ def fitted(module, noted, tmp_path, strategy="one_device", **values):
 
 def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
     values = {"epochs": 5, "checkpoint_every": 17, "method": "free", "replays": 3, "epsilon": 9.0}
-    of_training = {"lanes": 2, "mixup": 0.2, "cutmix": 0.5}
+    of_training = {
+        "lanes": 2,
+        "mixup": 0.2,
+        "cutmix": 0.5,
+        "extra_data": "a",
+        "extra_fraction": 1.0,
+    }
     values |= of_training
     values["gradient_accumulation"] = 2  # pieces are cut from a batch, they are no batches
     made, loads, (_, batches, validation), options = fitted(module, noted, tmp_path, **values)

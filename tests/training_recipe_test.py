@@ -42,7 +42,7 @@ OF_THE_PROGRAM = {
     "dataset", "data_dir", "download", "augment", "eval_resize", "on_overfitting", "workdir",
     "overwrite", "strategy", "logical_cpus", "threads", "precision", "deterministic",
     "checkpoint_every", "picture_grid", "test_steps", "worker_timeout", "max_pixels",
-    "profile", "lanes", "cluster", "mixup", "cutmix",
+    "profile", "lanes", "cluster", "mixup", "cutmix", "extra_data", "extra_fraction",
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ What a training batch holds depends on the seed and the step number alone (see `
 run that stops and starts again sees exactly the batches of one that never stopped.
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from sat_tf import specs
@@ -63,6 +65,8 @@ def load(
     augment: str | None = None,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    extra_data: str | None = None,
+    extra_fraction: float | None = None,
     eval_resize: str | None = None,
     data_dir: str | None = None,
     validation_examples: int | None = None,
@@ -91,6 +95,8 @@ def load(
         "crop_flip+random_erasing" (`augment.parse`); None takes the set's own default.
       mixup: alpha of MixUp in training (`mixing`), 0 for none; labels are then float32 [N, C].
       cutmix: likewise of CutMix.
+      extra_data: file or folder of other training images in every batch (`extra.opened`).
+      extra_fraction: their share of a batch; None is 0.7.
       eval_resize: one of `crops.RESIZES`; None is "whole" for images of one size, else
         "center_crop".
       data_dir: where TFDS looks; None is TFDS's own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
@@ -131,13 +137,31 @@ def load(
     )  # fmt: skip
     options = tf.data.Options()
     options.deterministic = True
-    batches = source.load(split, request)
+    if extra_data is None and extra_fraction is not None:
+        raise ValueError(f"extra_fraction is {extra_fraction} of no extra_data; give both, or none")
+    if training and extra_data is not None:
+        batches = _with_extra(source, request, extra_data, extra_fraction)
+    else:
+        batches = source.load(split, request)
     if training:
         batches = augmentation.distorted(batches, distorting, request)
         batches = mixing.mixed(batches, request, source.info.num_classes, mixup, cutmix)
     if shard.replicas > 1 or not training:
         batches = _in_pieces(batches, request, source.info.num_examples[split])
     return shared_out(batches.prefetch(2 * shard.replicas).with_options(options))
+
+
+def _with_extra(source, request: Request, path: str, fraction: float | None) -> tf.data.Dataset:
+    from sat_tf.data import extra  # most runs have none
+
+    request = dataclasses.replace(request, augment=request.augment or source.default_augment)
+    return extra.joined(
+        lambda part: source.load("train", part),
+        extra.opened(path, source.info, request.max_pixels),
+        extra.FRACTION if fraction is None else fraction,
+        source.info,
+        request,
+    )
 
 
 def shared_out(batches: tf.data.Dataset) -> tf.data.Dataset:

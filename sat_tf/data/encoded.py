@@ -10,8 +10,9 @@ def training(examples: tf.data.Dataset, info: Info, name: str, request: Request)
     """Makes training batches of encoded examples.
 
     Args:
-      examples: (place int64, encoded string, label), place counting the examples of the endless
-        stream, from `request.start_step * request.batch_size` on; those at the places
+      examples: (place int64, encoded string, label, which is a class or float32 [C]), place
+        counting the examples of the endless stream, from
+        `request.start_step * request.batch_size` on; those at the places
         `request.own` of each batch.
       info: the set.
       name: the augmentation.
@@ -28,7 +29,7 @@ def training(examples: tf.data.Dataset, info: Info, name: str, request: Request)
             image = crops.evaluation_image(
                 encoded, size, resize, info.num_channels, request.max_pixels
             )
-        return image, tf.cast(label, tf.int32)
+        return image, label if label.dtype.is_floating else tf.cast(label, tf.int32)
 
     batches = examples.map(image_of, tf.data.AUTOTUNE).batch(len(request.own), True)
     if name in ("none", "inception"):

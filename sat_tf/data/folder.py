@@ -51,12 +51,12 @@ class Folder:
         parts = {}
         indices = np.arange(len(train.files))
         if has_parts and own:
-            parts["test"] = _of(scan(own[0], max_pixels), train.class_names, own[0])
+            parts["test"] = of_classes(scan(own[0], max_pixels), train.class_names, own[0])
         else:
             indices, test = cut_evenly(indices, len(indices) // 10)
             parts["test"] = (train.files[test], train.labels[test])
         if has_parts and len(own) > 1 and own[0].name == "test" and validation_examples is None:
-            parts["validation"] = _of(scan(own[1], max_pixels), train.class_names, own[1])
+            parts["validation"] = of_classes(scan(own[1], max_pixels), train.class_names, own[1])
         else:
             size = check_validation_examples(validation_examples, len(indices))
             indices, validation = cut_evenly(indices, size)
@@ -81,27 +81,24 @@ class Folder:
     def load(self, split: str, request: Request) -> tf.data.Dataset:
         """Reads a part, "train", "validation" or "test"."""
         names, labels = self._parts[split]
-        # As the file system has them: a name need not be UTF-8.
-        files, labels = tf.constant([os.fsencode(name) for name in names]), tf.constant(labels)
+        if request.training:
+            name = request.augment or self.default_augment
+            return encoded.training(training(names, labels, request), self.info, name, request)
+        examples = tf.data.Dataset.from_tensor_slices((_encoded_names(names), labels))
+        examples = order.own(examples, len(names), request).map(
+            lambda file, label: (tf.io.read_file(file), label), tf.data.AUTOTUNE
+        )
+        return encoded.evaluation(examples, self.info, request)
 
-        if not request.training:
-            examples = tf.data.Dataset.from_tensor_slices((files, labels))
-            examples = order.own(examples, len(names), request).map(
-                lambda file, label: (tf.io.read_file(file), label), tf.data.AUTOTUNE
-            )
-            return encoded.evaluation(examples, self.info, request)
 
-        def placed(step: tf.Tensor, indices: tf.Tensor):
-            return step * request.batch_size + tf.range(*own, dtype=tf.int64), indices
+def training(names: np.ndarray, labels: np.ndarray, request: Request) -> tf.data.Dataset:
+    """Yields (place, encoded image, label) of files endlessly, as `encoded.training` takes them."""
+    files, labels = tf.constant(_encoded_names(names)), tf.constant(labels)
 
-        def read(place: tf.Tensor, index: tf.Tensor):
-            return place, tf.io.read_file(files[index]), labels[index]
+    def read(place: tf.Tensor, index: tf.Tensor):
+        return place, tf.io.read_file(files[index]), labels[index]
 
-        own = (request.own.start, request.own.stop)
-        steps = order.batches(self.info.num_examples["train"], request)
-        examples = steps.map(placed).unbatch().map(read, tf.data.AUTOTUNE)
-        name = request.augment or self.default_augment
-        return encoded.training(examples, self.info, name, request)
+    return order.examples(len(names), request).map(read, tf.data.AUTOTUNE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +214,7 @@ def _report(directory: pathlib.Path, corrupt: list[str], num_images: int) -> Non
     logging.warning("%s; left out", found)
 
 
-def _of(
+def of_classes(
     part: Scan, class_names: tuple[str, ...], directory: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the files of another part, labelled as the training part is."""
@@ -226,3 +223,8 @@ def _of(
         raise ValueError(f"{directory} has classes that are not in train: {', '.join(unknown)}")
     labels = np.array([class_names.index(name) for name in part.class_names], np.int32)
     return part.files, labels[part.labels]
+
+
+def _encoded_names(names: np.ndarray) -> list[bytes]:
+    """Returns names as the file system has them: one need not be UTF-8."""
+    return [os.fsencode(name) for name in names]

@@ -140,11 +140,12 @@ class Request:
     max_pixels: int = crops.MAX_PIXELS
     shard: Shard = Shard()
     lanes: int = 1
+    part: range | None = None  # of a batch, where it is not the shard's
 
     @property
     def own(self) -> range:
         """The places of a batch that are read."""
-        return self.shard.places(self.batch_size)
+        return self.shard.places(self.batch_size) if self.part is None else self.part
 
 
 def _some(names):

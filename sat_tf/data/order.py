@@ -53,6 +53,16 @@ def batches(num_examples: int, request: Request) -> tf.data.Dataset:
     return epochs(request.start_step, steps_per_epoch).flat_map(of_epoch)
 
 
+def examples(num_examples: int, request: Request) -> tf.data.Dataset:
+    """Yields the same one by one: (place in the endless stream, index below num_examples)."""
+
+    def placed(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        own = tf.range(request.own.start, request.own.stop, dtype=tf.int64)
+        return step * request.batch_size + own, indices
+
+    return batches(num_examples, request).map(placed).unbatch()
+
+
 def own(examples: tf.data.Dataset, num_examples: int, request: Request) -> tf.data.Dataset:
     """Leaves those of all examples in a row that are the shard's, of a short last batch as well."""
     if request.shard.count == 1:

@@ -55,7 +55,7 @@ def training_stream(
     """Reads the endless stream that a run goes on with, one element an optimiser step."""
 
     def load(batch):
-        names = ("augment", "mixup", "cutmix", "lanes")
+        names = ("augment", "mixup", "cutmix", "extra_data", "extra_fraction", "lanes")
         options = {name: getattr(recipe, name) for name in names}
         return images(recipe, "train", training=True, start_step=batch, shard=shard, **options)
 

@@ -36,6 +36,8 @@ class Recipe:
     augment: str | None
     mixup: float
     cutmix: float
+    extra_data: str | None
+    extra_fraction: float | None
     eval_resize: str | None
     lanes: int
 

@@ -24,9 +24,10 @@ def headline(
     if recipe.initial_network is not None:
         trained = sum(math.prod(weight.shape) for weight in network.trainable_variables)
         weights, source = f"{weights}, {trained:,} trained", f"from {recipe.initial_network} "
+    extra = "" if recipe.extra_data is None else f" and of {recipe.extra_data}"
     return (
         f"{network.name} ({weights}, {networks.activation(recipe, network)}) "
-        f"{source}on {info.num_examples['train']:,} images of {info.name}, {len(devices)} x "
+        f"{source}on {info.num_examples['train']:,} images of {info.name}{extra}, {len(devices)} x "
         f"{tf.DeviceSpec.from_string(devices[0]).device_type}\n"
         f"{balls(recipe)} pixels of 255, workdir {path}"
     )
@@ -64,6 +65,7 @@ def metrics(
         **({"initial_network": initial} if (initial := recipe.initial_network) else {}),
         "num_parameters": models.num_parameters(network),
         "dataset": recipe.dataset,
+        **({"extra_data": extra} if (extra := recipe.extra_data) else {}),
         "num_examples": dict(info.num_examples),
         "num_classes": info.num_classes,
         "class_names": list(info.class_names),
