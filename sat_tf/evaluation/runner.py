@@ -23,6 +23,7 @@ class Clean(NamedTuple):
     Attributes:
       labels: int32 [N].
       correct: bool [N].
+      in_top5: bool [N], whether the label is among the five largest logits.
       finite: bool [N], whether all logits of the image are finite numbers.
       num_classes: of the network.
       images_sha256: of all images and labels in their order.
@@ -30,6 +31,7 @@ class Clean(NamedTuple):
 
     labels: np.ndarray
     correct: np.ndarray
+    in_top5: np.ndarray
     finite: np.ndarray
     num_classes: int
     images_sha256: str
@@ -52,7 +54,8 @@ def judged(forward: Callable[[Any], tf.Tensor], stream: Stream) -> Clean:
     Raises:
       ValueError: no image; a label beyond the classes; logits that are not [N, classes].
     """
-    labels, correct, finite, digest, num_classes = [], [], [], hashlib.sha256(), 0
+    labels, correct, top5, finite, digest = [], [], [], [], hashlib.sha256()
+    num_classes = 0
     for batch in stream:
         logits = forward(batch.images)
         _check_logits(logits, batch.labels)
@@ -60,11 +63,12 @@ def judged(forward: Callable[[Any], tf.Tensor], stream: Stream) -> Clean:
         wrong = losses.misclassified(logits, tf.constant(batch.labels)).numpy()
         labels.append(batch.labels[: batch.count])
         correct.append(~wrong[: batch.count])
+        top5.append(_in_top5(logits, batch.labels)[: batch.count])
         finite.append(np.isfinite(logits.numpy()).all(1)[: batch.count])
         digest.update(batch.images[: batch.count].tobytes() + labels[-1].tobytes())
     if not labels:
         raise ValueError("the data set has no image")
-    columns = (np.concatenate(column) for column in (labels, correct, finite))
+    columns = (np.concatenate(column) for column in (labels, correct, top5, finite))
     return Clean(*columns, num_classes, digest.hexdigest())
 
 
@@ -178,8 +182,9 @@ class Runner:
         logits = self.forward(np.stack([verdict.adversarial for verdict in padded]))
         labels = tf.constant([verdict.label for verdict in padded])
         wrong = losses.misclassified(logits, labels).numpy()
-        for verdict, confirmed in zip(held, wrong, strict=False):
-            yield verdict._replace(confirmed=bool(confirmed))
+        top5 = _in_top5(logits, labels)
+        for verdict, confirmed, within in zip(held, wrong, top5, strict=False):
+            yield verdict._replace(confirmed=bool(confirmed), in_top5=bool(within))
 
 
 def _distance(attack, verdict):
@@ -191,6 +196,12 @@ def _distance(attack, verdict):
         attack.norm,
         f"{attack.name} on image {verdict.index}",
     )
+
+
+def _in_top5(logits, labels):
+    """Tells whether the label is among the five largest logits; not where one is not finite."""
+    finite = np.isfinite(logits).all(1)
+    return finite & tf.math.in_top_k(labels, logits, 5).numpy()
 
 
 def _check_logits(logits, labels):

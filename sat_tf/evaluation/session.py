@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sat_tf import loading, quiet
 from sat_tf.evaluation import checks, folding, outcome, plan
 from sat_tf.evaluation.options import Options
@@ -19,6 +21,9 @@ from sat_tf.evaluation.runner import Runner
 from sat_tf.evaluation.store import Store
 from sat_tf.evaluation.stream import Stream
 from sat_tf.runs import workdir
+
+# Among at most ten classes, the label is nearly always one of five.
+TOP5_BEYOND = 10
 
 
 class Session:
@@ -66,6 +71,7 @@ class Session:
         return Report(
             labels=clean.labels,
             clean=clean.correct,
+            top5=_top5(planned, clean),
             outcomes=outcomes,
             curve=curve,
             checks=[dataclasses.asdict(check) for check in found],
@@ -147,3 +153,11 @@ class Session:
             "versions": workdir.versions(),
         }
         return facts | {name: {**facts.get(name, {}), **more} for name, more in about.items()}
+
+
+def _top5(planned, clean):
+    """Returns which images are right among the first five, clean and after all attacks, or None."""
+    found = [sweep.in_top5 for sweep in plan.sweeps_of(planned.stages)]
+    if clean.num_classes <= TOP5_BEYOND or any(one is None for one in found):
+        return None
+    return clean.in_top5, np.logical_and.reduce([clean.in_top5, *found])

@@ -21,6 +21,8 @@ class Sweep:
       broken: bool [N], misclassified at the point that the attack returned, by a second evaluation.
       steps: int32 [N], evaluations until the image left.
       distance: float32 [N], norm of the perturbation in pixels.
+      in_top5: bool [N], whether the label is among the five largest logits at the point that the
+        attack returned; None where an older version began the sweep, which did not look.
       unconfirmed: bool [N], called broken by the attack and not by the second evaluation.
       misclassified: bool [N, steps] for trajectories: which iterates are; else [N, 0].
       seconds: wall time.
@@ -37,6 +39,7 @@ class Sweep:
     distance: np.ndarray
     unconfirmed: np.ndarray
     misclassified: np.ndarray
+    in_top5: np.ndarray | None
     seconds: float = 0.0
     slot_steps: int = 0
 
@@ -66,6 +69,7 @@ class Sweep:
             distance=np.zeros(num_images, np.float32),
             unconfirmed=np.zeros(num_images, bool),
             misclassified=np.zeros([num_images, columns], bool),
+            in_top5=np.ones(num_images, bool),
         )
 
     def note(self, verdict: Verdict, seconds: float) -> None:
@@ -76,6 +80,8 @@ class Sweep:
         self.unconfirmed[index] = verdict.broken and not verdict.confirmed
         self.steps[index] = verdict.steps
         self.distance[index] = verdict.distance
+        if self.in_top5 is not None:
+            self.in_top5[index] = verdict.in_top5
         if self.is_trajectory:
             self.misclassified[index] = verdict.entries["wrong"]
         self.seconds += seconds

@@ -17,6 +17,7 @@ FORMAT = 2
 _ARRAYS = {name: name for name in ("done", "broken", "steps", "distance", "unconfirmed")} | {
     "wrong": "misclassified"
 }
+_TOP5 = "in_top5"
 _NUMBERS = ("seconds", "slot_steps")
 # Settings that change how floats are rounded and nothing else: a file from before them goes on.
 _OF_ROUNDING = ("fold_batch_norm",)
@@ -81,6 +82,7 @@ class VerdictFile:
             for number, sweep in enumerate(sweeps):
                 for name, attribute in _ARRAYS.items():
                     getattr(sweep, attribute)[...] = stored[f"{number}/{name}"]
+                sweep.in_top5 = stored.get(f"{number}/{_TOP5}")  # an older version did not look
                 for name in _NUMBERS:
                     setattr(sweep, name, stored[f"{number}/{name}"].item())
         except (KeyError, TypeError, ValueError) as error:
@@ -104,6 +106,8 @@ class VerdictFile:
         for number, sweep in enumerate(sweeps):
             for name, attribute in (*_ARRAYS.items(), *zip(_NUMBERS, _NUMBERS, strict=True)):
                 arrays[f"{number}/{name}"] = np.asarray(getattr(sweep, attribute))
+            if sweep.in_top5 is not None:
+                arrays[f"{number}/{_TOP5}"] = sweep.in_top5
         with sealed.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 

@@ -28,6 +28,7 @@ class Verdict(NamedTuple):
       label: int.
       entries: those of the attack's state that were asked for, this image's row of each.
       confirmed: whether a second evaluation agrees that it is broken; `Runner` fills it in.
+      in_top5: whether the label is among the five largest logits there; `Runner` fills it in.
       distance: norm of the perturbation in pixels; `Runner` fills it in.
       slot_steps: evaluations paid for since the verdict before; `Runner` fills it in.
     """
@@ -40,6 +41,7 @@ class Verdict(NamedTuple):
     label: int
     entries: dict[str, np.ndarray]
     confirmed: bool = False
+    in_top5: bool = True
     distance: float = 0.0
     slot_steps: int = 0
 

@@ -78,6 +78,9 @@ def _figures(report):
     last = [one for one in report.outcomes if one.last_iterate is not None]
     if last:
         pairs.insert(1, (f"{last[-1].name}, last iterate", last[-1].last_iterate))
+    if report.top5:
+        names = ("clean, among the first five", "attacked, among the first five")
+        pairs += zip(names, report.top5, strict=True)
     return figures([(name, f"{percent(one)} %", f"{span(one)} %") for name, one in pairs])
 
 

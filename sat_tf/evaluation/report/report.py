@@ -9,7 +9,7 @@ import numpy as np
 
 from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by, steps_curve
 from sat_tf.evaluation.report import tables
-from sat_tf.evaluation.report.statistics import accuracy
+from sat_tf.evaluation.report.statistics import accuracy, percent
 from sat_tf.evaluation.saved_images import SavedImages
 from sat_tf.runs import atomic, sealed
 
@@ -24,6 +24,8 @@ class Report:
     Attributes:
       labels: int [N].
       clean: bool [N], whether the clean image is classified right.
+      top5: bool [N] twice, whether the label is among the five largest logits of the clean image,
+        and of it and whatever image an attack returned as well; None with ten classes or fewer.
       outcomes: one an attack, in the order in which they ran.
       curve: one a radius, ascending; empty where no curve was asked for.
       checks: what speaks for or against the figures (see `checks`).
@@ -43,6 +45,7 @@ class Report:
     facts: dict[str, Any]
     seconds: float
     saved_images: SavedImages | None = None
+    top5: tuple[np.ndarray, np.ndarray] | None = None
     positions: np.ndarray | None = None
 
     @property
@@ -82,6 +85,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             **accuracy("clean_accuracy", self.clean),
             **accuracy("adversarial_accuracy", self.standing),
+            **self._top5(),
             "attacks": [_summary(outcome) for outcome in self.outcomes],
             "curve": [
                 {
@@ -144,6 +148,12 @@ class Report:
           with_steps: whether to add what stands after so many evaluations.
         """
         parts = [self.table()]
+        if self.top5:
+            parts.append(
+                "among the first five: clean {}, attacked {} (not attacked for it)".format(
+                    *map(percent, self.top5)
+                )
+            )
         if self.curve:
             parts.append(f"\n{self.curve_table()}")
         if with_steps:
@@ -169,6 +179,12 @@ class Report:
             "broken_by": names[broken_by(self.clean, self.outcomes)],
             "distance": self.saved_images.distance,
         }
+
+    def _top5(self):
+        names = ("clean_top5_accuracy", "adversarial_top5_accuracy")
+        found = self.top5 or ()
+        parts = (accuracy(*pair) for pair in zip(names, found, strict=False))
+        return dict.fromkeys(names) | {k: v for part in parts for k, v in part.items()}
 
     def _positions(self):
         return np.arange(len(self.labels)) if self.positions is None else self.positions
