@@ -136,7 +136,8 @@ def define() -> None:
     flags.DEFINE_list(
         "write",
         ["html"],
-        "Beside it: html, plots, tensorboard, model_info; the adversarial images as npz, tfrecord.",
+        "Beside it: html, plots, landscape (the loss around an image), tensorboard, "
+        "model_info; the adversarial images as npz, tfrecord.",
     )
     flags.DEFINE_string(
         "image_type", "float32", "Of those images: float32, or uint8, rounded inside the ball."

@@ -175,6 +175,7 @@ def _options(settings, network, attacks, strategy):
         ),
         strategy=strategy,
         verdict_file=verdicts.verdict_path(settings.report),
+        landscape="landscape" in settings.flags.write,
         image_file=artefacts.image_file(settings.flags.write, settings.report),
         show_progress=True,
     )

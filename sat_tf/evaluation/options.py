@@ -33,6 +33,7 @@ class Options:
       image_file: where the adversarial images are kept, an `.npy` file that outlives the run; or
         None. Memory does not depend on their number.
       image_type: "float32", or "uint8": rounded inside the ball, see `ball.whole_pixels`.
+      landscape: whether to evaluate the loss around the first image that is classified right.
       overwrite: whether to ignore and replace what these files hold.
       save_every: seconds between saves.
       show_progress: whether to write progress to stderr.
@@ -50,6 +51,7 @@ class Options:
     verdict_file: str | pathlib.Path | None = None
     image_file: str | pathlib.Path | None = None
     image_type: str = "float32"
+    landscape: bool = False
     overwrite: bool = False
     save_every: float = 30.0
     show_progress: bool = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sat_tf import loading, quiet
-from sat_tf.evaluation import checks, folding, outcome, plan
+from sat_tf.evaluation import checks, folding, landscape, outcome, plan
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.progress import Countdown
 from sat_tf.evaluation.report import Report
@@ -78,6 +78,7 @@ class Session:
             examples=store.pictures(self.runner.forward, first_batch),
             facts=self._facts(network_facts, clean, planned.left_out, about),
             seconds=sum(sweep.seconds for sweep in planned.sweeps),
+            landscape=self._landscape(clean),
             saved_images=store.judged_images(self.runner.forward, outcomes),
             positions=self.stream.positions,
         )
@@ -118,6 +119,23 @@ class Session:
                 countdown.close()
                 store.close()
         return outcome.of_stage(stage, standing)
+
+    def _landscape(self, clean):
+        """Returns the loss around the first image that is right; None where none is asked for."""
+        if not (self.options.landscape and clean.correct.any()):
+            return None
+        index, attack = int(clean.correct.argmax()), self.attacks[0]
+        batch = next(one for one in self.stream if index in one.indices[: one.count])
+        row = index - int(batch.indices[0])
+        return landscape.around(
+            self.network,
+            batch.images[row],
+            int(batch.labels[row]),
+            index=index,
+            epsilon=attack.epsilon,
+            norm=attack.norm,
+            seed=self.options.seed,
+        )
 
     def _countdown(self, sweep, num_images):
         steps = sweep.attack.num_steps

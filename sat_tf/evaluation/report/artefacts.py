@@ -17,7 +17,7 @@ from sat_tf.evaluation.report.corruptions import CorruptionReport
 from sat_tf.evaluation.report.model_info import model_info
 from sat_tf.runs import atomic
 
-NAMES = ("html", "plots", "tensorboard", "model_info", "npz", "tfrecord")
+NAMES = ("html", "plots", "landscape", "tensorboard", "model_info", "npz", "tfrecord")
 _IMAGES = {"npz": saved_images.write_npz, "tfrecord": saved_images.write_tfrecord}
 _SUFFIXES = {
     "html": ".html",
@@ -140,6 +140,9 @@ def _write(report, names, path, title, about):
     if "plots" in names:
         for name, png in plots.draw_all(report, class_names).items():
             written.append(_write_picture(png, path.with_suffix(f".{name}.png")))
+    if "landscape" in names and report.landscape is not None and "plots" not in names:
+        drawn = plots.png(plots.landscape(report.landscape))
+        written.append(_write_picture(drawn, path.with_suffix(".landscape.png")))
     if "tensorboard" in names:
         written.append(path.with_suffix(".tensorboard"))
         summaries(report, written[-1], class_names)

@@ -50,6 +50,9 @@ def write(report: Report, title: str, class_names: Sequence[str] | None = None) 
     ]
     if report.curve:
         parts += ["<h2>Accuracy over epsilon</h2>", image(drawn["curve"], "accuracy over epsilon")]
+    if report.landscape is not None:
+        heading = f"The loss around image {report.landscape.index}"
+        parts += [f"<h2>{heading}</h2>", image(drawn["landscape"], heading)]
     parts += [
         "<h2>What stands after so many evaluations</h2>",
         image(drawn["steps"], "accuracy over evaluations"),

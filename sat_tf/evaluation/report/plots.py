@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sat_tf.evaluation.landscape import Landscape
 from sat_tf.evaluation.outcome import steps_curve
 from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.report.statistics import interval
@@ -15,12 +16,14 @@ _COLOURS = ("#1a73e8", "#d93025", "#188038", "#a142f4", "#e37400", "#12a4af", "#
 
 
 def draw_all(report: Report, class_names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Draws what the report has: "steps", "pictures" and, where there is one, "curve".
+    """Draws "steps", "pictures" and, where the report has them, "curve" and "landscape".
 
     Returns:
       PNG files by name.
     """
     pictures = {"steps": png(steps(report)), "pictures": grid(report, class_names)}
+    if report.landscape is not None:
+        pictures["landscape"] = png(landscape(report.landscape))
     if report.curve:
         pictures["curve"] = png(curve(report))
     return pictures
@@ -38,6 +41,27 @@ def curve(report: Report) -> Any:
         axes.annotate(f"{value:.1f}", (radius, value), (4, 5), textcoords="offset points")
     axes.set_xlim(left=0)
     _fit(axes, [*(100 * low), *(100 * high)])
+    return figure
+
+
+def landscape(found: Landscape) -> Any:
+    """Draws the loss around an image as colours, and where the network is wrong.
+
+    Returns:
+      A matplotlib figure.
+    """
+    figure, axes = _figure("along the gradient, in pixels (of 255)")
+    axes.set_ylabel("along random noise, in pixels")
+    filled = axes.contourf(found.offsets, found.offsets, found.loss.T, 20, cmap="viridis")
+    figure.colorbar(filled, label="cross-entropy of the label")
+    said = "the network is right everywhere here"
+    if found.wrong.any():
+        said = "white line: beyond it the network says another class"
+        lines = {"colors": "white", "linewidths": 1.5}
+        axes.contour(found.offsets, found.offsets, found.wrong.T, [0.5], **lines)
+    axes.set_title(said, fontsize=9)
+    axes.plot(0, 0, "o", color="white", markeredgecolor="black")
+    axes.grid(visible=False)
     return figure
 
 

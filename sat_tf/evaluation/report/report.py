@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sat_tf.evaluation.landscape import Landscape
 from sat_tf.evaluation.outcome import CurvePoint, Examples, Outcome, broken_by, steps_curve
 from sat_tf.evaluation.report import tables
 from sat_tf.evaluation.report.statistics import accuracy, percent
@@ -26,6 +27,7 @@ class Report:
       clean: bool [N], whether the clean image is classified right.
       top5: bool [N] twice, whether the label is among the five largest logits of the clean image,
         and of it and whatever image an attack returned as well; None with ten classes or fewer.
+      landscape: the loss around an image, where it was asked for.
       outcomes: one an attack, in the order in which they ran.
       curve: one a radius, ascending; empty where no curve was asked for.
       checks: what speaks for or against the figures (see `checks`).
@@ -45,6 +47,7 @@ class Report:
     facts: dict[str, Any]
     seconds: float
     saved_images: SavedImages | None = None
+    landscape: Landscape | None = None
     top5: tuple[np.ndarray, np.ndarray] | None = None
     positions: np.ndarray | None = None
 
@@ -96,6 +99,7 @@ class Report:
                 for point in self.curve
             ],
             "per_class": self.per_class(),
+            "landscape": self.landscape and self.landscape.to_dict(),
             "checks": self.checks,
             "saved_images": self.saved_images
             and self.saved_images.summary(self.clean & ~self.standing),

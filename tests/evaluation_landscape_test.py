@@ -1,0 +1,78 @@
+"""The loss around an image, on linear networks: planes, whose slopes are known."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sat_tf import attacks
+from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluation import landscape
+from sat_tf.evaluation.report import artefacts, plots
+from tests import linear_network
+
+IMAGES = linear_network.images(12).reshape(-1, 4, 6, 1)  # grey: two channels have no picture
+
+
+@pytest.fixture(scope="module")
+def network():
+    return linear_network.LinearNetwork(2)
+
+
+def around(network, index=3, seed=0, norm="linf"):
+    label = int(network.labels(IMAGES)[index])
+    options = {"index": index, "epsilon": 8.0, "norm": norm, "seed": seed}
+    return landscape.around(network, IMAGES[index], label, **options)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_loss_is_that_of_a_margin_which_falls_by_the_dual_norm(network, norm):
+    found, slope = around(network, norm=norm), network.weights @ [1.0, -1.0]
+    margin = -np.log(np.expm1(found.loss.astype(np.float64)))  # of softplus(-margin)
+    logits = network.logits(IMAGES[3:4])[0]
+    middle = len(found.offsets) // 2
+    assert found.offsets[middle] == 0 and found.offsets[-1] == 8.0
+    assert margin[middle, middle] == pytest.approx(abs(logits[0] - logits[1]), rel=1e-4)
+    steepest = np.abs(slope).sum() if norm == "linf" else np.linalg.norm(slope)
+    along = margin[:, middle] - margin[middle, middle]
+    np.testing.assert_allclose(along, -found.offsets * steepest, rtol=1e-3, atol=1e-4)
+    # Random noise is another direction, the same for the whole plane, and less steep.
+    across = margin[middle] - margin[middle, middle]
+    per_pixel = across[-1] / 8.0
+    assert 0 < abs(per_pixel) < 0.9 * steepest
+    np.testing.assert_allclose(across, found.offsets * per_pixel, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        margin - margin[middle, middle], along[:, None] + across, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_array_equal(found.wrong, margin < 0)
+
+
+def test_the_noise_is_the_images_own_and_the_seeds(network):
+    first = around(network)
+    np.testing.assert_array_equal(around(network).loss, first.loss)
+    assert np.abs(around(network, seed=1).loss - first.loss).max() > 1e-3
+
+
+def test_the_report_has_that_of_the_first_image_which_is_right(network, tmp_path):
+    labels = network.labels(IMAGES)
+    labels[:3] = 1 - labels[:3]
+    attack = attacks.make("pgd-2", epsilon=8.0, num_classes=2)
+    asked = Options(batch_size=2, landscape=True)
+    report = evaluate(network, (IMAGES, labels), [attack], asked)
+    assert (report.landscape.index, report.landscape.label) == (3, labels[3])
+    np.testing.assert_allclose(report.landscape.loss, around(network).loss, rtol=1e-5)
+    read = report.to_dict()["landscape"]
+    np.testing.assert_allclose(read["loss"], report.landscape.loss, atol=1e-5)
+    paths = artefacts.write(
+        report, ["landscape", "html"], tmp_path / "report.json", title="t", about={}
+    )
+    assert [path.name for path in paths] == ["report.html", "report.landscape.png"]
+    assert "The loss around image 3" in paths[0].read_text()
+    picture = np.asarray(Image.open(io.BytesIO(paths[1].read_bytes())).convert("RGB"))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20  # levels of the loss
+    report = evaluate(network, (IMAGES, 1 - network.labels(IMAGES)), [attack], asked)
+    assert report.landscape is None  # nothing is right
+    report.landscape = around(network)
+    report.landscape.wrong[:] = False  # and where no boundary runs, none is drawn
+    assert "landscape" in plots.draw_all(report)
