@@ -198,6 +198,6 @@ def test_survivors_agree_with_the_reference_within_a_percent(norm, name, count, 
     ours = np.mean([our_survivors(name, norm, seed, count) for seed in seeds])
     theirs = np.mean([reference_survivors(name, norm, seed, count) for seed in seeds])
     print(f"{norm} {name}: ours {ours:.4f}, reference {theirs:.4f}")
-    assert 0.2 < theirs < 0.8
+    assert 0.2 < theirs < 0.85
     # Of 200 images, Square leaves a percent more or less from seed to seed, theirs as ours.
     assert abs(ours - theirs) <= (0.02 if name == "square" else 0.01)
