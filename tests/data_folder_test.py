@@ -124,6 +124,8 @@ def test_val_alone_is_the_test_part(tmp_path):
         fill(tmp_path / part, ("a", "b"), num_images)
     info = data.describe(f"folder:{tmp_path}")
     assert info.num_examples == {"train": 54, "validation": 6, "test": 8}
+    fill(tmp_path / "validation", ("a", "b"), 2)  # another name of it, and no part of its own
+    assert data.describe(f"folder:{tmp_path}").num_examples == info.num_examples
 
 
 def test_a_test_part_with_fewer_classes_keeps_the_labels_of_train(tmp_path):

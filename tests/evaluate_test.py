@@ -1,5 +1,6 @@
 """Laws of the evaluation: closed forms on linear networks, and independence of the batches."""
 
+import time
 import types
 
 import keras
@@ -268,9 +269,11 @@ def test_the_curve_of_a_linear_network_is_the_closed_form_and_never_rises(flat):
     # The largest ball is attacked with a step that reaches nothing new.
     curve = {middle: [straight(middle)], 0.0: [straight(0.0)], small: [straight(small)],
              large: [straight(large, step_size=1e-3)]}  # fmt: skip
+    began = time.monotonic()
     report = evaluate(
         network, (images, labels), [straight(small)], Options(curve=curve, batch_size=8)
     )
+    assert 0 < report.seconds < time.monotonic() - began
     assert [point.epsilon for point in report.curve] == [0.0, small, middle, large]
     for point, radius in zip(report.curve, (0.0, small, middle, middle), strict=True):
         np.testing.assert_array_equal(point.standing, gaps > radius)

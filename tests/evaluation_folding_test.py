@@ -162,6 +162,7 @@ def stays(kind):
             norm(layer(inputs))
             + norm(keras.layers.Activation("tanh")(inputs[..., :1]) + layer(inputs) * 0)
         ),
+        "answered": lambda: (lambda x: [x, norm(x)])(layer(inputs)),
         "activated": lambda: norm(conv(activation="relu")(inputs)),
         "other axis": lambda: keras.layers.BatchNormalization(axis=1)(layer(inputs)),
         "float16": lambda: keras.layers.BatchNormalization(**float16)(conv(**float16)(inputs)),
@@ -170,7 +171,7 @@ def stays(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["first", "shared", "seen", "twice", "activated", "other axis", "float16"]
+    "kind", ["first", "shared", "seen", "answered", "twice", "activated", "other axis", "float16"]
 )
 def test_what_cannot_be_folded_stays_as_it_is(kind):
     model = stir(stays(kind))

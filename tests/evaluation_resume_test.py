@@ -146,10 +146,11 @@ def test_a_file_that_is_older_than_a_setting_goes_on_while_the_setting_is_off(tm
     identity = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "random_start": False}]]}
     newer = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "wide": False}]]}
     other = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "wide": True}]]}
+    none = {"seed": 0, "attacks": [["main/0", {"epsilon": 8.0, "num_targets": 0}]]}
     path, examples = tmp_path / "report.verdicts.npz", np.zeros([1, 2, 2, 1], np.float32)
     verdicts.VerdictFile(path, identity).save([], examples)
     assert verdicts.VerdictFile(path, newer).restore([], examples)
-    for refused in (other, newer | {"seed": 1}, newer | {"more": 1}):
+    for refused in (other, none, newer | {"seed": 1}, newer | {"more": 1}):
         with pytest.raises(ValueError, match="another evaluation"):
             verdicts.VerdictFile(path, refused).restore([], examples)
 

@@ -87,6 +87,9 @@ def test_other_classes_get_a_head_on_the_same_features(images, end, form):
     assert 0.005 < kernel.std() < 0.02  # small: the first steps of the body are too
     expected = np.float64(body(images)) @ kernel + bias
     np.testing.assert_allclose(made(images), expected, rtol=1e-4, atol=1e-3)
+    others = finetuning.head(finetuning.with_logits(source, 5, same_classes=False))
+    kept = finetuning.head(source)
+    assert others.kernel.shape == kept.kernel.shape and np.any(others.kernel != kept.kernel)
 
 
 @pytest.mark.parametrize("form", ["functional", "sequential", "nested"])
