@@ -78,7 +78,6 @@ def assert_exact(network, images, labels, distances, norm, *, near=NEAR, missed=
     "shape, num_classes, norm, batch_size",
     [
         ((3, 5, 1), 2, "linf", 1),
-        ((4, 2, 3), 3, "linf", 5),
         ((5, 3, 3), 10, "linf", 16),
         ((4, 2, 3), 10, "l2", 7),
         ((3, 5, 1), 3, "l1", 1),
@@ -166,7 +165,7 @@ def _nearest_l2(image, rows, limits):
 
 @pytest.mark.parametrize(
     "shape, num_classes, norm",
-    [((2, 3, 1), 3, "linf"), ((1, 2, 3), 2, "l2"), ((2, 3, 1), 3, "l2"), ((1, 2, 3), 3, "l1")],
+    [((2, 3, 1), 3, "linf"), ((2, 3, 1), 3, "l2"), ((1, 2, 3), 3, "l1")],
 )
 def test_verdicts_on_a_network_of_two_layers_are_those_of_the_distances(shape, num_classes, norm):
     rng = np.random.default_rng(4)

@@ -1,5 +1,7 @@
 """Laws that hold for every network, and the CIFAR family against the literature."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -24,6 +26,18 @@ def build(name, activation="swish", num_classes=10, image_size=8, **options):
     return models.build(
         name, activation=activation, num_classes=num_classes, image_size=image_size, **options
     )
+
+
+@functools.cache
+def built(name):
+    """Builds a network for laws that only look at it."""
+    return build(name)
+
+
+def count(name, **options):
+    """Counts parameters without allocating them."""
+    with keras.StatelessScope():
+        return models.num_parameters(build(name, "relu", image_size=32, **options))
 
 
 def site_names(name, **options):
@@ -79,18 +93,15 @@ def preactivation_resnet(num_blocks, stem, width, classes=10):
     ],
 )
 def test_parameters_are_those_of_the_literature(name, published, closed_form):
-    assert models.num_parameters(build(name, "relu", image_size=32)) == published == closed_form
+    assert count(name) == published == closed_form
 
 
 def test_wide_variants_of_the_imagenet_depths_are_those_of_the_literature():
-    def count(name, **options):
-        return models.num_parameters(build(name, "relu", image_size=32, **options))
-
     assert count("resnet18", width=64) == 11_173_962 == basic_resnet((2,) * 4, 64, True)
     assert count("resnet34", width=64) == 21_282_122 == basic_resnet((3, 4, 6, 3), 64, True)
     # The published count, of a variant without the last norm, and that norm.
-    assert count("preactresnet18") == 11_171_146 + 2 * 512
-    assert count("preactresnet18") == preactivation_resnet((2,) * 4, 64, 64)
+    expected = preactivation_resnet((2,) * 4, 64, 64)
+    assert count("preactresnet18") == 11_171_146 + 2 * 512 == expected
 
 
 @pytest.mark.parametrize(
@@ -108,7 +119,7 @@ def test_the_activation_reaches_every_site_and_nothing_else_bends(name, sites):
 @pytest.mark.parametrize("name", (*SMALL, *NARROW))
 def test_a_spec_reaches_every_site_as_a_layer_of_its_own(name):
     _, names = site_names(name)
-    network = build(name, "swish")
+    network = built(name)
     layers = [network.get_layer(site) for site in names]
     assert len({id(layer) for layer in layers}) == len(names)
     x = tf.constant([-2.0, 0.5])
@@ -147,7 +158,7 @@ def test_tensorboard_finds_the_shared_pair_of_pssilu_once():
 
 @pytest.mark.parametrize("name", (*SMALL, *NARROW))
 def test_names_do_not_depend_on_what_was_built_before(name):
-    first, second = build(name), build(name)
+    first, second = built(name), build(name)
     assert first.name == name
     assert [x.name for x in first.layers] == [x.name for x in second.layers]
     assert [w.path for w in first.weights] == [w.path for w in second.weights]
@@ -292,16 +303,14 @@ def test_logits_equal_a_forward_pass_in_numpy(name, image_size, num_blocks, opti
     np.testing.assert_allclose(network(pixels), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("zero_gamma", [None, False, True])
+@pytest.mark.parametrize("zero_gamma", [None, True])
 @pytest.mark.parametrize("name", SMALL)
 def test_the_last_norm_of_a_block_starts_at_zero_where_asked_and_all_others_at_one(
     name, zero_gamma
 ):
-    options = {} if zero_gamma is None else {"zero_gamma": zero_gamma}
+    network = build(name, zero_gamma=True) if zero_gamma else built(name)
     norms = [
-        layer
-        for layer in build(name, **options).layers
-        if isinstance(layer, keras.layers.BatchNormalization)
+        layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert any(norm.name.endswith("_conv2_bn") for norm in norms)
     for norm in norms:
@@ -331,7 +340,7 @@ def test_kernels_start_with_variance_two_over_the_fan_out():
 
 def test_no_network_regularises_itself():
     for name in (*SMALL, *NARROW):
-        network = build(name)
+        network = built(name)
         assert network.losses == []
         assert all(getattr(x, "kernel_regularizer", None) is None for x in network.layers)
 
