@@ -31,6 +31,7 @@ def contender(name: str, folder: str, given: types.SimpleNamespace) -> dict[str,
     tf.config.threading.set_inter_op_parallelism_threads(given.threads)
     keras.utils.set_random_seed(0)
     keras.mixed_precision.set_global_policy(given.precision)
+    tf.config.experimental.enable_tensor_float_32_execution(given.tf32)
     stream = data.load(
         given.dataset,
         "train",
@@ -44,21 +45,22 @@ def contender(name: str, folder: str, given: types.SimpleNamespace) -> dict[str,
     np.savez(pathlib.Path(folder, "batch.npz"), images=images, labels=labels)
     smooth, relu = (_network(given, activation) for activation in (given.activation, "relu"))
     problems.save_weights(smooth, folder)
-    trainer = make_trainer(smooth, 1)
+    jit, more = given.jit, f"pgd{given.attack_steps}"
+    trainer = make_trainer(smooth, 1, jit)
     steps = {
-        "clean": bare_step(make_trainer(smooth, 0), batch),
+        "clean": bare_step(make_trainer(smooth, 0, jit), batch),
         "pgd1": bare_step(trainer, batch),
-        "pgd10": bare_step(make_trainer(smooth, 10), batch),
-        "10 gradients": bare_gradients(smooth, batch),
+        more: bare_step(make_trainer(smooth, given.attack_steps, jit), batch),
+        "10 gradients": bare_gradients(smooth, batch, jit),
         "convolutions": bare_convolutions(smooth, given.batch_size),
-        "relu clean": bare_step(make_trainer(relu, 0), batch),
-        "relu pgd1": bare_step(make_trainer(relu, 1), batch),
+        "relu clean": bare_step(make_trainer(relu, 0, jit), batch),
+        "relu pgd1": bare_step(make_trainer(relu, 1, jit), batch),
     }
 
     def memory():
-        for one in ("clean", "pgd1", "pgd10"):
+        for one in ("clean", "pgd1", more):
             steps[one]()
-        return {one: machine.peak_memory(steps[one]) for one in ("clean", "pgd1", "pgd10")}
+        return {one: machine.peak_memory(steps[one]) for one in ("clean", "pgd1", more)}
 
     return {
         "memory": timing.of_call(memory),
@@ -80,25 +82,26 @@ def _network(given, activation):
     )
 
 
-def make_trainer(network: keras.Model, steps: int) -> AdversarialTrainer:
-    """Makes a trainer with PGD of that many steps; none for 0."""
+def make_trainer(network: keras.Model, steps: int, jit: bool = False) -> AdversarialTrainer:
+    """Makes a trainer with PGD of that many steps; none for 0. `jit` compiles them with XLA."""
     attack = attacks.identity
     if steps:
         step_size = EPSILON if steps == 1 else EPSILON / 4
         attack = attacks.PGD(epsilon=EPSILON, step_size=step_size, steps=steps)
     trainer = AdversarialTrainer(network, attack)
     # A small rate: weights that explode would be timed with infinities in them.
-    trainer.compile(keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True), weight_decay=5e-4)
+    optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True)
+    trainer.compile(optimizer, weight_decay=5e-4, jit_compile=jit)
     return trainer
 
 
 def bare_step(trainer: AdversarialTrainer, batch):
     """Returns a function that does one step of the trainer on one batch, without `fit`."""
-    function = tf.function(trainer.train_step, autograph=False)
+    function = tf.function(trainer.train_step, autograph=False, jit_compile=trainer.jit_compile)
     return lambda: function(batch)["loss"].numpy()
 
 
-def bare_gradients(network: keras.Model, batch, repeats: int = 10):
+def bare_gradients(network: keras.Model, batch, jit: bool = False, repeats: int = 10):
     """Returns a function of that many forward passes and input gradients, in inference mode.
 
     They are one call, so that calling costs them no more than it costs the steps of an attack.
@@ -111,7 +114,7 @@ def bare_gradients(network: keras.Model, batch, repeats: int = 10):
             loss = tf.reduce_sum(cross_entropy(network(iterate, training=False), labels))
         return tape.gradient(loss, iterate)
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=jit)
     def loop():
         # Each pass needs the one before it; otherwise TensorFlow would do a single one.
         return tf.while_loop(

@@ -34,6 +34,33 @@ def test_an_attack_without_work_of_its_own_costs_one_bare_gradient_a_step():
     np.testing.assert_allclose(found["fit with PGD-1 / PGD-1 step"], 1.02)
 
 
+def test_the_longer_attack_may_have_other_steps():
+    seconds = made_up_seconds()
+    seconds["pgd3"] = seconds.pop("pgd10") - 7 * seconds["10 gradients"] / 10
+    found = {what: (values, aim) for what, values, aim in train_step.ratios(seconds, 3)}
+    np.testing.assert_allclose(found["PGD-3's cost a step / bare gradient"][0], 1)
+    np.testing.assert_allclose(found["PGD-3 step / clean step"][0], 3)
+    assert found["PGD-3 step / clean step"][1] == ""
+
+
+def test_files_of_several_runs_become_one_table():
+    given = {"model": "resnet8", "image_size": 8, "batch_size": 90, "attack_steps": 3}
+    seconds = {name: {"wall": list(values)} for name, values in made_up_seconds().items()}
+    seconds["pgd3"] = {"wall": [0.9, 1.8]}
+    memory = [["peak memory", "MiB", "/ clean"], ["clean", "100", "1.0"], ["pgd1", "110", "1.1"]]
+    modes = {"precision": "float32", "tf32": True, "jit": False}
+    first = {"given": given | modes, "seconds": seconds, "memory": memory}
+    other = {"precision": "mixed_bfloat16", "tf32": True, "jit": True}
+    heads, line, *rows = train_step.compared(
+        [first, {"given": given | other, "seconds": seconds}]
+    ).splitlines()
+    assert heads.count("|") == line.count("|") == rows[0].count("|") and "PGD-3, images/s" in heads
+    assert rows == [
+        "| resnet8, 8 pixels, batch 90 | TF32 | off | 200.0 | 120.0 | 66.7 | 1.67 | 1.50 | 110 |",
+        "| resnet8, 8 pixels, batch 90 | bfloat16 | on | 200.0 | 120.0 | 66.7 | 1.67 | 1.50 |  |",
+    ]
+
+
 def made_up_times():
     """Makes times of which the processor needs two thirds of the clock's for half of the cases."""
     return {
