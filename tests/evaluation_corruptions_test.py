@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from absl import flags
 
 from flags import evaluate as own_flags
@@ -147,6 +148,43 @@ def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
     assert (pictures / "found.heat_map.png").is_file()
     assert "severity" in (pictures / "found.html").read_text()
     assert f"{100 * accuracies[1]:.2f}" in capsys.readouterr().out
+
+
+class SatTintsCorrupted(tfds.core.GeneratorBasedBuilder):
+    """A set of corrupted images as TFDS has them: 9 greys, brighter with the severity."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=f"fog_{severity}") for severity in (1, 2)]
+
+    def _info(self):
+        image = tfds.features.Image(shape=(32, 32, 3))
+        label = tfds.features.ClassLabel(names=["bright", "dark"])
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _generate_examples(self):
+        more = 30 * int(self.builder_config.name[-1])
+        for number in range(9):
+            image = np.full((32, 32, 3), 10 * number + 5 + more, np.uint8)
+            yield number, {"image": image, "label": 1}  # dark
+
+
+def test_kinds_of_a_stored_set_are_read_from_it(asked, pictures):
+    for severity in (1, 2):
+        name = f"sat_tints_corrupted/fog_{severity}"
+        tfds.builder(name, data_dir=pictures / "sets").download_and_prepare()
+    asked(f"--network={pictures}/network.keras", "--dataset=sat_tints_corrupted",
+          f"--data_dir={pictures}/sets", "--corruptions=fog", "--severities=1,2", "--write=",
+          f"--json={pictures}/found.json")  # fmt: skip
+    evaluate.main()
+    found = json.loads((pictures / "found.json").read_text())
+    # Dark up to 100: greys from 35 to 115, and from 65 to 145.
+    accuracies = [one["accuracy"] for one in found["corruptions"]]
+    assert accuracies == pytest.approx([7 / 9, 4 / 9]) and "clean_accuracy" not in found
+    assert found["corruptions_are"] == "sat_tints_corrupted"
 
 
 @pytest.mark.parametrize(
