@@ -13,6 +13,7 @@ PROGRAMS = {
     "sat_tf.activations": "compares the activation functions, and draws them",
     "export.saved_model": "writes a run as a SavedModel for TensorFlow Serving",
     "export.pytorch": "writes a run for PyTorch, with the JSON that RobustBench asks for",
+    "export.portable": "writes a run as ONNX or LiteRT",
     "export.client": "asks a server what pictures show, or compares it with a run",
     "benchmarks.train_step": "measures what an adversarial training step costs",
     "benchmarks.activations": "measures what each activation costs",

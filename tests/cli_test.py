@@ -213,6 +213,7 @@ PROGRAMS = (
     "sat_tf.activations",
     "export.saved_model",
     "export.pytorch",
+    "export.portable",
     "export.client",
     "benchmarks.activations",
     "benchmarks.evaluate",
