@@ -228,6 +228,14 @@ def test_in_batch_mode_a_batch_of_sure_images_has_a_direction():
     assert moved.reshape(6, -1).max(1).max() > 1.9
 
 
+def test_in_batch_mode_an_image_without_finite_logits_takes_no_slope_from_the_others():
+    attack = PGD(epsilon=8, step_size=2, steps=1, batch_norm="batch")
+    logits, labels = tf.constant([[np.nan, 0, 1], [2, -1, 0.5], [0, 3, 1]]), tf.constant([0, 1, 2])
+    alone = attack.ascent(logits[1:], labels[1:]).numpy()
+    assert np.abs(alone).max(1).min() > 0.1
+    np.testing.assert_array_equal(attack.ascent(logits, labels)[1:], alone)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("seed", [[3, 4], [[3, i] for i in range(5)]])
 def test_eager_equals_graph(norm, seed):

@@ -245,6 +245,16 @@ def test_summary_of_an_epoch_names_time_and_every_accuracy():
     )
 
 
+def test_the_time_of_an_epoch_is_its_own_and_not_the_run_s():
+    clock, stream = Clock(), io.StringIO()
+    progress = progress_of(clock, stream)
+    clock.now += 1000  # before the first epoch begins
+    for epoch, closing in enumerate((40, 5)):
+        run_epoch(progress, clock, epoch, closing=closing)
+    starts = [line.partition(" |")[0] for line in stream.getvalue().splitlines() if " in " in line]
+    assert starts == ["epoch 1/3 in 1:00", "epoch 2/3 in 0:25"]
+
+
 def test_progress_works_inside_fit():
     stream = io.StringIO()
     fit(

@@ -17,6 +17,7 @@ from tensorflow_serving.apis import (
 )
 
 from export import client, comparison, remote, saved_model
+from sat_tf.data import crops
 from tests.served import (
     HEIGHT,
     NAMES,
@@ -214,6 +215,28 @@ def test_a_server_is_compared_with_its_run_on_the_test_set(connect, of_digits, p
     found = comparison.compare(server, of_digits[0], batch_size=8, num_images=20)
     assert (found.signature, found.images) == ("serving_default", "20 images of digits test")
     assert found.difference <= found.tolerance < 1e-3
+
+
+def test_pictures_are_resized_as_the_run_was_evaluated(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    network = telling(keras.Model(pixels, keras.layers.Dense(4)(x)))
+    write_run(tmp_path, network, {"eval_resize": "center_crop"})
+    file = tmp_path / "picture.png"
+    file.write_bytes(encode(np.random.default_rng(3).integers(0, 256, (70, 50, 3), np.uint8)))
+
+    def answered(server, signature, paths, batch_size):
+        for path in paths:
+            cropped = crops.evaluation_image(tf.io.read_file(path), 8, "center_crop", 3)
+            yield path, {"logits": network(cropped[None]).numpy()[0]}
+
+    monkeypatch.setattr(comparison.pictures, "classify", answered)
+    server = types.SimpleNamespace(signatures=lambda: (1, {}))
+    found = comparison.compare(server, tmp_path, [str(file)])
+    assert found.difference <= found.tolerance
+    found = comparison.compare(server, tmp_path, [str(file)], resize="fit")
+    assert found.difference > 10 * found.tolerance
 
 
 @pytest.mark.parametrize("pictures", [True, False])
