@@ -15,9 +15,9 @@ from tests import programs
 
 SHAPE = (4, 4, 2)
 MADE = [
-    PGD(epsilon=8, step_size=4, steps=2),
-    PGD(epsilon=90, step_size=40, steps=2, norm="l2"),
-    PGD(epsilon=300, step_size=150, steps=2, norm="l1"),
+    PGD(epsilon=8, step_size=8, steps=1),
+    PGD(epsilon=90, step_size=90, steps=1, norm="l2"),
+    PGD(epsilon=300, step_size=300, steps=1, norm="l1"),
 ]
 
 
@@ -46,12 +46,12 @@ def test_a_batch_has_one_attack_which_its_seed_alone_draws():
     net, (images, labels) = network(), examples()
     drawn = several.Drawn(MADE)
     chosen = tf.function(drawn.chosen)
-    seeds = [tf.constant([7, step]) for step in range(600)]
+    seeds = [tf.constant([7, step]) for step in range(300)]
     numbers = np.array([int(chosen(seed)) for seed in seeds])
-    # 200 each, five standard deviations of a binomial.
-    assert np.abs(np.bincount(numbers, minlength=3) - 200).max() < 5 * np.sqrt(600 * 2 / 9)
+    # 100 each, five standard deviations of a binomial.
+    assert np.abs(np.bincount(numbers, minlength=3) - 100).max() < 5 * np.sqrt(300 * 2 / 9)
     pairs = np.histogram2d(numbers[1:], numbers[:-1], 3)[0]
-    assert np.abs(pairs - 599 / 9).max() < 5 * np.sqrt(600 * 8 / 81)
+    assert np.abs(pairs - 299 / 9).max() < 5 * np.sqrt(300 * 8 / 81)
     attack = tf.function(drawn)
     alone = [tf.function(one) for one in MADE]
     for number in range(3):
@@ -122,7 +122,7 @@ def test_the_average_step_is_the_mean_of_the_gradients_of_each():
 @pytest.mark.parametrize("kind", several.COMBINATIONS.values())
 def test_a_share_of_epsilon_reaches_every_attack(kind):
     net, (images, labels) = network(), examples()
-    half = [PGD(epsilon=one.epsilon / 2, step_size=one.step_size / 2, steps=2, norm=one.norm)
+    half = [PGD(epsilon=one.epsilon / 2, step_size=one.step_size / 2, steps=1, norm=one.norm)
             for one in MADE]  # fmt: skip
     seed = tf.constant([1, 2])
     found = kind(MADE)(net, images, labels, seed, share=tf.constant(0.5))
