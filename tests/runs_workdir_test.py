@@ -69,6 +69,16 @@ def test_flags_that_change_no_weight_may_differ(tmp_path):
     claim(tmp_path / "run", [*SETTINGS, "--checkpoint_every=5\n", "--data_dir=elsewhere\n"])
 
 
+def test_other_devices_are_said_and_not_refused(tmp_path, capsys):
+    claim(tmp_path, [*SETTINGS, "--logical_cpus=1\n", "--strategy=one_device\n"])
+    changes = (
+        "--logical_cpus=1 became --logical_cpus=2, --strategy=one_device became --strategy=mirrored"
+    )
+    for said in (f"note: {tmp_path} goes on, on other devices: {changes}\n", ""):
+        claim(tmp_path, [*SETTINGS, "--logical_cpus=2\n", "--strategy=mirrored\n"])
+        assert capsys.readouterr().err == said
+
+
 def test_a_run_that_is_older_than_a_flag_goes_on_with_its_default_alone(tmp_path):
     claim(tmp_path / "run")
     newer = [*SETTINGS, "--optimizer=sgd\n"]

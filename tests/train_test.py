@@ -223,9 +223,9 @@ def test_flags_txt_holds_every_flag_and_makes_the_same_run(tmp_path):
     assert {name: FLAGS[name].value for name in values} == values
 
 
-def test_what_a_run_may_be_continued_with_changes_no_weight():
+def test_what_a_run_may_be_continued_with_changes_no_weight_beside_the_devices():
     # A run with another seed, epsilon, ... is another run; these are of where and what is shown.
-    assert workdir.FREE_FLAGS == {
+    assert workdir.FREE_FLAGS - {"strategy", "logical_cpus"} == workdir.NO_WEIGHT == {
         "workdir", "overwrite", "data_dir", "max_pixels", "checkpoint_every", "picture_grid",
         "test_steps", "on_overfitting", "cluster", "worker_timeout", "steps_per_execution",
         "profile",

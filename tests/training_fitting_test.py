@@ -26,15 +26,17 @@ def examples():
     return tf.data.Dataset.from_tensor_slices((PIXELS, LABELS)).batch(BATCH)
 
 
-def trainer_of(strategy="one_device"):
+def trainer_of(strategy="one_device", by_replica=True):
+    """Makes a trainer; what goes by replica is batch norm and where the attack starts."""
     keras.utils.set_random_seed(1)
     with distribution.strategy(strategy).scope():
         inputs = keras.Input((3, 3, 1))
         x = keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(inputs))
-        x = keras.layers.Activation("swish")(
-            keras.layers.BatchNormalization()(keras.layers.Dense(5)(x))
-        )
-        made = AdversarialTrainer(keras.Model(inputs, keras.layers.Dense(3)(x)), ATTACK, seed=4)
+        x = keras.layers.Dense(5)(x)
+        x = keras.layers.BatchNormalization()(x) if by_replica else x
+        x = keras.layers.Activation("swish")(x)
+        attack = PGD(epsilon=30, step_size=12, steps=1, random_start=by_replica)
+        made = AdversarialTrainer(keras.Model(inputs, keras.layers.Dense(3)(x)), attack, seed=4)
         made.compile(keras.optimizers.SGD(0.5, momentum=0.9), ema_decay=0.7)
     return made
 
@@ -88,8 +90,8 @@ def values(state):
 class Run:
     """A trainer that begins anew, its traced step kept: tracing takes longest here."""
 
-    def __init__(self, strategy):
-        self.trainer = trainer_of(strategy)
+    def __init__(self, strategy, by_replica=True):
+        self.trainer = trainer_of(strategy, by_replica)
         self._first = values(self.trainer.state)
 
     def anew(self):
@@ -150,6 +152,33 @@ def test_two_replicas_go_on_with_the_means_of_each(tmp_path):
         go_on(both[0].anew(), tmp_path / "run", 10)
     record, _ = go_on(both[0].anew(), tmp_path / "run")
     assert_same(record, both)
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Runs that learn the same on one device and on two, but for rounding."""
+    return {name: Run(name, by_replica=False) for name in ("one_device", "mirrored")}
+
+
+@pytest.mark.parametrize("first, then", [("one_device", "mirrored"), ("mirrored", "one_device")])
+def test_a_run_goes_on_under_another_strategy_from_the_very_state(alike, first, then, tmp_path):
+    whole, _ = go_on(alike["one_device"].anew(), tmp_path / "whole")
+    expected = values(alike["one_device"].trainer.state)
+    with pytest.raises(Interrupted):
+        go_on(alike[first].anew(), tmp_path / "run", 6)
+    with np.load(tmp_path / "run" / "checkpoints" / "step_000000006.npz") as file:
+        saved = [file[name] for name in file.files if name != "record.json"]
+    made = alike[then].anew()
+    assert fitting.restore(made, tmp_path / "run", {}) == 6
+    for variable, value in zip(made.state, saved, strict=True):
+        for copy in made.distribute_strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(copy, value)
+    record, starts = go_on(alike[then].anew(), tmp_path / "run")
+    assert starts == [6, 8]
+    for found, theirs in zip(values(made.state), expected, strict=True):
+        np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=1e-6)
+    for found, theirs in zip(record["history"], whole["history"], strict=True):
+        assert found == pytest.approx(theirs, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("killed, first", [(2, 0), (7, 6)])
@@ -266,6 +295,23 @@ def test_a_checkpoint_is_due_once_the_device_has_passed_its_step(
     for last in range(at_a_time - 1, 8, at_a_time):
         keeper.on_train_batch_end(last)
     assert steps == saved
+
+
+def test_sums_of_two_workers_are_those_of_all_replicas_wherever_the_run_goes_on(monkeypatch):
+    with distribution.strategy("one_device").scope():
+        made = Sums()
+    monkeypatch.setattr(distribution, "has_workers", lambda strategy: True)
+    strategy = types.SimpleNamespace(
+        num_replicas_in_sync=2, experimental_local_results=lambda value: (value,)
+    )
+    made.distribute_strategy = strategy
+    checkpoint._resume_means(made, {"loss": [[1.0, 5.0], [3.0, 3.0]]})  # of mirrored
+    sums = checkpoint._sums(made, {"loss": 2.0})  # the logs of all workers: 6 / 6 would be theirs
+    assert sums == {"loss": [[6.0, 6.0], [3.0, 3.0]]}
+    monkeypatch.undo()
+    made.distribute_strategy = distribution.strategy("one_device")
+    checkpoint._resume_means(made, sums)
+    assert checkpoint._sums(made, {}) == {"loss": [[12.0], [6.0]]}
 
 
 @pytest.mark.parametrize("replicas, shared", [(1, [[7.0], [9.0]]), (2, [[3.5] * 2, [4.5] * 2])])

@@ -139,7 +139,7 @@ def _score(entry):
 
 
 def _sums(trainer, logs):
-    """Returns {metric: [total, count]}, each a list over the replicas of this process."""
+    """Returns {metric: [total, count]}, each a list over the replicas of all processes."""
     replicas = trainer.distribute_strategy.experimental_local_results
     sums = {
         metric.name: [[float(copy) for copy in replicas(v.value)] for v in metric.variables]
@@ -147,18 +147,19 @@ def _sums(trainer, logs):
     }
     if distribution.has_workers(trainer.distribute_strategy):
         # The other workers' sums are not here, but Keras has averaged the logs over all of them.
+        replicas = trainer.distribute_strategy.num_replicas_in_sync
         for name in sums.keys() & logs.keys():
-            counts = sums[name][1]
-            sums[name] = [[float(logs[name]) * count for count in counts], counts]
+            count = sum(sums[name][1]) / len(sums[name][1])
+            sums[name] = [[float(logs[name]) * count] * replicas, [count] * replicas]
     return sums
 
 
 def _resume_means(trainer, sums):
-    replicas = trainer.distribute_strategy.experimental_local_results
+    strategy = trainer.distribute_strategy
     for metric in trainer.metrics:
         for variable, values in zip(metric.variables, sums.get(metric.name, ()), strict=False):
-            copies = replicas(variable.value)
-            if len(copies) != len(values):  # as many replicas as this machine has now
-                values = [sum(values) / len(copies)] * len(copies)
+            copies = strategy.experimental_local_results(variable.value)
+            if not len(values) == len(copies) == strategy.num_replicas_in_sync:
+                values = [sum(values) / strategy.num_replicas_in_sync] * len(copies)
             for copy, value in zip(copies, values, strict=True):
                 copy.assign(value)

@@ -8,18 +8,23 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
 import sat_tf
 from sat_tf.runs import atomic, sealed
 
-# What a run may be continued with a different value of: none of these changes a weight, though the
-# loop of steps_per_execution may round one otherwise.
-FREE_FLAGS = frozenset(
+# None of these changes a weight, though the loop of steps_per_execution may round one otherwise.
+NO_WEIGHT = frozenset(
     "workdir overwrite data_dir max_pixels checkpoint_every picture_grid test_steps "
     "on_overfitting cluster worker_timeout steps_per_execution profile".split()
 )
+# The state belongs to no device, so it goes over whole. What is learnt from there on is what the
+# replicas there are learn: batch norm takes its statistics, and attacks their starts, by replica.
+DEVICES = frozenset({"strategy", "logical_cpus"})
+# What a run may be continued with a different value of.
+FREE_FLAGS = NO_WEIGHT | DEVICES
 
 
 @contextlib.contextmanager
@@ -29,7 +34,7 @@ def claim(
     """Yields the directory of a run, new or one that these settings may continue.
 
     It is locked meanwhile, and `flags.txt` in it holds the settings, a `--flagfile` for the same
-    run again.
+    run again. Other `DEVICES` are said on stderr.
 
     Args:
       path: the directory.
@@ -106,17 +111,21 @@ def provenance() -> dict:
 def _compare(path, text, settings, defaults):
     new = _by_name("".join(settings))
     old = _by_name("".join(defaults)) | _by_name(text)
-    names = (old.keys() | new.keys()) - FREE_FLAGS
-    differing = sorted(name for name in names if old.get(name) != new.get(name))
-    if differing:
-        changes = ", ".join(
-            f"{old.get(name, f'no --{name}')} became {new.get(name, f'no --{name}')}"
-            for name in differing
-        )
+    if changes := _changes(old, new, (old.keys() | new.keys()) - FREE_FLAGS):
         raise ValueError(
             f"{path} was made with other flags: {changes}; use the same flags, another --workdir, "
             "or --overwrite to start again"
         )
+    if changes := _changes(old, new, DEVICES):
+        print(f"note: {path} goes on, on other devices: {changes}", file=sys.stderr)
+
+
+def _changes(old, new, names):
+    return ", ".join(
+        f"{old.get(name, f'no --{name}')} became {new.get(name, f'no --{name}')}"
+        for name in sorted(names)
+        if old.get(name) != new.get(name)
+    )
 
 
 def _by_name(text):

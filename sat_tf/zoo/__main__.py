@@ -110,7 +110,7 @@ def _evaluation(path: pathlib.Path, weights: str) -> dict[str, Any]:
 def _flags(run: pathlib.Path) -> list[str]:
     """Returns those of a run's flags that decide a weight."""
     lines = sealed.read_text(run / "flags.txt").splitlines()
-    return [line for line in lines if line.lstrip("-").partition("=")[0] not in workdir.FREE_FLAGS]
+    return [line for line in lines if line.lstrip("-").partition("=")[0] not in workdir.NO_WEIGHT]
 
 
 def main() -> None:
