@@ -128,10 +128,23 @@ def test_flags_that_differ_are_named_to_all():
         assert "worker 1 has --ema_decay=0.9 --seed=1 where worker 0 has --seed=0;" in str(end)
 
 
-def test_a_port_that_is_taken_and_an_address_that_is_none_are_refused():
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_port_that_is_taken_is_refused_by_whose_it_is(index):
     with socket.create_server(("", 0)) as taken:
-        address = f"localhost:{taken.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match="worker 0 cannot listen on port"):
-            meeting.meet([address, "localhost:1"], 0, [], 1.0)
-    with pytest.raises(ValueError, match="'localhost' in TF_CONFIG is no address"):
-        meeting.meet(["localhost", "localhost:1"], 0, [], 1.0)
+        addresses = ["localhost:1", "localhost:2"]
+        addresses[index] = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"worker {index} cannot listen on port"):
+            meeting.meet(addresses, index, [], 1.0)
+
+
+@pytest.mark.parametrize(
+    "other, said",
+    [
+        ("localhost", "'localhost' in TF_CONFIG is no address"),
+        ("localhost:65536", "'localhost:65536' in TF_CONFIG is no address"),
+        ("localhost:1", "names a worker twice: localhost:1, localhost:1; give each its own"),
+    ],
+)
+def test_an_address_that_is_none_or_stands_twice_is_refused(other, said):
+    with pytest.raises(ValueError, match=said):
+        meeting.meet(["localhost:1", other], 0, [], 1.0)

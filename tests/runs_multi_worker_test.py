@@ -243,6 +243,11 @@ def test_a_worker_whose_chief_has_ended_says_so_in_one_line(tmp_path):
             '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 1}}',
             "no worker",
         ),
+        (
+            '{"cluster": {"chief": ["localhost:1"], "worker": ["localhost:2"]},'
+            ' "task": {"type": "worker", "index": 0}}',
+            "beside workers there is chief",
+        ),
     ],
 )
 def test_no_or_a_wrong_cluster_is_refused_with_what_is_needed(monkeypatch, tf_config, said):

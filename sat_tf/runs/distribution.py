@@ -168,8 +168,11 @@ def cluster() -> tuple[list[str], int]:
         config = json.loads(os.environ["TF_CONFIG"])
         addresses, task = config["cluster"]["worker"], config["task"]
         known = task["type"] == "worker" and 0 <= int(task["index"]) < len(addresses)
+        others = sorted(config["cluster"].keys() - {"worker"})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(_TF_CONFIG_NEEDED.format(f"{type(error).__name__}: {error}")) from error
+    if others:
+        raise ValueError(_TF_CONFIG_NEEDED.format(f"beside workers there is {', '.join(others)}"))
     if not known:
         raise ValueError(_TF_CONFIG_NEEDED.format(f"no worker {task}"))
     return [str(address) for address in addresses], int(task["index"])

@@ -31,12 +31,17 @@ def meet(
       say_every: seconds between two lines about who is missing.
 
     Raises:
-      ValueError: a worker has other settings, which are named, or an address is no "host:port".
-      ConnectionError: not all came in time; who is missing is named.
+      ValueError: a worker has other settings, which are named, or an address is no "host:port" or
+        stands twice.
+      ConnectionError: not all came in time; who is missing is named. This worker's port is taken.
     """
     start = said = time.monotonic()
-    kind = _Chief if index == 0 else _Follower
-    party = kind([_pair(address) for address in addresses], index, list(settings))
+    pairs = [_pair(address) for address in addresses]
+    if len(set(pairs)) < len(pairs):
+        raise ValueError(
+            f"TF_CONFIG names a worker twice: {', '.join(addresses)}; give each its own host:port"
+        )
+    party = (_Chief if index == 0 else _Follower)(pairs, index, list(settings))
     try:
         while missing := party.missing():
             now = time.monotonic()
@@ -65,14 +70,7 @@ class _Chief:
     def __init__(self, addresses, index, settings):
         self._settings, self._others = settings, range(1, len(addresses))
         self._here: dict[int, tuple[socket.socket, list[str]]] = {}
-        port = addresses[index][1]
-        try:
-            self._listener = socket.create_server(("", port))
-        except OSError as error:
-            raise ConnectionError(
-                f"worker 0 cannot listen on port {port} ({error.strerror}); end what does, or name "
-                "another port in TF_CONFIG"
-            ) from error
+        self._listener = _listening(index, addresses[index][1])
 
     def missing(self):
         """Lets in who is at the door; returns who is not here, and tells it to who is."""
@@ -124,6 +122,8 @@ class _Follower:
     """Another worker: knows what the chief tells it."""
 
     def __init__(self, addresses, index, settings):
+        # TensorFlow will need the port; without it, it would leave the others waiting.
+        _listening(index, addresses[index][1]).close()
         self._address, self._hello = addresses[0], {"index": index, "settings": settings}
         self._connection, self._problem = None, ""
 
@@ -153,9 +153,19 @@ class _Follower:
             self._connection = None
 
 
+def _listening(index, port):
+    try:
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise ConnectionError(
+            f"worker {index} cannot listen on port {port} ({error.strerror}); end what does, or "
+            "name another port in TF_CONFIG"
+        ) from error
+
+
 def _pair(address):
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"{address!r} in TF_CONFIG is no address; write such as localhost:12345")
     return host.strip("[]"), int(port)
 
