@@ -56,3 +56,9 @@ def define() -> None:
         1,
         1_024,
     )
+    flags.DEFINE_string(
+        "data_service",
+        None,
+        "grpc://host:port of a tf.data service whose workers decode and augment the training "
+        "images (docs/scaling.md); default: this process does.",
+    )

@@ -228,7 +228,7 @@ def test_what_a_run_may_be_continued_with_changes_no_weight_beside_the_devices()
     assert workdir.FREE_FLAGS - {"strategy", "logical_cpus"} == workdir.NO_WEIGHT == {
         "workdir", "overwrite", "data_dir", "max_pixels", "checkpoint_every", "picture_grid",
         "test_steps", "on_overfitting", "cluster", "worker_timeout", "steps_per_execution",
-        "profile",
+        "profile", "data_service",
     }  # fmt: skip
     assert set(programs.names()) >= workdir.FREE_FLAGS
 
@@ -252,6 +252,7 @@ def test_every_flag_of_a_run_reaches_the_fit(module, noted, tmp_path):
         "cutmix": 0.5,
         "extra_data": "a",
         "extra_fraction": 1.0,
+        "data_service": "grpc://there:1",
     }
     values |= of_training
     values["gradient_accumulation"] = 2  # pieces are cut from a batch, they are no batches

@@ -43,6 +43,7 @@ OF_THE_PROGRAM = {
     "overwrite", "strategy", "logical_cpus", "threads", "precision", "deterministic",
     "checkpoint_every", "picture_grid", "test_steps", "worker_timeout", "max_pixels",
     "profile", "lanes", "cluster", "mixup", "cutmix", "extra_data", "extra_fraction",
+    "data_service",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from sat_tf import specs
 from sat_tf.data import augment as augmentation
-from sat_tf.data import crops, mixing
+from sat_tf.data import crops, mixing, service
 from sat_tf.data.info import SPLITS, Info, Request, Shard
 
 __all__ = ["SPLITS", "WHOLE", "Info", "Shard", "describe", "download", "load", "shared_out"]
@@ -73,6 +73,7 @@ def load(
     max_pixels: int = crops.MAX_PIXELS,
     shard: Shard = WHOLE,
     lanes: int = 1,
+    data_service: str | None = None,
 ) -> tf.data.Dataset:
     """Reads a part of a set in batches (images float32 [N, H, W, C] in pixels, labels int32 [N]).
 
@@ -107,10 +108,13 @@ def load(
       lanes: of sets that are read from the record files of TFDS, how many streams a training batch
         is made of. A shard reads only those of its own images; 1 is read whole by every shard.
         Another number is another order.
+      data_service: "grpc://host:port" of a tf.data service whose workers make the training batches
+        (see `service`), which are the same; they must see the data under the same names.
 
     Raises:
       ValueError: an unknown name, split or augmentation; a batch that cannot be filled, or not be
         shared out; lanes of a set that has none; a set that is not there.
+      ConnectionError: the data service does not answer in time.
     """
     specs.one_of("split", split, SPLITS)
     if training and split != "train":
@@ -139,13 +143,28 @@ def load(
     options.deterministic = True
     if extra_data is None and extra_fraction is not None:
         raise ValueError(f"extra_fraction is {extra_fraction} of no extra_data; give both, or none")
-    if training and extra_data is not None:
-        batches = _with_extra(source, request, extra_data, extra_fraction)
-    else:
-        batches = source.load(split, request)
-    if training:
+    if extra_data is not None and data_service:
+        raise ValueError(
+            f"extra_data={extra_data} is opened in this process, out of reach of the data service "
+            f"{data_service}; leave one of them out"
+        )
+
+    def made(request: Request) -> tf.data.Dataset:
+        if not training:
+            return source.load(split, request)
+        if extra_data is not None:
+            batches = _with_extra(source, request, extra_data, extra_fraction)
+        else:
+            batches = source.load(split, request)
         batches = augmentation.distorted(batches, distorting, request)
-        batches = mixing.mixed(batches, request, source.info.num_classes, mixup, cutmix)
+        return mixing.mixed(batches, request, source.info.num_classes, mixup, cutmix)
+
+    if training and data_service:
+        batches = service.distributed(
+            lambda part: made(dataclasses.replace(request, shard=part)), data_service, request
+        )
+    else:
+        batches = made(request)
     if shard.replicas > 1 or not training:
         batches = _in_pieces(batches, request, source.info.num_examples[split])
     return shared_out(batches.prefetch(2 * shard.replicas).with_options(options))

@@ -18,7 +18,7 @@ from sat_tf.runs import atomic, sealed
 # None of these changes a weight, though the loop of steps_per_execution may round one otherwise.
 NO_WEIGHT = frozenset(
     "workdir overwrite data_dir max_pixels checkpoint_every picture_grid test_steps "
-    "on_overfitting cluster worker_timeout steps_per_execution profile".split()
+    "on_overfitting cluster worker_timeout steps_per_execution profile data_service".split()
 )
 # The state belongs to no device, so it goes over whole. What is learnt from there on is what the
 # replicas there are learn: batch norm takes its statistics, and attacks their starts, by replica.

@@ -56,7 +56,7 @@ def training_stream(
 
     def load(batch):
         names = ("augment", "mixup", "cutmix", "extra_data", "extra_fraction", "lanes")
-        options = {name: getattr(recipe, name) for name in names}
+        options = {name: getattr(recipe, name) for name in (*names, "data_service")}
         return images(recipe, "train", training=True, start_step=batch, shard=shard, **options)
 
     return method(recipe).batches(load, start_step)

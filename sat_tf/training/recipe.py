@@ -40,6 +40,7 @@ class Recipe:
     extra_fraction: float | None
     eval_resize: str | None
     lanes: int
+    data_service: str | None
 
     # flags/attack.py
     attack: str

@@ -1,0 +1,178 @@
+"""A tf.data service makes the training batches that one process makes, on whatever workers."""
+
+import contextlib
+import dataclasses
+import pathlib
+import runpy
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sat_tf import data
+from sat_tf.data import info, service
+from tests import data_shards_test as shards
+
+PROGRAM = str(pathlib.Path(__file__).parent.parent / "docs/scaling/data_service.py")
+START = runpy.run_path(PROGRAM)
+folder, numbers, BATCH = shards.folder, shards.numbers, shards.BATCH
+
+
+def addresses(count):
+    """Returns so many that are free."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [f"localhost:{one.getsockname()[1]}" for one in sockets]
+
+
+class Service:
+    """A dispatcher and its workers in this process, as the documented program starts them."""
+
+    def __init__(self, num_workers, num_started=None):
+        self.dispatcher, *self.workers = addresses(1 + num_workers)
+        self.address = f"grpc://{self.dispatcher}"
+        port = self.dispatcher.rpartition(":")[2]
+        self.servers = [START["start"]("dispatcher", port, *self.workers)]
+        for number in range(num_workers if num_started is None else num_started):
+            self.start(number)
+
+    def start(self, number):
+        self.servers.append(START["start"]("worker", self.workers[number], self.dispatcher))
+
+
+@pytest.fixture(scope="module")
+def two():
+    return Service(2)
+
+
+@pytest.mark.parametrize("kind, augmentation, start_step, shard", [
+    ("digits", "crop_flip", 0, data.WHOLE),
+    ("folder", "inception", 7, data.WHOLE),
+    ("folder", "crop_flip", 3, data.Shard(1, 2, 2)),
+])  # fmt: skip
+def test_a_service_of_two_makes_the_batches_of_one_process_from_any_step_on(
+    kind, augmentation, start_step, shard, folder, two
+):
+    def read(data_service):
+        batches = data.load(
+            "digits" if kind == "digits" else f"folder:{folder}", "train", batch_size=BATCH,
+            training=True, seed=3, image_size=8, augment=augmentation, start_step=start_step,
+            shard=shard, data_service=data_service,
+        )  # fmt: skip
+        assert batches.element_spec[0].shape[0] == BATCH // shard.count // shard.replicas
+        return shards.elements(batches, 9)  # an epoch of the folder has four steps
+
+    shards.assert_together(read(None), [read(two.address)])
+
+
+def test_validation_is_read_where_it_is_used():
+    options = {"batch_size": 50, "data_service": "grpc://nowhere:1"}
+    assert data.load("digits", "validation", **options).cardinality() == 3
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_records_too_come_in_the_order_that_seed_epoch_and_lanes_decide(lanes, numbers, two):
+    request = info.Request(BATCH, training=True, seed=5, lanes=lanes)
+
+    def make(shard):
+        examples = numbers.training(dataclasses.replace(request, shard=shard))
+        batches = examples.batch(BATCH // shard.count, drop_remainder=True)
+        return batches.map(lambda place, _, label: (place[:, None], label))
+
+    found = shards.elements(service.distributed(make, two.address, request), 9)
+    assert [labels.tolist() for _, labels in found] == shards.oracle(numbers, 5, 3, lanes, 3)
+    assert np.ravel([places for places, _ in found]).tolist() == list(range(9 * BATCH))
+
+
+def test_a_worker_that_is_started_again_ends_the_stream():
+    own = Service(2)
+    options = {"batch_size": BATCH, "training": True, "data_service": own.address}
+    stream = iter(data.load("digits", "train", start_step=7, **options))
+    next(stream)
+    own.servers.pop().stop()
+    own.start(1)
+    said = "a worker of the data service was lost or started again: start the run again"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+        for _ in range(100):
+            next(stream)
+
+
+@pytest.mark.slow
+def test_a_run_fed_by_a_service_ends_with_the_weights_of_one_that_feeds_itself(tmp_path, forked):
+    dispatcher, *workers = addresses(3)
+    orders = [["dispatcher", dispatcher, *workers]]
+    orders += [["worker", worker, dispatcher] for worker in workers]
+    servers = [subprocess.Popen([sys.executable, PROGRAM, *order]) for order in orders]
+    flags = ["--model=resnet8", "--epochs=1", "--threads=1", "--picture_grid=0"]
+    flags += ["--validation_steps=1", "--test_steps=0"]
+    states = []
+    try:
+        for more in ([], [f"--data_service=grpc://{dispatcher}"]):
+            workdir = tmp_path / f"run{len(more)}"
+            status, _, err = forked.run("sat_tf.train", f"--workdir={workdir}", *flags, *more)
+            assert status == 0, err
+            (file,) = (workdir / "checkpoints").iterdir()
+            with np.load(file) as arrays:
+                states.append({name: arrays[name] for name in arrays.files})
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+    assert states[0].keys() == states[1].keys()
+    for name in states[0].keys() - {"record.json"}:
+        np.testing.assert_array_equal(states[0][name], states[1][name], name)
+    gone = ["--workdir", tmp_path / "none", f"--data_service=grpc://{dispatcher}"]
+    status, _, err = forked.run("sat_tf.train", *flags, *gone)
+    assert status == 2 and "no dispatcher of a data service answers" in err.splitlines()[-1]
+    assert not (tmp_path / "none").exists()
+
+
+def test_extra_data_are_refused_as_a_service_cannot_read_them():
+    options = {"training": True, "data_service": "grpc://there:1", "extra_data": "more.npz"}
+    with pytest.raises(ValueError, match="extra_data=more.npz is opened in this process, out of"):
+        data.load("digits", "train", batch_size=BATCH, **options)
+
+
+def test_a_batch_that_the_workers_do_not_divide_is_refused_with_what_they_do(two):
+    options = {"training": True, "data_service": two.address}
+    for batch, shard, said in ((15, data.WHOLE, 2), (20, data.Shard(0, 2, 2), 8)):
+        said = f"a batch of {batch} .* 2 workers .* a multiple of {said}, or"
+        with pytest.raises(ValueError, match=said):
+            data.load("digits", "train", batch_size=batch, shard=shard, **options)
+
+
+@pytest.mark.parametrize("address, said", [
+    ("localhost:5050", "'localhost:5050' is no address; write grpc://host:port"),
+    ("grpc://localhost", "'grpc://localhost' is no address"),
+    ("grpc://no-such-host.invalid:1", "no dispatcher .* grpc://no-such-host.invalid:1 .* start it"),
+    ("grpc://localhost:65536", "is no address"),
+])  # fmt: skip
+def test_an_address_of_no_service_is_refused(address, said):
+    with pytest.raises((ValueError, ConnectionError), match=said):
+        service.num_workers(address)
+
+
+def test_who_is_not_there_in_time_is_told(monkeypatch):
+    none, one = Service(2, 0), Service(2, 1)
+    for address, patience, said in (
+        (*addresses(1), 0.5, r"no dispatcher of a data service answers .*refused.*; start it"),
+        (none.dispatcher, 0.5, "none came within 0.5 seconds; start all of them"),
+        (one.dispatcher, 6.0, "1 of 2 came within 6 seconds"),
+    ):
+        monkeypatch.setattr(service, "PATIENCE", patience)
+        with pytest.raises(ConnectionError, match=said):
+            service.num_workers(f"grpc://{address}")
+
+
+def test_a_dispatcher_that_was_not_told_its_workers_is_refused():
+    (address,) = addresses(1)
+    kept = START["start"]("dispatcher", address.rpartition(":")[2])
+    worker = START["start"]("worker", *addresses(1), address)
+    with pytest.raises(ValueError, match="shares out no data .* with the addresses of all"):
+        service.num_workers(f"grpc://{address}")
+    del kept, worker
