@@ -18,6 +18,7 @@ PROGRAMS = {
     "benchmarks.train_step": "measures what an adversarial training step costs",
     "benchmarks.activations": "measures what each activation costs",
     "benchmarks.evaluate": "measures evaluation against plain loops and other libraries",
+    "benchmarks.input": "measures how many cores feed an accelerator with pictures",
     "benchmarks.serving": "measures an exported network by batch size and signature",
     "benchmarks.studies.encoded": "measures what saving adversarial images as files does",
     "benchmarks.studies.one_image": "draws an image that is broken for one network alone",

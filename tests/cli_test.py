@@ -217,6 +217,7 @@ PROGRAMS = (
     "export.client",
     "benchmarks.activations",
     "benchmarks.evaluate",
+    "benchmarks.input",
     "benchmarks.serving",
     "benchmarks.studies.encoded",
     "benchmarks.studies.one_image",
