@@ -73,8 +73,13 @@ def assert_same(first, second):
         np.testing.assert_allclose(verdict.adversarial, second[index].adversarial, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def eight(network, images, labels):
+    """An engine of eight slots, which is traced once, and its verdicts."""
+    return run(network, images, labels, 8)
+
+
 def test_packed_gives_the_verdicts_of_a_plain_loop(network, images, labels):
-    _, verdicts = run(network, images, labels, 8)
     attack = attack_of(restarts=2)
     _, verdicts = run(network, images, labels, 8, attack=attack)
     seeds = tf.constant(seeds_of(range(COUNT)))
@@ -86,18 +91,22 @@ def test_packed_gives_the_verdicts_of_a_plain_loop(network, images, labels):
         np.testing.assert_allclose(verdicts[index].adversarial, plain[index], atol=1e-3)
 
 
-def test_verdicts_depend_neither_on_the_slots_nor_on_the_order(network, images, labels):
-    _, reference = run(network, images, labels, 8)
+def test_verdicts_depend_neither_on_the_slots_nor_on_the_order(network, images, labels, eight):
+    engine, reference = eight
+
+    def again(order):
+        return {v.index: v for v in engine.run(waiting(network, images, labels, order))}
+
     for slots in (1, 5, 64):
         assert_same(reference, run(network, images, labels, slots)[1])
     shuffled = np.random.default_rng(0).permutation(COUNT)
-    assert_same(reference, run(network, images, labels, 8, shuffled)[1])
-    alone = {i: run(network, images, labels, 8, [i])[1][i] for i in (0, 3, 11)}
+    assert_same(reference, again(shuffled))
+    alone = {i: again([i])[i] for i in (0, 3, 11)}
     assert_same(alone, {i: reference[i] for i in alone})
 
 
-def test_two_replicas_give_the_verdicts_of_one(network, images, labels):
-    _, reference = run(network, images, labels, 8)
+def test_two_replicas_give_the_verdicts_of_one(network, images, labels, eight):
+    _, reference = eight
     strategy = distribution.strategy("mirrored")
     with strategy.scope():
         mirrored = keras.models.clone_model(network)
