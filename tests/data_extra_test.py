@@ -149,6 +149,16 @@ def test_extra_images_are_cropped_by_numbers_of_their_own(files):
     assert 400 / 9 - 30 < whole < 400 / 9 + 30
 
 
+def test_extra_images_come_in_an_order_of_their_own(files):
+    info = data.describe("digits")
+    pixels = extra.opened(str(files / "plain.npz"), info)
+    request = data.info.Request(20, training=True, seed=3, augment="none")
+    # The same file as the set itself: only the seeds tell the two streams apart.
+    stream = extra.joined(lambda part: pixels.training("none", part), pixels, 0.5, info, request)
+    numbers = next(iter(stream))[0].numpy()[:, 0, 0, 0]
+    assert (numbers[::2] != numbers[1::2]).sum() > 5
+
+
 def test_arrays_of_an_npz_are_mapped_where_they_lie(tmp_path):
     arrays = {
         "image": np.random.default_rng(0).integers(0, 256, [7, 3, 4, 3], np.uint8),
