@@ -47,6 +47,7 @@ def export(network: keras.Model, output: Path) -> None:
     """
     if output.suffix not in FORMATS:
         raise ValueError(f"{output} has no suffix of a format; use one of: {', '.join(FORMATS)}")
+    atomic.refuse_remote(output)
     if output.exists():
         raise ValueError(f"{output} is there already; --output names a new file")
     kind, packages = FORMATS[output.suffix]

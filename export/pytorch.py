@@ -44,6 +44,7 @@ def export(
       ValueError: something is there, a network that cannot be written, a package that is missing,
         or other logits than the network's.
     """
+    atomic.refuse_remote(directory)
     if directory.exists():
         raise ValueError(f"{directory} is there already; --directory names a new one")
     image_shape, _ = checks.check_network(network)
@@ -136,6 +137,11 @@ def main() -> None:
 
 def _read_report(path, network):
     found = sealed.read_json(Path(path))
+    if "attacks" not in found:
+        raise ValueError(
+            f"{path} has no attacks in one ball, whose figures model_info.json holds; give a "
+            "report of one norm, of several norms one such as report.linf.json"
+        )
     if found.get("network", {}).get("weights_sha256") != loading.weights_hash(network):
         raise ValueError(
             f"{path} is no report of this network (its weights_sha256 is another); give one that "

@@ -58,6 +58,8 @@ def test_what_cannot_be_written_is_named_and_nothing_is_there(network, tmp_path,
     monkeypatch.setattr(portable.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(ValueError, match="no suffix of a format; use one of: .onnx, .tflite"):
         portable.export(network, tmp_path / "new.pb")
+    with pytest.raises(ValueError, match="gs:// is no directory"):
+        portable.export(network, portable.Path("gs://bucket/new.onnx"))
     (tmp_path / "old.onnx").touch()
     with pytest.raises(ValueError, match="is there already"):
         portable.export(network, tmp_path / "old.onnx")

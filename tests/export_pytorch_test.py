@@ -150,17 +150,24 @@ def test_the_program_writes_the_figures_of_a_report_of_this_network_alone(monkey
     ]  # fmt: skip
     info = json.loads((tmp_path / "new" / "model_info.json").read_text())
     assert (info["clean_acc"], info["autoattack_acc"], info["eps"]) == ("90.00", "51.00", "8/255")
+    union = {"network": report["network"], "norms": [], "adversarial_accuracy": 0.4}
+    (tmp_path / "union.json").write_text(json.dumps(union))
     for words, values in (
         ("is there already", {"directory": str(tmp_path / "new")}),
+        ("gs:// is no directory", {"directory": "gs://bucket/new"}),
+        (
+            "no attacks in one ball.*report of one norm",
+            {"report": str(tmp_path / "union.json"), "directory": "new"},
+        ),
         ("--directory is missing", {}),
         ("either --workdir", {"workdir": str(tmp_path)}),
         ("is no report of this network", {"report": str(other(tmp_path)), "directory": "new"}),
     ):
         with pytest.raises(ValueError, match=words):
             given(monkeypatch, **{"network": source} | values)
-    assert not pathlib.Path("new").exists()
+    assert not pathlib.Path("new").exists() and not pathlib.Path("gs:").exists()
 
 
 def other(folder):
-    (folder / "other.json").write_text('{"network": {"weights_sha256": "0"}}')
+    (folder / "other.json").write_text('{"network": {"weights_sha256": "0"}, "attacks": []}')
     return folder / "other.json"
