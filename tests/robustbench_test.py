@@ -112,8 +112,8 @@ def saved(tmp_path, arrays):
 
 def test_a_safetensors_file_becomes_the_network_of_ours_that_it_is(wide, monkeypatch, tmp_path):
     network, arrays = wide
-    wrapped = {f"module.model.{name}": one for name, one in arrays.items()}
-    wrapped |= {"module.model.bn1.num_batches_tracked": np.array(7)}
+    wrapped = {f"model.module.model.{name}": one for name, one in arrays.items()}
+    wrapped |= {"model.module.model.bn1.num_batches_tracked": np.array(7)}
     output = tmp_path / "run"
     run(monkeypatch, checkpoint=saved(tmp_path, wrapped), output=str(output))
     found = loading.load(str(output))
@@ -164,6 +164,14 @@ WRONG = {
     "half a normalisation": (
         lambda arrays: without(arrays, "mu", "sigma"), {"normalization": ["0.5", "0.5"]},
         "mean 0.5 and deviation 0.5 came for images of 3 channels",
+    ),
+    "a mean that is no number": (
+        lambda arrays: without(arrays, "mu", "sigma"),
+        {"normalization": ["nan", "0", "0", "1", "1", "1"]}, "a finite number for each",
+    ),
+    "a deviation without end": (
+        lambda arrays: without(arrays, "mu", "sigma"),
+        {"normalization": ["0", "0", "0", "1", "inf", "1"]}, "a finite number for each",
     ),
     "two normalisations": (lambda arrays: arrays, CIFAR10, "holds mu and sigma of its own"),
     "another model": (lambda arrays: arrays, {"model": "resnet"}, "which holds wideresnet"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from sat_tf import activations, specs
 from sat_tf.released.plan import Plan
@@ -140,10 +141,11 @@ def _statistics(given, checkpoint, num_channels):
         mean, std = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
     if asked in ("none", "half"):
         mean, std = mean[:num_channels], std[:num_channels]
-    if not len(mean) == len(std) == num_channels or min(std) <= 0:
+    fits = len(mean) == len(std) == num_channels and np.isfinite([*mean, *std]).all()
+    if not fits or min(std) <= 0:
         raise ValueError(
             f"mean {_list(mean)} and deviation {_list(std)} came for images of {num_channels} "
-            "channels; a number for each was expected, and deviations above 0"
+            "channels; a finite number for each was expected, and deviations above 0"
         )
     return own[0] if own else (), tuple(mean), tuple(std)
 

@@ -71,10 +71,7 @@ class TorchCheckpoint:
 
 
 def _without_prefixes(name):
-    for prefix in _PREFIXES:
-        while name.startswith(prefix):
-            name = name.removeprefix(prefix)
-    return name
+    return re.sub(rf"^(?:{'|'.join(map(re.escape, _PREFIXES))})+", "", name)
 
 
 def _safe(path):
