@@ -44,6 +44,16 @@ def test_a_lead_of_200_leaves_a_one_hot_label_its_direction():
     assert np.isfinite(slope).all()
 
 
+def test_a_probability_that_rounding_left_above_1_is_climbed_as_1():
+    logits = np.float32([[3, 0, 1, 2], [0, 3, 1, 2]])
+    labels = np.exp(np.float32([[1e-6, -20, -20, -20], [1e-6, -20, -20, -20]]))
+    assert labels.max() > 1
+    slope, size = soft_labels.ascent(logits, labels)
+    exact, exact_size = soft_labels.ascent(logits, np.eye(4)[[0, 0]])
+    np.testing.assert_allclose(slope, exact, atol=1e-6)
+    np.testing.assert_allclose(size, exact_size, atol=1e-6)
+
+
 def network():
     inputs = keras.Input((2, 2, 1))
     x = keras.layers.BatchNormalization()(keras.layers.Flatten()(inputs))

@@ -31,7 +31,9 @@ def ascent(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
       The slope over its largest term, float32 [N, C], and the logarithm of that term [N].
     """
-    logits, labels = tf.cast(logits, tf.float32), tf.cast(labels, tf.float32)
+    # Rounding may leave a probability just above 1, whose complement has no logarithm.
+    labels = tf.minimum(tf.cast(labels, tf.float32), 1.0)
+    logits = tf.cast(logits, tf.float32)
     log_p = tf.nn.log_softmax(logits)
     raised = log_p + tf.math.log1p(-labels)
     lowered = tf.math.log(labels) + _log_rest(logits, log_p)
