@@ -70,6 +70,16 @@ def test_a_resumed_run_remembers_the_best_of_its_history():
         judge([COLLAPSED], action="raise", history=history)
 
 
+@pytest.mark.parametrize("warmup_epochs, judged", [(3, True), (3.5, False), (4, False)])
+def test_an_epoch_that_begins_while_epsilon_warms_up_is_not_judged(warmup_epochs, judged, capsys):
+    judge([*HEALTHY, COLLAPSED], warmup_epochs=warmup_epochs)
+    assert ("epoch 4" in capsys.readouterr().err) is judged
+    judge([*HEALTHY, COLLAPSED, COLLAPSED], warmup_epochs=warmup_epochs)
+    assert "in epoch 5: PGD leaves 2.0% of the validation images right, after 41.0%" in (
+        capsys.readouterr().err
+    )
+
+
 def test_an_epoch_without_validation_is_not_judged():
     callback = judge(HEALTHY, action="raise")
     callback.on_epoch_end(3, {"adversarial_accuracy": 0.9})

@@ -304,7 +304,7 @@ def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path, monkeypatc
 
 def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
     values = {"epochs": 5, "picture_grid": 5, "on_overfitting": "stop", "epsilon": 9.0}
-    values |= {"test_steps": 7, "validation_steps": 2}
+    values |= {"test_steps": 7, "validation_steps": 2, "epsilon_warmup_epochs": 2.5}
     made, _, _, options = fitted(module, noted, tmp_path, **values)
     history = [{"epoch": 1, "val_adversarial_accuracy": 0.5}]
     progress, nan, board, overfitting = options["callbacks"](6 + 4, {"history": history})
@@ -315,6 +315,7 @@ def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
     assert (board.log_dir, board.batch_size) == (tmp_path / "logs", 8)
     assert board.settings.items() >= {"epsilon": 9.0, "validation_steps": 2, "seed": 3}.items()
     assert (overfitting.action, overfitting.best, overfitting.best_epoch) == ("stop", 0.5, 1)
+    assert overfitting.warmup_epochs == 2.5
     pictures = board.pictures
     assert pictures.images[:, 0, 0, 0].tolist() == [0, 16, 32, 48, 64]
     assert pictures.labels.tolist() == [0, 1, 1, 0, 1]

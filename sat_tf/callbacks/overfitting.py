@@ -30,19 +30,26 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         raises before a later callback saves the epoch, so put this one before it.
       tolerance: share of the best robust accuracy, in (0, 1).
       history: logs of the epochs that a resumed run has behind it.
+      warmup_epochs: in which the training attack is smaller than that of validation: an epoch that
+        begins there is not judged, as the network beats that attack rightly.
 
     Raises:
       ValueError: an unknown action or a tolerance out of range.
     """
 
     def __init__(
-        self, action: str = "warn", *, tolerance: float = 0.5, history: Sequence[dict] = ()
+        self,
+        action: str = "warn",
+        *,
+        tolerance: float = 0.5,
+        history: Sequence[dict] = (),
+        warmup_epochs: float = 0.0,
     ):
         super().__init__()
         specs.one_of("action", action, ACTIONS)
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance is {tolerance}; give a share between 0 and 1")
-        self.action, self.tolerance = action, tolerance
+        self.action, self.tolerance, self.warmup_epochs = action, tolerance, warmup_epochs
         self.best, self.best_epoch = 0.0, 0
         for logs in history:
             self._remember(logs.get("val_adversarial_accuracy", 0.0), logs["epoch"])
@@ -59,7 +66,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         training = float(logs["adversarial_accuracy"])
         robust = float(logs["val_adversarial_accuracy"])
         allowed = self.tolerance * self.best
-        if self.best - robust > allowed and training - robust > allowed:
+        collapsed = self.best - robust > allowed and training - robust > allowed
+        if collapsed and epoch >= self.warmup_epochs:
             self._act(self._message(epoch + 1, training, robust))
         self._remember(robust, epoch + 1)
 

@@ -68,7 +68,11 @@ def watchers(
         callbacks.TensorBoard(
             path / "logs", batch_size=recipe.batch_size, pictures=grid, settings=settings
         ),
-        CatastrophicOverfitting(recipe.on_overfitting, history=record["history"]),
+        CatastrophicOverfitting(
+            recipe.on_overfitting,
+            history=record["history"],
+            warmup_epochs=recipe.epsilon_warmup_epochs,
+        ),
     ]
 
 
