@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from sat_tf import attacks
 from sat_tf.attacks.own import OwnAttack
 from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation.report import page
+from sat_tf.evaluation.runner import judged
+from sat_tf.evaluation.stream import Stream
 from tests import linear_network
 
 IMAGES = linear_network.images(60).reshape(-1, 4, 6, 1)  # grey: two channels have no picture
@@ -64,6 +67,17 @@ def test_it_is_kept_with_the_verdicts_and_unknown_to_files_of_before(found, tmp_
     assert old.top5 is None and (old.standing == report.standing).all()
     assert old.to_dict()["adversarial_top5_accuracy"] is None
     assert run(verdict_file=tmp_path / "before.npz").top5 is None  # also once it was saved again
+
+
+def test_of_equal_logits_five_classes_are_first_and_of_numbers_that_are_none_no_class():
+    rows = np.repeat(np.array([[0.0], [0.0], [np.nan], [np.inf]], np.float32), 12, 1)
+    rows[1, 7] = 1.0  # before all others, of which the first four follow
+    images = np.repeat(np.arange(4, dtype=np.float32), 12).reshape(-1, 1, 1, 1)
+    stream = Stream((images, np.tile(np.arange(12, dtype=np.int32), 4)), 48)
+    found = judged(lambda images: tf.gather(rows, tf.cast(images[:, 0, 0, 0], tf.int32)), stream)
+    right = [np.flatnonzero(row).tolist() for row in found.in_top5.reshape(4, 12)]
+    assert right == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 7], [], []]
+    assert (found.in_top5 >= found.correct).all()
 
 
 def test_of_ten_classes_it_is_not_told():
