@@ -10,7 +10,7 @@ from sat_tf import attacks
 from sat_tf.attacks import PGD, transfer
 from sat_tf.attacks.targeted import TARGETS, SteppedTargetedPGD, TargetedPGD, targets
 from sat_tf.evaluate import Options, evaluate
-from sat_tf.evaluation import settings
+from sat_tf.evaluation import plan, settings
 from sat_tf.training import parts
 from tests import linear_network
 
@@ -105,6 +105,18 @@ def test_in_an_evaluation_what_stands_is_left_where_the_target_gains_most():
     np.testing.assert_allclose(found[standing], ends[standing], rtol=0, atol=1e-4)
     # The ends are the worst points for these targets, so whatever they break is broken.
     assert not (standing & (network(ends.astype(np.float32)).numpy().argmax(1) != labels)).any()
+
+
+@pytest.mark.parametrize("target", ["random", "least_likely"])
+def test_an_evaluation_restarts_it_as_it_restarts_pgd(target):
+    attack = attacks.make(f"pgd-3-{target}", epsilon=6.0, num_classes=4)
+    ((again,),) = [
+        stage.attacks for stage in plan.stages([attack], "main", 9, restarts=4, last_iterate=True)
+    ]
+    assert (again.name, again.num_steps, again.target) == (f"pgd-3x4-{target}", 16, target)
+    assert vars(again.pgd) == vars(attack.pgd)
+    (once,) = plan.stages([attack], "main", 9, restarts=1, last_iterate=True)
+    assert once.attacks == [attack]
 
 
 @pytest.mark.parametrize("name", ["pgd", "pgd-random", "pgd-least_likely"])

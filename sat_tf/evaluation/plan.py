@@ -9,6 +9,7 @@ import numpy as np
 
 from sat_tf.attacks import PGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
+from sat_tf.attacks.targeted import SteppedTargetedPGD
 from sat_tf.attacks.trajectory import Trajectory
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.packing.packed import Verdict
@@ -183,16 +184,22 @@ def sweeps_of(planned: Sequence[Stage]) -> list[Sweep]:
 
 
 def _stepped(attack, restarts):
-    if not isinstance(attack, PGD):
+    towards = isinstance(attack, SteppedTargetedPGD)
+    # Towards a class it has its restarts already, where the evaluation asks for no more.
+    if not isinstance(attack, PGD) and not (towards and restarts > 1):
         return attack
-    return RestartedPGD(
-        epsilon=attack.epsilon,
-        step_size=attack.step_size,
-        steps=attack.steps,
-        restarts=restarts if attack.random_start else 1,
-        random_start=attack.random_start,
-        norm=attack.norm,
-    )
+    pgd = attack.pgd if towards else attack
+    settings = {
+        "epsilon": pgd.epsilon,
+        "step_size": pgd.step_size,
+        "steps": pgd.steps,
+        "restarts": restarts if pgd.random_start else 1,
+        "random_start": pgd.random_start,
+        "norm": pgd.norm,
+    }
+    if towards:
+        return SteppedTargetedPGD(attack.target, eot_steps=attack.eot_steps, **settings)
+    return RestartedPGD(**settings)
 
 
 def _groups(attacks):
