@@ -75,7 +75,8 @@ def main() -> None:
     if not settings.balls:
         _evaluate_ball(settings, network, strategy, attacks[0])
         return
-    with artefacts.reserve([], settings.report):
+    _refuse_other_kind(settings, "norms")
+    with artefacts.reserve({"html"} & set(settings.flags.write), settings.report):
         reports = [
             _evaluate_ball(one, network, strategy, its_attacks)
             for one, its_attacks in zip(each, attacks, strict=True)
@@ -90,6 +91,7 @@ def _evaluate_ball(settings, network, strategy, attacks):
     dataset, shape = load_images(settings, network)
     artefacts.require_space(write, settings.report, shape, image_type)
     options = _options(settings, network, attacks, strategy)
+    _refuse_other_kind(settings, "attacks")
     # Held until all is written, so that two evaluations cannot mix their files.
     with artefacts.reserve(write, settings.report):
         with handling_stops(_stop):
@@ -118,10 +120,11 @@ def _measure_corruptions(settings):
     write = settings.flags.write
     artefacts.check_names(write, ("html", "plots"))
     kinds = corruptions.Kinds.of(settings)
+    _refuse_other_kind(settings, "corruptions")
     network, _ = load_network(settings)
     print(f"{settings.source} on {settings.dataset} {settings.split}, corrupted", flush=True)
     with artefacts.reserve(write, settings.report):
-        with handling_stops(_stop):
+        with handling_stops(_begin_anew):
             report = corruptions.measure(settings, kinds, network, _about(settings))
         report.save(settings.report)
         print(report.text(), flush=True)
@@ -150,7 +153,8 @@ def _attacks(settings, network, surrogate, epsilon):
 
 
 def _headline(settings, attacks):
-    sizes = sorted({attack.step_size for attack in attacks if isinstance(attack, PGD)})
+    inner = [getattr(attack, "pgd", attack) for attack in attacks]  # of PGD towards a class
+    sizes = sorted({attack.step_size for attack in inner if isinstance(attack, PGD)})
     steps = f", step size {' '.join(f'{size:g}' for size in sizes)}" if sizes else ""
     restarts = f", restarts of PGD {settings.flags.restarts}" if sizes else ""
     surrogate = settings.flags.surrogate
@@ -179,6 +183,11 @@ def _options(settings, network, attacks, strategy):
         image_file=artefacts.image_file(settings.flags.write, settings.report),
         show_progress=True,
     )
+
+
+def _refuse_other_kind(settings, kind):
+    if not settings.flags.overwrite:
+        artefacts.refuse_other_kind(settings.report, kind)
 
 
 def _about(settings):
@@ -215,6 +224,12 @@ def _stop(number, frame):
     """Ends the program, on Ctrl-C or SIGTERM; the session saves what is known on its way out."""
     del frame
     raise Interrupted("stopped; the same command continues", number)
+
+
+def _begin_anew(number, frame):
+    """Ends a measurement of corruptions, of which nothing is kept on the way."""
+    del frame
+    raise Interrupted("stopped; the same command begins anew", number)
 
 
 def command() -> None:

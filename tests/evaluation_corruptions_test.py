@@ -1,6 +1,7 @@
 """Laws of the corruption report: counts of NumPy, the mean errors of the paper, one command."""
 
 import json
+import signal
 import sys
 import types
 
@@ -14,6 +15,7 @@ from absl import flags
 from flags import evaluate as own_flags
 from sat_tf import evaluate
 from sat_tf.evaluation.report.corruptions import CorruptionReport, read_baseline
+from sat_tf.runs import Interrupted
 from tests import programs
 
 KINDS = [(name, severity) for name in ("fog", "snow", "contrast") for severity in (1, 3)]
@@ -193,6 +195,7 @@ def test_kinds_of_a_stored_set_are_read_from_it(asked, pictures):
         (("--corruptions=rain",), "corruption is 'rain'; use one of: all, gaussian_noise, "),
         (("--corruptions=fog", "--severities=7"), "severities are 7; give some of 1,2,3,4,5"),
         (("--corruptions=fog", "--attacks=square"), "--attacks is of attacks"),
+        (("--corruptions=fog", "--surrogate=other.keras"), "--surrogate is of attacks"),
         (("--corruptions=fog", "--write=npz"), "use some of: html, plots"),
         (("--severities=1", "--epsilon=8"), "--severities is of corruptions"),
         (("--corruptions=fog", "--dataset=cifar10_corrupted", "--data_dir=/none"),
@@ -209,3 +212,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         evaluate.main()
     assert said in str(error.value) and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_promises_no_more_than_is_kept(asked, monkeypatch, tmp_path):
+    """What was measured is not kept on the way, so the same command begins anew."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "imagecorruptions", types.SimpleNamespace(corrupt=darkened))
+    monkeypatch.setattr(evaluate, "load_network", lambda settings: (None, None))
+    monkeypatch.setattr(
+        evaluate.corruptions, "measure", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )
+    asked("--network=none.keras", "--dataset=cifar10", "--corruptions=fog")
+    with pytest.raises(Interrupted, match="stopped; the same command begins anew"):
+        evaluate.main()

@@ -75,6 +75,20 @@ def test_the_union_is_the_and_of_the_single_commands(parse, run_of_digits, capsy
     assert f"union {100 * both.mean():.2f}" in " ".join(printed.split())
     page = path.with_suffix(".html").read_text()
     assert 'href="all.l2.html"' in page and f"{100 * both.mean():.2f} %" in page
+    # What the balls of one command say of each other is not lost to a command of one ball, nor
+    # is the page of all refused only when all is attacked.
+    parse(f"--workdir={run_of_digits}", *ALWAYS, f"--json={path}", "--norm=linf", "--epsilon=4")
+    with pytest.raises(ValueError, match="is a report of norms and would become one of attacks"):
+        evaluate.main()
+    parse(*command[:-3], f"--json={run_of_digits}/alone.linf.json", *command[-2:])
+    with pytest.raises(ValueError, match="is a report of attacks and would become one of norms"):
+        evaluate.main()
+    (run_of_digits / "other.html").mkdir()
+    parse(*command[:-3], f"--json={run_of_digits}/other.json", *command[-2:])
+    with pytest.raises(OSError, match="other.html: it is a directory"):
+        evaluate.main()
+    assert json.loads(path.read_text()) == union
+    assert not list(run_of_digits.glob("other.*.json"))
     # Given again, it takes up the verdicts of both and attacks nothing.
     path.unlink()
     monkeypatch.setattr(Runner, "run", lambda *_: pytest.fail("attacked again"))

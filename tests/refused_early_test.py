@@ -1,6 +1,7 @@
 """What the end of a program would refuse is refused at its beginning."""
 
 import errno
+import json
 import os
 import shutil
 import types
@@ -55,6 +56,22 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path):
             with artefacts.reserve(["html", "npz"], tmp_path / "report.json"):
                 pass
         (tmp_path / name).rmdir()
+
+
+@pytest.mark.parametrize("kind", artefacts.KINDS)
+def test_a_report_of_one_kind_takes_the_place_of_none_of_another(kind, tmp_path):
+    path = tmp_path / "report.json"
+    artefacts.refuse_other_kind(path, kind)
+    for found in artefacts.KINDS:
+        path.write_text(json.dumps({"flags": dict.fromkeys(artefacts.KINDS), found: []}))
+        if found == kind:
+            artefacts.refuse_other_kind(path, kind)
+            continue
+        with pytest.raises(ValueError, match=f"is a report of {found} and would become .*{kind};"):
+            artefacts.refuse_other_kind(path, kind)
+    for text in ("[1]", "{}", "no report"):
+        path.write_text(text)
+        artefacts.refuse_other_kind(path, kind)
 
 
 def test_a_device_is_never_replaced_by_a_file(tmp_path):

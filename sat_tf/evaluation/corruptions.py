@@ -15,6 +15,11 @@ from sat_tf.evaluation.settings import Settings, load_images
 from sat_tf.evaluation.stream import Stream
 from sat_tf.runs import workdir
 
+_OF_ATTACKS = (
+    "attacks curve epsilon epsilons fold_batch_norm image_type last_iterate norm norms restarts "
+    "save_every step_size steps_curve surrogate"
+).split()
+
 
 @dataclasses.dataclass(frozen=True)
 class Kinds:
@@ -39,7 +44,7 @@ class Kinds:
             does not fit, a flag of attacks.
         """
         flags = settings.flags
-        for name in "attacks curve norm norms epsilon epsilons restarts step_size".split():
+        for name in _OF_ATTACKS:
             if flags[name].present:
                 raise ValueError(
                     f"--{name} is of attacks, and --corruptions measures without any; give two "

@@ -25,6 +25,8 @@ _SUFFIXES = {
     "npz": ".images.npz",
     "tfrecord": ".images.tfrecord",
 }
+# What a report of one ball, of several and of corruptions has, and the others have not.
+KINDS = ("attacks", "norms", "corruptions")
 _LAST_SUMMARY = "evaluation/pictures"
 
 
@@ -33,6 +35,25 @@ def check_names(names: Sequence[str], known: Sequence[str] = NAMES) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"--write holds {name!r}; use some of: {', '.join(known)}")
+
+
+def refuse_other_kind(path: pathlib.Path, kind: str) -> None:
+    """Raises ValueError where a report of another kind is there, which no verdicts guard.
+
+    Args:
+      path: of the report.
+      kind: of `KINDS`: what the report to be written holds.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except ValueError:  # no report
+        return
+    held = [one for one in KINDS if isinstance(found, dict) and one in found]
+    if held and kind not in held:
+        raise ValueError(
+            f"{path} is a report of {held[0]} and would become one of {kind}; give another --json, "
+            "or --overwrite to replace it"
+        )
 
 
 @contextlib.contextmanager
