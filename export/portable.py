@@ -2,54 +2,61 @@
 
     python -m export.portable --workdir=runs/digits --output=digits.onnx
     python -m export.portable --network=zoo:cifar10_resnet18w16_swish --output=cifar10.tflite
+    python -m export.portable --workdir=runs/digits --output=digits.tflite --int8
 
 The file takes float32 pixels [N, H, W, C] in [0, 255] and gives logits. It appears once a fresh
 process, with the format's runtime and without Keras and this project, has given the network's
-logits for 16 pictures. The converter is Keras's own `Model.export`.
+logits for 16 pictures. The converter is Keras's own `Model.export`. With `--int8` a LiteRT file
+computes in integers, and what that costs in accuracy, clean and attacked, stands beside it in JSON.
 """
 
 import contextlib
 import importlib.util
-import inspect
-import os
-import subprocess
+import json
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from absl import flags
 
-from export import checks, expectations
+from export import checks, expectations, int8, runtimes
 from flags import portable as own_flags
-from sat_tf import cli, loading
-from sat_tf.runs import atomic
+from sat_tf import cli, loading, zoo
+from sat_tf.runs import atomic, workdir
 
 # {suffix: (Keras's name of the format, {module that is needed: what pip calls it})}
 FORMATS = {
     ".onnx": ("onnx", {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}),
     ".tflite": ("litert", {"ai_edge_litert": "ai-edge-litert"}),
 }
+# Flags of --int8, and what else a run may say of them.
+_OF_INT8 = ("dataset", "data_dir", "epsilon", "num_images", "calibration_images", "seed")
+_OF_RUN = ("dataset", "data_dir", "epsilon", "norm", "eval_resize")
 
 
-def export(network: keras.Model, output: Path) -> None:
+def export(
+    network: keras.Model, output: Path, trial: int8.Trial | None = None
+) -> dict[str, Any] | None:
     """Writes the file, whole or not at all.
 
     Args:
       network: pixels to logits, of one image size.
       output: a new file; its suffix, one of `FORMATS`, says the format.
+      trial: makes a LiteRT file of integers, and measures it; the figures go into `output` with the
+        suffix `.json`. None: float32.
+
+    Returns:
+      The figures, see `int8.measure`; None of a float32 file.
 
     Raises:
       ValueError: another suffix, a package that is missing, a network of another form, something
         that the converter cannot write, or other logits than the network's.
     """
-    if output.suffix not in FORMATS:
-        raise ValueError(f"{output} has no suffix of a format; use one of: {', '.join(FORMATS)}")
-    atomic.refuse_remote(output)
-    if output.exists():
-        raise ValueError(f"{output} is there already; --output names a new file")
+    _check_output(output, trial is not None)
     kind, packages = FORMATS[output.suffix]
     missing = [package for name, package in packages.items() if not importlib.util.find_spec(name)]
     if missing:
@@ -65,16 +72,30 @@ def export(network: keras.Model, output: Path) -> None:
         prefix=f".{output.stem}.partial-", dir=output.parent
     ) as folder:
         partial = Path(folder) / f"network{output.suffix}"
-        _convert(network, partial, kind)
-        _verify(network, partial, Path(folder) / "answers.npz", image_shape)
+        _convert(network, partial, kind, int8.options(trial.calibration) if trial else {})
+        figures = int8.measure(network, partial, trial) if trial else _verify(network, partial)
+        if trial:
+            atomic.write_text(output.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
         partial.replace(output)
+    return figures
 
 
-def _convert(network, path, kind):
+def _check_output(output, quantised):
+    if output.suffix not in FORMATS:
+        raise ValueError(f"{output} has no suffix of a format; use one of: {', '.join(FORMATS)}")
+    atomic.refuse_remote(output)
+    if quantised and output.suffix != ".tflite":
+        raise ValueError(f"int8 is written as LiteRT alone, not {output}; --output=NAME.tflite")
+    for path in (output, output.with_suffix(".json")) if quantised else (output,):
+        if path.exists():
+            raise ValueError(f"{path} is there already; --output names a new file")
+
+
+def _convert(network, path, kind, options):
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # Keras asks NumPy for a name of old
-            network.export(str(path), format=kind, verbose=False)
+            network.export(str(path), format=kind, verbose=False, **options)
     except Exception as error:  # whatever a converter meets
         brief = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -82,49 +103,16 @@ def _convert(network, path, kind):
         ) from error
 
 
-def _verify(network, path, answers, image_shape):
-    pixels = expectations.probes(*image_shape)
+def _verify(network, path):
+    pixels = expectations.probes(*network.input_shape[1:]).astype(np.float32)
     logits = expectations.logits_of(network, pixels)
     tolerance = expectations.tolerance(network, [logits])
-    np.savez(answers, images=pixels.astype(np.float32), logits=logits, tolerance=tolerance)
-    code = f"{inspect.getsource(compare)}\nimport sys\ncompare(*sys.argv[1:])"
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(answers)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
-        raise ValueError(f"the {path.suffix} file is not verified: {said}")
-
-
-def compare(path: str, answers: str) -> None:
-    """Compares a file's logits with the network's, in a process that has the runtime alone.
-
-    Its source is run there, so it names nothing of this module.
-    """
-    import importlib
-
-    import numpy as np
-
-    with np.load(answers) as stored:
-        images, logits, tolerance = stored["images"], stored["logits"], stored["tolerance"]
-    if path.endswith(".onnx"):
-        runtime = importlib.import_module("onnxruntime")
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {session.get_inputs()[0].name: images})
-    else:
-        runtime = importlib.import_module("ai_edge_litert.interpreter")
-        interpreter = runtime.Interpreter(model_path=path)
-        taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        interpreter.resize_tensor_input(taken["index"], images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(taken["index"], images)
-        interpreter.invoke()
-        found = interpreter.get_tensor(given["index"])
-    difference = float(np.abs(found - logits).max())
+    difference = float(np.abs(runtimes.ask(path, pixels).logits - logits).max())
     if not difference <= tolerance:  # so written that NaN fails
-        raise ValueError(f"its logits are {difference:.3g} off; at most {tolerance:.3g} may be")
+        raise ValueError(
+            f"the {path.suffix} file is not verified: its logits are {difference:.3g} off; at most "
+            f"{tolerance:.3g} may be"
+        )
 
 
 def main() -> None:
@@ -135,8 +123,32 @@ def main() -> None:
     if given.output is None:
         raise ValueError("--output is missing; give a new file, NAME.onnx or NAME.tflite")
     source = given.network or str(Path(given.workdir) / "network.keras")
-    export(loading.load(source), Path(given.output))
+    network = loading.load(source)
+    trial = _trial(given, source, network) if given.int8 else _refuse_without_int8(given)
+    figures = export(network, Path(given.output), trial)
     print(f"{given.output} (verified in a fresh process)")
+    if trial:
+        print(f"{int8.told(figures)}\n{Path(given.output).with_suffix('.json')}")
+
+
+def _trial(given, source, network):
+    _check_output(Path(given.output), True)  # before the data are read
+    run = workdir.read_metrics(Path(given.workdir)) if given.workdir else zoo.metrics(source)
+    known = {name: run[name] for name in _OF_RUN if run.get(name) is not None}
+    chosen = {name: getattr(given, name) for name in _OF_INT8}
+    chosen = known | {name: value for name, value in chosen.items() if value is not None}
+    for name, example in (("dataset", "digits"), ("epsilon", "8")):
+        if name not in chosen:
+            raise ValueError(
+                f"--{name} is not given and no run says it: such as --{name}={example}"
+            )
+    return int8.Trial.read(network, loading.class_names(source), int8.Plan(**chosen))
+
+
+def _refuse_without_int8(given):
+    for name in _OF_INT8:
+        if getattr(given, name) is not None:
+            raise ValueError(f"--{name} is of a measured quantisation; give --int8 as well")
 
 
 def command() -> None:

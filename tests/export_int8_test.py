@@ -1,0 +1,124 @@
+"""A quantised file comes with its accuracies, by the images that break the float network."""
+
+import importlib.util
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from export import int8, portable, runtimes
+from sat_tf import data, loading
+
+SOURCE = "zoo:digits_resnet8_swish"
+PLAN = int8.Plan("digits", 32.0, num_images=40, calibration_images=60)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return loading.load(SOURCE)
+
+
+@pytest.fixture(scope="module")
+def trial(network):
+    return int8.Trial.read(network, None, PLAN)
+
+
+def test_calibration_is_chosen_by_the_seed_and_the_test_images_are_the_first(network, trial):
+    test, labels = next(iter(data.load("digits", "test", batch_size=40)))
+    np.testing.assert_array_equal(trial.images, test)
+    np.testing.assert_array_equal(trial.labels, labels)
+    whole = next(iter(data.load("digits", "train", batch_size=2000)))[0].numpy()
+    distances = np.abs(trial.calibration[:, None] - whole[None]).max((2, 3, 4))
+    assert (distances.min(1) == 0).all()  # pictures of the training split as they are
+    assert len(set(distances.argmin(1))) == 60
+    for seed, same in ((0, True), (1, False)):
+        plan = int8.Plan("digits", 32.0, num_images=1, calibration_images=60, seed=seed)
+        again = int8.Trial.read(network, None, plan).calibration
+        assert np.array_equal(again, trial.calibration) == same
+
+
+def test_the_attack_is_on_the_float_network():
+    inputs = keras.Input((4, 4, 1))
+    dense = keras.layers.Dense(2, use_bias=False)
+    linear = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 255, (5, 4, 4, 1)).astype(np.float32)
+    labels = np.array([0, 1, 1, 0, 1], np.int32)
+    # Small weights: a softmax that is not saturated in float32 has a gradient.
+    dense.set_weights([random.normal(size=(16, 2)) / 200])
+    trial = int8.Trial(int8.Plan("none", 8.0), images, images, labels)
+    weights = dense.get_weights()[0].astype(np.float64)
+    margin = np.where(labels[:, None], 1, -1) * (weights[:, 1] - weights[:, 0])
+    worst = np.clip(images - 8 * np.sign(margin).reshape(images.shape), 0, 255)
+    np.testing.assert_allclose(trial.adversarial(linear), worst, atol=1e-4)
+
+
+def test_accuracies_count_each_network_on_clean_and_on_attacked_images(
+    network, trial, tmp_path, monkeypatch
+):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(b"12345")
+    operations = ["QUANTIZE int8", "CONV_2D int8", "ERF float32", "ERF float32"]
+    counts = {}
+
+    def answer(_, images):
+        logits, labels = network(images, training=False).numpy(), np.tile(trial.labels, 2)
+        right = np.flatnonzero(logits.argmax(1) == labels)
+        moved = np.concatenate([right[:3], right[-5:]])  # of the clean and of the attacked
+        logits[moved, labels[moved]] -= 20.0
+        counts["float32"] = [(right < 40).sum(), (right >= 40).sum()]
+        counts["int8"] = np.array(counts["float32"]) - [3, 5]
+        return runtimes.Answer(logits, [*operations, "DEQUANTIZE float32"])
+
+    monkeypatch.setattr(int8.runtimes, "ask", answer)
+    monkeypatch.setattr(int8, "FURTHEST", 1.0)
+    figures = int8.measure(network, path, trial)
+    assert counts["float32"][0] > counts["float32"][1] > 5
+    for kind in ("float32", "int8"):
+        assert list(figures[kind].values()) == pytest.approx(np.array(counts[kind]) / 40)
+    assert figures["largest_logit_difference"] == pytest.approx(20, abs=1e-4)
+    assert figures["float32_operations"] == {"ERF": 2}
+    assert "operations that stay float32, but for pixels and logits: 2 ERF" in int8.told(figures)
+    monkeypatch.setattr(int8.Trial, "adversarial", lambda trial, _: trial.images)
+    for logits, kind, words in (
+        (np.full((80, 10), np.nan), "CONV_2D int8", "not verified: its logits are nan off"),
+        (np.full((80, 10), 99.0), "CONV_2D int8", "not verified: its logits are .* off"),
+        (np.zeros((80, 10)), "CONV_2D float32", "left every operation float32"),
+    ):
+        found = runtimes.Answer(logits, [kind])
+        monkeypatch.setattr(int8.runtimes, "ask", lambda *given, found=found: found)
+        with pytest.raises(ValueError, match=words):
+            int8.measure(network, path, trial)
+
+
+def test_a_file_of_integers_answers_nearly_as_the_network(network, trial, tmp_path):
+    if not importlib.util.find_spec("ai_edge_litert"):
+        pytest.skip("not installed: ai_edge_litert")
+    output = tmp_path / "digits.tflite"
+    portable.export(network, output, trial)
+    assert output.stat().st_size < 2 * network.count_params()  # float32: 4 bytes each
+    figures = json.loads(output.with_suffix(".json").read_text())
+    answer = runtimes.ask(output, trial.images)
+    logits = network(trial.images, training=False).numpy()
+    far = np.abs(answer.logits - logits).max()
+    assert figures["largest_logit_difference"] == pytest.approx(far, rel=1e-3)
+    assert 0.01 < far < 0.1 * np.abs(logits).max()
+    # r = scale (q - zero_point): all logits lie on a grid of at most 256 points.
+    steps = np.diff(np.unique(answer.logits))
+    np.testing.assert_allclose(steps / steps.min(), np.round(steps / steps.min()), atol=1e-2)
+    assert not figures["float32_operations"]
+    assert "CONV_2D int8" in answer.operations
+    with pytest.raises(ValueError, match="is there already"):
+        portable.export(network, output, trial)
+
+
+def test_integers_are_refused_in_another_format_or_over_figures(network, trial, tmp_path):
+    with pytest.raises(ValueError, match="int8 is written as LiteRT alone, not .*new.onnx"):
+        portable.export(network, tmp_path / "new.onnx", trial)
+    (tmp_path / "new.json").touch()
+    with pytest.raises(ValueError, match="new.json is there already"):
+        portable.export(network, tmp_path / "new.tflite", trial)
+    coloured = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalMaxPool2D()])
+    with pytest.raises(ValueError, match="channel"):
+        int8.Trial.read(coloured, None, PLAN)
