@@ -17,7 +17,7 @@ NAMED = {
     "paper": ["33.0", "42.3", "68.8", "69.7", "+1.5", "+3.9"],
     "versions": ["3.10", "3.11", "3.13", "2.21", "2.21.0", "2.15", "3.15.1", "3.3.4", "1.20.1"],
     "settings": ["1.25", "95", "0.8"],
-    "aims": ["1.30", "1.05", "1.08", "1.55", "6.3"],
+    "aims": ["1.2", "1.30", "1.05", "1.08", "1.55", "6.3"],
     "about": ["2.3", "8.5", "0.075"],
 }
 # A number with a point or thousands, or one in percent.
@@ -46,7 +46,8 @@ def numbers(content, key=""):
         for value in content:
             yield from numbers(value, key)
     elif isinstance(content, str) and key in TABLES:
-        yield from (float(one) for one in re.findall(r"\d+(?:\.\d+)?", content))
+        found = re.findall(r"\d[\d,]*(?:\.\d+)?", content)
+        yield from (float(one.replace(",", "")) for one in found)
     elif isinstance(content, (int, float)) and not isinstance(content, bool):
         yield content
 
