@@ -54,8 +54,9 @@ ASKED = {
     "overwrite": "true",
     "save_every": "4.5",
 }
-# Of other ways to measure, which exclude these: evaluation_corruptions_test, evaluation_union_test.
-APART = {"corruptions", "severities", "corruption_baseline", "norms", "epsilons"}
+# Of other ways to measure, which exclude these: evaluation_corruptions_test, evaluation_union_test;
+# and attacks_targeted_test of the surrogate.
+APART = {"corruptions", "severities", "corruption_baseline", "norms", "epsilons", "surrogate"}
 
 
 @pytest.fixture
