@@ -20,8 +20,8 @@ def define() -> None:
     flags.DEFINE_string(
         "network",
         None,
-        "Another network: zoo:NAME, a .keras file, a SavedModel, or module:function that returns a "
-        "model.",
+        "Another network: a run's directory, a .keras file, a SavedModel, zoo:NAME, "
+        "keras.applications:NAME or module:function that returns a model.",
     )
     flags.DEFINE_list(
         "input_range",
@@ -29,7 +29,10 @@ def define() -> None:
         "What pixels 0 and 255 are to the network: 0,1 or -1,1; default: pixels.",
     )
     flags.DEFINE_string(
-        "preprocessing", "none", "Of keras.applications, for its networks: tf, torch or caffe."
+        "preprocessing",
+        "none",
+        "What a .keras file, SavedModel or function expects of its input, as keras.applications "
+        "names it: tf, torch or caffe.",
     )
 
     flags.DEFINE_string("dataset", None, "Data set; default: the one of training.")

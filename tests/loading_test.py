@@ -1,5 +1,7 @@
 """A network answers the same, wherever it is loaded from, and takes pixels in the end."""
 
+import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from flags import evaluate as own_flags
 from sat_tf import loading, models
 from sat_tf.attacks import PGD
 from sat_tf.data import selection
 from sat_tf.evaluate import Options, evaluate
-from tests import linear_network
+from sat_tf.evaluation import settings
+from tests import linear_network, programs
 
 
 def network_of(scale=1 / 127.5, offset=-1.0):
@@ -147,6 +151,42 @@ def test_an_input_range_stands_between_pixels_and_network(images, low, high):
     np.testing.assert_allclose(adapted(images), network_of()(images), atol=1e-5)
     assert adapted.output_shape == other.output_shape
     assert loading.weights_hash(adapted) == loading.weights_hash(other)
+
+
+def test_what_prepares_pixels_itself_is_prepared_no_second_time(saved, tmp_path, monkeypatch):
+    """Refused from the command line before anything loads; what is not known is let through."""
+    (tmp_path / "run").mkdir()
+    shutil.copy(saved / "network.keras", tmp_path / "run")
+    known = ("keras.applications:ResNet50", "zoo:digits_resnet8_swish", str(tmp_path / "run"))
+    for source in known:
+        for asked in ("--preprocessing=caffe", "--input_range=0,1"):
+            values = programs.parsed(
+                own_flags.define, f"--network={source}", asked, "--dataset=digits", "--epsilon=8"
+            )
+            with monkeypatch.context() as patch, pytest.raises(ValueError) as error:
+                patch.setattr(loading, "load", None)
+                settings.load_network(settings.complete(values))
+            assert f"network {source} takes pixels" in str(error.value)
+            assert "leave out --preprocessing and --input_range" in str(error.value)
+    for source in ("network.keras", "served", "served/10"):
+        loading.refuse_prepared(str(saved / source))
+    loading.refuse_prepared("tests.loading_test:make")
+
+
+def test_every_list_of_sources_is_that_of_load():
+    with pytest.raises(ValueError, match="is not there; give ") as error:
+        loading.load("nothing/here")
+    sources = str(error.value).partition("; give ")[2]
+    values = programs.parsed(own_flags.define)
+    assert sources in values["network"].help
+    document = (pathlib.Path(__file__).parent.parent / "docs/evaluation.md").read_text()
+    _, _, listed = document.partition("`--network` takes a run's directory")
+    listed, end, _ = " ".join(listed.split()).partition("that returns a Keras model")
+    names = re.findall(r"\.keras file|SavedModel|zoo:NAME|keras\.applications:NAME|module:function",
+                       sources)  # fmt: skip
+    assert len(names) == 5 and end
+    for name in names:
+        assert name in listed.replace("`", ""), name
 
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (1.0, 0.0), (0.0,), (0.0, 1.0, 2.0)])

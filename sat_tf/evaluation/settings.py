@@ -117,6 +117,8 @@ def complete(flags: Any) -> Settings:
 
 def load_network(settings: Settings) -> tuple[Any, tf.distribute.Strategy | None]:
     """Returns the network, fed with pixels, and the strategy in whose scope it was made or None."""
+    if settings.input_range is not None or settings.flags.preprocessing != "none":
+        loading.refuse_prepared(settings.source)
     if settings.flags.logical_cpus > 1:
         # Before TensorFlow looks at the devices, which it does once.
         distribution.split_cpu(settings.flags.logical_cpus)

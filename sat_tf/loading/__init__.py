@@ -24,6 +24,7 @@ __all__ = [
     "facts",
     "image_form",
     "load",
+    "refuse_prepared",
     "weights_hash",
 ]
 
@@ -68,6 +69,27 @@ def load(source: str, *, download: bool = False) -> Any:
         f"network {source!r} {found}; give a run's directory, a .keras file, a SavedModel, "
         "zoo:NAME, keras.applications:NAME or module:function"
     )
+
+
+def refuse_prepared(source: str) -> None:
+    """Refuses an input range or a preprocessing for a network that takes pixels as it is.
+
+    Such are runs, the zoo's networks and those of `keras.applications`: what prepares pixels
+    stands inside, and would be done twice. Of files, SavedModels and functions nothing is known.
+
+    Args:
+      source: as in `load`.
+
+    Raises:
+      ValueError: it is one of these.
+    """
+    path = pathlib.Path(zoo.located(source))
+    is_run = path.is_dir() and served.find(path) is None
+    if is_run or source.startswith(applications.PREFIX):
+        raise ValueError(
+            f"network {source} takes pixels in [0, 255] and prepares them itself; leave out "
+            "--preprocessing and --input_range, which would do it twice"
+        )
 
 
 def class_names(source: str) -> list[str] | None:
