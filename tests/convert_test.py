@@ -9,12 +9,14 @@ import keras
 import numpy as np
 import pytest
 
+from flags import evaluate as own_flags
 from sat_tf import convert, loading
 from sat_tf.evaluation import settings
 from sat_tf.released import names as released
 from sat_tf.released.choice import Choice
 from sat_tf.released.plan import Tensor, plan
 from sat_tf.released.reader import Checkpoint
+from tests import programs
 from tests.released_graphs import (
     B3_STAGES,
     assert_same_logits,
@@ -122,9 +124,8 @@ def test_metrics_tell_what_the_files_were_and_how_the_images_are_read(smooth_run
 
 
 def test_evaluation_takes_data_set_and_ball_from_the_converted_network(smooth_run):
-    names = "network dataset data_dir image_size eval_resize epsilon norm json input_range"
-    flags = dict.fromkeys(names.split()) | {"split": "validation", "curve": [], "json": "r.json"}
-    chosen = settings.complete(types.SimpleNamespace(**flags, workdir=str(smooth_run.path)))
+    asked = f"--workdir={smooth_run.path}", "--json=r.json"
+    chosen = settings.complete(programs.parsed(own_flags.define, *asked))
     assert (chosen.dataset, chosen.epsilon, chosen.norm) == ("imagenet2012", 4.0, "linf")
     assert (chosen.image_size, chosen.eval_resize) == (64, "shorter_side")
 

@@ -274,7 +274,7 @@ def test_ones_own_network_is_trained_by_name_with_the_activation_injected(images
 
 def test_a_recipe_keeps_what_it_begins_with_and_learns_its_size():
     fields = {field.name: None for field in dataclasses.fields(Recipe)}
-    fields |= {"dataset": "digits", "norm": "linf"}
+    fields |= {"dataset": "digits", "norm": "linf", "norms": [], "epsilons": []}
     plain = Recipe(**fields).completed()
     assert (plain.model, plain.activation) == ("resnet8", "swish")
     initial = Recipe(**fields | {"initial_network": "run"}).completed()
