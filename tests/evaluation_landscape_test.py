@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from sat_tf import attacks
@@ -34,7 +35,9 @@ def test_the_loss_is_that_of_a_margin_which_falls_by_the_dual_norm(network, norm
     middle = len(found.offsets) // 2
     assert found.offsets[middle] == 0 and found.offsets[-1] == 8.0
     assert margin[middle, middle] == pytest.approx(abs(logits[0] - logits[1]), rel=1e-4)
-    steepest = np.abs(slope).sum() if norm == "linf" else np.linalg.norm(slope)
+    ones = np.abs(slope).sum()
+    squares = slope @ slope
+    steepest = {"linf": ones, "l2": np.sqrt(squares), "l1": squares / ones}[norm]
     along = margin[:, middle] - margin[middle, middle]
     np.testing.assert_allclose(along, -found.offsets * steepest, rtol=1e-3, atol=1e-4)
     # Random noise is another direction, the same for the whole plane, and less steep.
@@ -46,6 +49,36 @@ def test_the_loss_is_that_of_a_margin_which_falls_by_the_dual_norm(network, norm
         margin - margin[middle, middle], along[:, None] + across, rtol=1e-3, atol=1e-4
     )
     np.testing.assert_array_equal(found.wrong, margin < 0)
+
+
+@pytest.mark.parametrize(("norm", "order"), [("linf", np.inf), ("l2", 2), ("l1", 1)])
+def test_a_point_on_an_axis_is_as_far_from_the_image_as_its_offset_says(network, norm, order):
+    seen = []
+
+    def watched(images, training):
+        seen.append(images.numpy() if hasattr(images, "numpy") else None)
+        return network(images, training=training)
+
+    image = np.full_like(IMAGES[0], 128.0)  # nothing is clipped
+    options = {"index": 0, "epsilon": 8.0, "norm": norm, "seed": 0}
+    found = landscape.around(watched, image, 0, **options)
+    plane = np.stack([one for one in seen if one is not None and len(one) == landscape.POINTS])
+    middle = landscape.POINTS // 2
+    for axis in (plane[:, middle], plane[middle]):  # along the gradient, along noise
+        moves = (axis.astype(np.float64) - image).reshape(landscape.POINTS, -1)
+        lengths = np.linalg.norm(moves, order, axis=1)
+        np.testing.assert_allclose(lengths, np.abs(found.offsets), rtol=1e-4, atol=1e-4)
+    label = plots.landscape(found).axes[0].get_xlabel()
+    assert f"{norm} distance" in label
+
+
+def test_a_loss_without_a_slope_is_flat_along_its_gradient():
+    def constant(images, training):
+        return tf.reduce_sum(images * 0.0, [1, 2, 3])[:, None] + [[1.0, 0.0]]
+
+    options = {"index": 0, "epsilon": 8.0, "norm": "l1", "seed": 0}
+    found = landscape.around(constant, IMAGES[0], 0, **options)
+    np.testing.assert_allclose(found.loss, np.log1p(np.exp(-1.0)), rtol=1e-6)
 
 
 def test_the_noise_is_the_images_own_and_the_seeds(network):

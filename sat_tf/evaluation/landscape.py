@@ -55,10 +55,11 @@ def around(
 ) -> Landscape:
     """Evaluates the network on a square of side `2 epsilon` around an image.
 
-    `d` is the steepest direction of the loss at the image (`geometry.steepest_direction`: the sign
-    of the gradient for linf, the gradient over its L2 norm for l2 and l1), `r` likewise of standard
-    normal noise. Points are clipped to [0, 255]. Off the axes they may be outside the ball: for
-    linf as far as the sum of the offsets.
+    `d` comes of the gradient of the loss at the image and has length 1 in the norm: its sign for
+    linf, the gradient over its L2 norm for l2 and over its L1 norm for l1 (not the steepest
+    direction there, which is a single coordinate); `r` likewise of standard normal noise. So a
+    point on an axis is as far from the image as its offset says. Points are clipped to [0, 255].
+    Off the axes they may be outside the ball: for linf and l1 as far as the sum of the offsets.
 
     Where gradients tell what the loss does, it rises evenly along `d` and hardly along `r`; a ridge
     or holes at the image mean that an attack by gradients is led astray.
@@ -81,7 +82,9 @@ def around(
     )
     random = noise.normal(tf.constant([seed, index], tf.int32), clean)
     kind = "linf" if norm == "linf" else "l2"
-    steepest, other = (geometry.steepest_direction(one, kind) for one in (gradient, random))
+    steepest, other = (
+        _of_length_1(geometry.steepest_direction(one, kind), norm) for one in (gradient, random)
+    )
     offsets = np.linspace(-epsilon, epsilon, POINTS).astype(np.float32)
     loss, wrong = [], []
     for offset in offsets:  # a row at a time, as a whole square may be too many images
@@ -92,3 +95,8 @@ def around(
         loss.append(losses.cross_entropy(logits, many).numpy())
         wrong.append(losses.misclassified(logits, many).numpy())
     return Landscape(index, int(label), norm, offsets, np.stack(loss), np.stack(wrong))
+
+
+def _of_length_1(direction, norm):
+    length = geometry.per_image(geometry.norms(direction, norm))
+    return tf.math.divide_no_nan(direction, length)  # 0 stays 0

@@ -50,8 +50,8 @@ def landscape(found: Landscape) -> Any:
     Returns:
       A matplotlib figure.
     """
-    figure, axes = _figure("along the gradient, in pixels (of 255)")
-    axes.set_ylabel("along random noise, in pixels")
+    figure, axes = _figure(f"along the gradient, {found.norm} distance in pixels (of 255)")
+    axes.set_ylabel(f"along random noise, {found.norm} distance in pixels")
     filled = axes.contourf(found.offsets, found.offsets, found.loss.T, 20, cmap="viridis")
     figure.colorbar(filled, label="cross-entropy of the label")
     said = "the network is right everywhere here"
