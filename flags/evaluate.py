@@ -69,7 +69,8 @@ def define() -> None:
         "With commas: pgd-STEPS, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; towards a class, "
         "pgd-STEPS-random and pgd-STEPS-least_likely; or a version of AutoAttack: autoattack "
         "(standard), plus, rand; quick: its first two with few targets; or one's own, "
-        "module:function (docs/evaluation.md).",
+        "module:function (docs/evaluation.md). They run in this order, but pgd-STEPS first, unless "
+        "--nolast_iterate or --surrogate.",
     )
     flags.DEFINE_string(
         "surrogate",
