@@ -8,6 +8,7 @@ The directory holds `network.safetensors`, `network.py` (PyTorch alone) and `mod
 appears whole or not at all, once a fresh process with PyTorch has given the network's logits.
 """
 
+import importlib.util
 import inspect
 import json
 import os
@@ -47,6 +48,7 @@ def export(
     atomic.refuse_remote(directory)
     if directory.exists():
         raise ValueError(f"{directory} is there already; --directory names a new one")
+    _require_packages(verified)
     image_shape, _ = checks.check_network(network)
     module, arrays = torch_module.source(network), torch_module.state_dict(network)
     atomic.require_space(directory, sum(one.nbytes for one in arrays.values()), "the weights")
@@ -63,14 +65,20 @@ def export(
         files.replace(directory)
 
 
-def _save(arrays, path):
-    try:
-        from safetensors.numpy import save
-    except ImportError as error:
+def _require_packages(verified):
+    needed = ["safetensors", "torch"] if verified else ["safetensors"]
+    missing = [name for name in needed if not importlib.util.find_spec(name)]
+    if missing:
+        unverified = "; --noverify needs no torch" if "torch" in missing else ""
         raise ValueError(
-            f"{path.name} needs the package safetensors, which is not installed: pip install "
-            "safetensors"
-        ) from error
+            "the files for PyTorch need packages that are missing: pip install "
+            f"{' '.join(missing)}{unverified}"
+        )
+
+
+def _save(arrays, path):
+    from safetensors.numpy import save
+
     path.write_bytes(save(arrays))  # its own save_file writes what only the owner may read
 
 
@@ -87,8 +95,6 @@ def _verify(network, files, answers, image_shape):
     )  # fmt: skip
     if ended.returncode:
         said = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
-        if "No module named 'torch'" in said:
-            said = "the package torch is not installed: pip install torch, or give --noverify"
         raise ValueError(f"the module for PyTorch is not verified: {said}")
 
 

@@ -122,7 +122,7 @@ def test_a_module_is_python_and_has_every_number_once(name):
 )  # fmt: skip
 def test_what_has_no_counterpart_is_named_and_nothing_is_written(make, words, tmp_path):
     with pytest.raises(ValueError, match=words):
-        pytorch.export(make(), tmp_path / "new", {})
+        pytorch.export(make(), tmp_path / "new", {}, verified=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -131,6 +131,29 @@ def given(monkeypatch, **values):
     flags = type("Flags", (), {**dict.fromkeys(names), "verify": False, **values})
     monkeypatch.setattr(pytorch.flags, "FLAGS", flags)
     pytorch.main()
+
+
+@pytest.mark.parametrize(
+    ("installed", "verified", "asked"),
+    [
+        ((), True, "pip install safetensors torch; --noverify needs no torch$"),
+        ((), False, "pip install safetensors$"),
+        (("safetensors",), True, "pip install torch; --noverify needs no torch$"),
+    ],
+)
+def test_a_missing_package_is_asked_for_before_anything_is_written(
+    installed, verified, asked, monkeypatch, tmp_path
+):
+    network = of_models("resnet8", "relu", width=2)
+
+    def early(*given):
+        raise AssertionError("written before it was refused")
+
+    monkeypatch.setattr(pytorch.importlib.util, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(pytorch, "_save", early)
+    with pytest.raises(ValueError, match=asked):
+        pytorch.export(network, tmp_path / "deep" / "new", {}, verified)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_program_writes_the_figures_of_a_report_of_this_network_alone(monkeypatch, tmp_path):
