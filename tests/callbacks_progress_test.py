@@ -2,10 +2,12 @@
 
 import io
 import re
+import types
 
 import pytest
 
 from sat_tf.callbacks import Progress
+from sat_tf.training import watchers
 from tests.watched import BATCH, STEPS, Clock, compiled, fit
 
 
@@ -243,6 +245,25 @@ def test_summary_of_an_epoch_names_time_and_every_accuracy():
         "epoch 1/3 in 1:02:00 | 3 images/s | train: loss 1.2500, adversarial 25.0 % | "
         "validation: loss 0.5000, clean 75.3 %, adversarial 50.0 % | 2:04:00 left"
     )
+
+
+def test_without_an_attack_the_accuracy_of_training_is_called_clean():
+    info = types.SimpleNamespace(steps_per_epoch=lambda batch_size: 10)
+    logs = {"loss": 1.25, "adversarial_accuracy": 0.25, "val_adversarial_accuracy": 0.5}
+    for attack, called in (
+        ("none", "clean"),
+        ("pgd", "adversarial"),
+        ("pgd-random", "adversarial"),
+    ):
+        recipe = types.SimpleNamespace(attack=attack, epochs=3, batch_size=6, test_steps=0)
+        line = watchers.progress(recipe, info)
+        clock, stream = Clock(), Terminal()
+        shown = progress_of(clock, stream)
+        shown.training_images = line.training_images
+        run_epoch(shown, clock, 0, logs=logs)
+        assert f"train: loss 1.2500, {called} 25.0 %" in stream.getvalue()
+        assert f"loss 1.2500  {called} 25.0 %" in stream.getvalue()  # the line within the epoch
+        assert "validation: adversarial 50.0 %" in stream.getvalue()
 
 
 def test_the_time_of_an_epoch_is_its_own_and_not_the_run_s():

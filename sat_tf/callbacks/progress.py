@@ -37,6 +37,10 @@ class Progress(keras.callbacks.Callback):
       test_work: work of the test that follows, over that of one validation.
       stream: where to write; default standard output.
       clock: returns seconds; only differences count.
+
+    Attributes:
+      training_images: what the log `adversarial_accuracy` of training is called: "clean" where
+        the images are trained on as they are, without an attack.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Progress(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.initial_step = initial_step
         self.test_work = test_work
+        self.training_images = "adversarial"
         self._clock = clock
         self._line = Line(stream or sys.stdout, clock)
         self._throughput = Throughput(clock)
@@ -113,7 +118,7 @@ class Progress(keras.callbacks.Callback):
             self._first_step = self._last_step_ended - self._epoch_began
             self._first_epoch = self._epoch
         if self._line.is_due():
-            figures = [*_figures(logs or {}, ""), *self._speed()]
+            figures = [*_figures(logs or {}, "", self.training_images), *self._speed()]
             self._draw(self._step, self.steps_per_epoch, "", figures)
 
     def on_test_begin(self, logs=None):
@@ -147,7 +152,7 @@ class Progress(keras.callbacks.Callback):
         if (built := self._seconds_of_graphs()) >= 1:
             parts[0] += f" ({duration(built)} to build its graphs)"
         parts += self._speed()
-        parts += ["train: " + ", ".join(_figures(logs, ""))]
+        parts += ["train: " + ", ".join(_figures(logs, "", self.training_images))]
         if any(name.startswith("val_") for name in logs):
             parts += ["validation: " + ", ".join(_figures(logs, "val_"))]
         left = self.seconds_left()
@@ -201,10 +206,10 @@ class Progress(keras.callbacks.Callback):
         self._line.draw(f"{head}{bar}  {tail}")
 
 
-def _figures(logs, prefix):
+def _figures(logs, prefix, attacked="adversarial"):
     figures = [f"loss {logs[prefix + 'loss']:.4f}"] if prefix + "loss" in logs else []
-    for kind in ("clean", "adversarial"):
+    for kind, shown in (("clean", "clean"), ("adversarial", attacked)):
         name = f"{prefix}{kind}_accuracy"
         if name in logs:
-            figures.append(f"{kind} {100 * logs[name]:.1f} %")
+            figures.append(f"{shown} {100 * logs[name]:.1f} %")
     return figures

@@ -17,12 +17,15 @@ from sat_tf.training.recipe import Recipe
 
 def progress(recipe: Recipe, info: datasets.Info) -> callbacks.Progress:
     """Makes the line that shows how far the run is."""
-    return callbacks.Progress(
+    line = callbacks.Progress(
         epochs=recipe.epochs,
         steps_per_epoch=info.steps_per_epoch(recipe.batch_size),
         batch_size=recipe.batch_size,
         test_work=_test_work(recipe, info),
     )
+    if recipe.attack == "none":
+        line.training_images = "clean"
+    return line
 
 
 def pictures(
