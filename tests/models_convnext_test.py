@@ -187,7 +187,9 @@ def test_a_branch_is_left_out_by_image_and_seed_in_an_update_and_nowhere_else():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch_size": 2}, "8 x 8 pixels are too small for patch_size=2.*need 16"),
+        ({"patch_size": 2}, "8 x 8 .* too small for patch_size=2.*need 16;.*_tiny:patch_size=1[.]"),
+        ({"image_size": (40, 31)}, "40 x 31 pixels .*=4, .* need 32; .*_tiny:patch_size=2[.]"),
+        ({"image_size": 7}, "need 32; give an image_size of 8 or more and patch_size=1"),
         ({"name": "tiny_convstem", "patch_size": 3, "image_size": 64}, "is 3.*use one of 1, 2, 4"),
         ({"name": "tiny_convstem", "patch_size": 8, "image_size": 64}, "is 8.*use one of 1, 2, 4"),
         ({"stochastic_depth": 1.0, "patch_size": 1}, "stochastic_depth is 1.0; .* below 1"),

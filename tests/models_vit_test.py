@@ -1,5 +1,7 @@
 """Vision transformers against their papers' counts and a float64 forward pass in plain NumPy."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -172,3 +174,13 @@ def test_weights_begin_as_the_papers_and_depth_is_dropped_linearly():
 def test_what_cannot_be_built_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(("image_size", "fitting"), [(8, 2), ((20, 12), 2), (9, 1), (40, 4)])
+def test_the_patch_size_that_a_refusal_suggests_cuts_the_images(image_size, fitting):
+    with pytest.raises(ValueError, match="not cut evenly by patch_size=16") as refused:
+        build(image_size=image_size)
+    suggested = re.search(r"--model=vit_tiny:patch_size=(\d+),", str(refused.value))
+    assert int(suggested[1]) == fitting
+    if image_size == 8:
+        build("tiny_convstem", image_size=8, **NARROW | {"depth": 1, "patch_size": fitting})

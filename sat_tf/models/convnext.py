@@ -87,11 +87,14 @@ def _convnext(
         raise ValueError(
             f"width, depth and patch_size are {width}, {depth} and {patch_size}; give 1 or more."
         )
-    if min(images.shape[1:3]) < 8 * patch_size:
+    if (side := min(images.shape[1:3])) < 8 * patch_size:
+        fitting = max((size for size in (1, 2, 4) if 8 * size <= side), default=None)
+        mend = "give an image_size of 8 or more and patch_size=1"
+        if fitting:
+            mend = f"give an eighth of the side or less: --model=convnext_tiny:patch_size={fitting}"
         raise ValueError(
             f"Images of {images.shape[1]} x {images.shape[2]} pixels are too small for "
-            f"patch_size={patch_size}, whose four stages need {8 * patch_size}; make patch_size at "
-            "most an eighth of the side."
+            f"patch_size={patch_size}, whose four stages need {8 * patch_size}; {mend}."
         )
     depths = (depth, depth, third_stage * depth, depth)
     rates = iter(drop_rates(stochastic_depth, sum(depths)))

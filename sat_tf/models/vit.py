@@ -10,6 +10,7 @@ Layer names: "stem_conv", "tokens", "block0_attention_norm", "block0_attention" 
 "_drop" and "_add", "head_norm", "logits".
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -125,11 +126,12 @@ def _vit(
             f"width, num_heads, depth and patch_size are {width}, {num_heads}, {depth} and "
             f"{patch_size}; give 1 or more, and a width that num_heads divides."
         )
-    height, length = images.shape[1:3]
+    sides = height, length = images.shape[1:3]
     if height % patch_size or length % patch_size:
         raise ValueError(
             f"Images of {height} x {length} pixels are not cut evenly by patch_size={patch_size}; "
-            "give a patch_size that divides both sides, such as 4 for 32."
+            "give one that divides both sides, such as "
+            f"--model=vit_tiny:patch_size={_fitting(sides)}, or another image_size."
         )
     x = Tokens(name="tokens")(stem(images, activate, width, patch_size))
     for index, rate in enumerate(drop_rates(stochastic_depth, depth)):
@@ -138,6 +140,14 @@ def _vit(
     x = keras.layers.Cropping1D((0, x.shape[1] - 1), name="first_token")(x)
     x = layer_norm(keras.layers.Flatten(name="head")(x), name="head_norm")
     return dense(x, num_classes, dtype="float32", name="logits")
+
+
+def _fitting(sides):
+    """Returns the power of two, as every stem takes, that cuts each side into as many or more."""
+    fitting = math.gcd(*sides, 16)
+    while fitting**2 > min(sides):
+        fitting //= 2
+    return fitting
 
 
 _SIZES = {"tiny": {"width": 192, "num_heads": 3}, "small": {"width": 384, "num_heads": 6}}
