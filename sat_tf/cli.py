@@ -48,7 +48,7 @@ def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = Fa
 
 def _parse(argv, main=None, known=flagfiles.NONE, operands=False):
     if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
-        print(help.text(sys.modules[main.__module__].__doc__))
+        _show(help.text(sys.modules[main.__module__].__doc__))
         sys.exit(0)
     if operands:
         flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind them
@@ -65,6 +65,15 @@ def _parse(argv, main=None, known=flagfiles.NONE, operands=False):
     if len(rest) > 1 and not operands:
         _leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
     return rest
+
+
+def _show(text):
+    """Prints to a reader who may have had enough, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer is written once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _near(unknown):

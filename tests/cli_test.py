@@ -299,6 +299,15 @@ def test_help_is_no_error(program, flag, forked):
         assert all(len(line) <= 80 for line in out.splitlines())
 
 
+def test_help_ends_quietly_when_its_reader_has_left():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "export.client", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_help_shows_flags_by_theme_with_range_and_default(monkeypatch):
     values = flags.FlagValues()
     for name, module in (("depth", "flags.model"), ("epsilon", "flags.attack")):

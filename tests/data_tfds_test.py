@@ -205,7 +205,9 @@ def test_an_unknown_name_is_refused_with_what_is_possible_and_what_is_close():
 
 
 def test_a_set_that_is_not_there_is_refused_with_where_it_was_sought_and_how_to_mend_it(tmp_path):
-    with pytest.raises(ValueError, match="TFDS_DATA_DIR.*--download") as error:
+    with pytest.raises(
+        ValueError, match="TFDS_DATA_DIR.*sat_tf.train .*=cifar10 --download"
+    ) as error:
         data.describe("cifar10", str(tmp_path))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 

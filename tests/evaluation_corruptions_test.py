@@ -214,6 +214,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_that_cannot_be_corrupted_ask_for_no_package(asked, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    inputs = keras.Input((8, 8, 1))
+    small = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+    monkeypatch.setattr(evaluate, "load_network", lambda settings: (small, None))
+    asked("--network=small.keras", "--dataset=digits", "--corruptions=all")
+    with pytest.raises(ValueError, match="^images are 8 x 8 with 1 channels; corruptions are of"):
+        evaluate.main()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stop_promises_no_more_than_is_kept(asked, monkeypatch, tmp_path):
     """What was measured is not kept on the way, so the same command begins anew."""
     monkeypatch.chdir(tmp_path)

@@ -110,7 +110,7 @@ class Corrupted:
         left = self.num_images
         for images, labels in self.batches:
             images, labels = np.asarray(images)[:left], np.asarray(labels)[:left]
-            _check(images)
+            check_shape(images.shape[1:])
             left = None if left is None else left - len(images)
             places = itertools.islice(positions, len(images))
             found = [
@@ -162,9 +162,17 @@ def library() -> types.ModuleType:
         ) from error
 
 
-def _check(images):
-    height, width, channels = images.shape[1:]
-    if channels != 3 or min(height, width) < _SMALLEST_SIDE:
+def check_shape(shape: Sequence[int | None]) -> None:
+    """Refuses images that the package cannot corrupt.
+
+    Args:
+      shape: (height, width, channels); a side that is not known yet is None.
+
+    Raises:
+      ValueError: they are not RGB, or too small.
+    """
+    height, width, channels = shape
+    if channels != 3 or any(side is not None and side < _SMALLEST_SIDE for side in shape[:2]):
         raise ValueError(
             f"images are {height} x {width} with {channels} channels; corruptions are of RGB "
             f"images of {_SMALLEST_SIDE} pixels a side at least"

@@ -153,7 +153,8 @@ def _prepared(name: str, data_dir: str | None):
     if not builder.info.splits:
         raise ValueError(
             f"data set {name} is not in {builder.data_dir}; point --data_dir or TFDS_DATA_DIR to "
-            "the directory that holds it, or let --download fetch it"
+            "the directory that holds it, or let python -m sat_tf.train "
+            f"--dataset={name} --download fetch it"
         )
     return builder
 

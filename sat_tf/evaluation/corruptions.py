@@ -37,7 +37,7 @@ class Kinds:
 
     @classmethod
     def of(cls, settings: Settings) -> "Kinds":
-        """Reads the flags, and sees that all images can be had before any is measured.
+        """Reads the flags, and sees that a stored set has all kinds before any is measured.
 
         Raises:
           ValueError: an unknown corruption or severity, a set that is not there, a baseline that
@@ -55,8 +55,6 @@ class Kinds:
         if corruptions.is_stored(settings.dataset):
             for name, severity in itertools.product(names, severities):
                 _require(settings, corruptions.stored(settings.dataset, name, severity))
-        else:
-            corruptions.library()
         path = flags.corruption_baseline
         baseline = None if path is None else read_baseline(path, names, severities)
         return cls(names, severities, baseline)
@@ -81,6 +79,9 @@ def measure(
       kinds: which corruptions and severities.
       network: maps pixels to logits [N, C] and takes `training`.
       about: facts of the report that only the caller knows.
+
+    Raises:
+      ValueError: images that cannot be corrupted, or no package to do so.
     """
     batch_size, num_images = settings.flags.batch_size, settings.flags.num_images
     clock, clean, source = time.monotonic(), None, settings.dataset
@@ -90,7 +91,9 @@ def measure(
         return judged(forward, Stream(batches, batch_size, num_images)).correct
 
     if not corruptions.is_stored(settings.dataset):
-        images, _ = load_images(settings, network)
+        images, shape = load_images(settings, network)
+        corruptions.check_shape(shape[1:])
+        corruptions.library()
         clean = right(images)
         source = f"computed by {corruptions.PACKAGE}, with the constants of ImageNet-C"
     correct, countdown = {}, Countdown("corruptions", len(kinds), lambda n: f"{n}/{len(kinds)}")

@@ -111,8 +111,9 @@ def _no_download(name: str) -> Iterator[None]:
 
     def refuse(origin, target, *_):
         raise ValueError(
-            f"its weights are not at {target}, and nothing is downloaded unless train is given "
-            f"--download; otherwise put {origin} there, or name a file: {name}:weights=FILE"
+            f"its weights are not at {target}, and nothing is downloaded unless python -m "
+            "sat_tf.train is given --download, with --initial_network=keras.applications:… for "
+            f"what other programs take; or put {origin} there, or name a file: {name}:weights=FILE"
         )
 
     fetch, talks = file_utils.urlretrieve, keras.config.is_interactive_logging_enabled()
