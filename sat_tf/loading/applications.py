@@ -101,7 +101,7 @@ def _named_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Keras raises a bare Exception where it cannot fetch
-        brief = " ".join(str(error).split())[:400]
+        brief = " ".join(str(error).split())[:600]
         raise ValueError(f"keras.applications.{name} cannot be made: {brief}") from error
 
 
