@@ -152,9 +152,9 @@ def test_workers_that_do_not_see_one_workdir_are_told_so(tmp_path):
     assert not (chief / "checkpoints").exists() and not other.exists()
 
 
-def wait_for_steps(workdir, *processes):
+def wait_for_steps(workdir, *processes, beyond=-1):
     deadline = time.monotonic() + 400
-    while not list(workdir.glob("checkpoints/step_*.npz")):
+    while (checkpoints.newest_step(workdir / "checkpoints") or -1) <= beyond:
         assert all(one.poll() is None for one in processes) and time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -205,6 +205,80 @@ def test_a_signal_to_one_worker_stops_all_at_one_step_and_the_rest_is_as_if_it_n
     assert found.keys() == uninterrupted.keys()
     for name, value in uninterrupted.items():
         np.testing.assert_array_equal(found[name], value, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_killed_worker_and_a_signal_later_change_no_weight_however_many_workers_there_are(
+    number, tmp_path
+):
+    def started(name):
+        return start_workers(tmp_path / name, *[EPOCHS] * number)
+
+    assert [status for status, *_ in ends(*started("whole"))] == [0] * number
+    run = started("run")
+    wait_for_steps(tmp_path / "run", *run)
+    run[number - 1].kill()
+    *others, (status, _, _) = ends(*run)
+    assert status == -signal.SIGKILL
+    for status, _, error in others:
+        assert status == 2 and "another worker is gone" in error, error
+    killed = checkpoints.newest_step(tmp_path / "run" / "checkpoints")
+    run = started("run")
+    wait_for_steps(tmp_path / "run", *run, beyond=killed)
+    run[1].send_signal(signal.SIGTERM)
+    for status, _, error in ends(*run):
+        assert status == 143 and "SIGTERM to worker 1 after step" in error, error
+    assert [status for status, *_ in ends(*started("run"))] == [0] * number
+    expected, found = state(tmp_path / "whole"), state(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, name)
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_replicas_to_workers_and_back(tmp_path):
+    """Two of each learn the same but for rounding."""
+    replicas = ["--strategy=mirrored", "--logical_cpus=2", *EPOCHS]
+    ((status, _, error),) = ends(start(tmp_path / "whole", *replicas))
+    assert status == 0, error
+
+    def until_saved(*processes, beyond=-1):
+        wait_for_steps(tmp_path / "run", *processes, beyond=beyond)
+        processes[0].send_signal(signal.SIGTERM)
+        results = ends(*processes)
+        assert {status for status, *_ in results} == {143}, results
+        return checkpoints.newest_step(tmp_path / "run" / "checkpoints"), results[0][2]
+
+    step, _ = until_saved(start(tmp_path / "run", *replicas))
+    step, said = until_saved(*start_workers(tmp_path / "run", EPOCHS, EPOCHS), beyond=step)
+    assert "--strategy=mirrored became --strategy=multi_worker" in said
+    ((status, _, error),) = ends(start(tmp_path / "run", *replicas))
+    assert status == 0 and "--strategy=multi_worker became --strategy=mirrored" in error, error
+    expected, found = state(tmp_path / "whole"), state(tmp_path / "run")
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    ours, theirs = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["history"]
+        for name in ("run", "whole")
+    )
+    assert len(ours) == len(theirs) == 3
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_shrinks_goes_on(tmp_path):
+    run = start_workers(tmp_path / "run", *[EPOCHS] * 4)
+    wait_for_steps(tmp_path / "run", *run)
+    run[2].send_signal(signal.SIGTERM)
+    assert {status for status, *_ in ends(*run)} == {143}
+    run = start_workers(tmp_path / "run", *[["--batch_size=129", *EPOCHS]] * 2)
+    for status, _, error in ends(*run):
+        assert status == 2 and "a batch of 129 cannot be cut" in error.splitlines()[-1], error
+    both = ends(*start_workers(tmp_path / "run", EPOCHS, EPOCHS))
+    assert [status for status, *_ in both] == [0, 0], both
+    assert len(json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]) == 3
 
 
 @pytest.mark.slow
