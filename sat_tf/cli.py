@@ -1,5 +1,6 @@
 """What every main shares: flags in, one line out when something is wrong."""
 
+import contextlib
 import difflib
 import functools
 import os
@@ -18,7 +19,12 @@ from sat_tf.runs import Interrupted
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
 
-def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = False) -> None:
+def run(
+    main: Callable[..., Any],
+    *themes: types.ModuleType,
+    operands: bool = False,
+    tidies: bool = False,
+) -> None:
     """Defines and parses the flags, runs `main` and exits.
 
     Args:
@@ -26,12 +32,15 @@ def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = Fa
       themes: modules of `flags`, in the order in which `--help` shows them.
       operands: whether `main` takes a list of what stands beside the flags, such as files;
         otherwise nothing may stand there.
+      tidies: whether SIGTERM ends it as Ctrl-C does, so that what it has begun to write goes.
 
     Wrong flags, wrong files and a full disk or memory give one line on stderr and status 2; an
     interrupted run gives one line and 128 + the signal's number, as shells do. Help is status 0.
     The process ends at once then, without waiting for threads; what `main` returns lives so long.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the start had one of its own
+    if tidies:
+        signal.signal(signal.SIGTERM, _terminated)
     if not getattr(sys.flags, "safe_path", False):  # which Python 3.10 does not know
         sys.path.insert(0, "")  # of module:callable; a command lacks what `python -m` puts there
     for theme in themes:
@@ -48,7 +57,9 @@ def run(main: Callable[..., Any], *themes: types.ModuleType, operands: bool = Fa
 
 def _parse(argv, main=None, known=flagfiles.NONE, operands=False):
     if {"--help", "-help", "--h", "-h", "-?"} & set(argv[1:]):
-        _show(help.text(sys.modules[main.__module__].__doc__))
+        with contextlib.suppress(BrokenPipeError):
+            print(help.text(sys.modules[main.__module__].__doc__))
+        _flush()
         sys.exit(0)
     if operands:
         flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind them
@@ -60,17 +71,18 @@ def _parse(argv, main=None, known=flagfiles.NONE, operands=False):
         _leave(f"there is no flag --{error.flagname}; {hint}", 2)
     except (flags.Error, ValueError) as error:
         _leave(error, 2)
-    except SystemExit:
+    except (SystemExit, BrokenPipeError):
+        _flush()
         sys.exit(0)  # with help, after which absl exits with 1
     if len(rest) > 1 and not operands:
         _leave(f"unexpected argument {rest[1]!r}; every option is a flag: --name=value", 2)
     return rest
 
 
-def _show(text):
-    """Prints to a reader who may have had enough, such as `head`."""
+def _flush():
+    """Brings out what was printed, to a reader who may have had enough, such as `head`."""
     try:
-        print(text, flush=True)
+        sys.stdout.flush()
     except BrokenPipeError:
         # What is left in the buffer is written once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +94,11 @@ def _near(unknown):
     initials = [name for name in names if "".join(w[:1] for w in name.split("_")) == unknown]
     words = [name for name in names if f"_{unknown}" in f"_{name}" and len(unknown) > 2]
     return initials or words or difflib.get_close_matches(unknown, names, 2, cutoff=0.75)
+
+
+def _terminated(number, frame):
+    del frame
+    raise Interrupted("stopped by SIGTERM", number)
 
 
 def _guarded(main):
@@ -140,6 +157,6 @@ def _end(message, status):
     if "TF_CONFIG" in os.environ:  # other workers expect TensorFlow to take its leave
         sys.exit(status)
     # Python would drop the input pipelines first, and TensorFlow can take 40 seconds over one.
-    sys.stdout.flush()
+    _flush()
     sys.stderr.flush()
     os._exit(status)

@@ -11,7 +11,6 @@ The output directory holds what the directory of a run holds: `network.keras`, p
 """
 
 import pathlib
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -104,10 +103,8 @@ def write(directory: pathlib.Path, network: keras.Model, metrics: Mapping[str, A
       ValueError: the directory is there and not empty.
     """
     refuse_existing(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    hidden = f".{directory.name}.partial-"
-    with tempfile.TemporaryDirectory(prefix=hidden, dir=directory.parent) as partial:
-        files = pathlib.Path(partial) / "files"
+    with atomic.making(directory) as partial:
+        files = partial / "files"
         with sealed.replacing(files / "network.keras") as temporary:
             network.save(temporary)
         workdir.write_metrics(files, metrics)
@@ -205,7 +202,7 @@ def _account(choice):
 
 def command() -> None:
     """Runs the program with the flags of the command line."""
-    cli.run(main, own_flags)
+    cli.run(main, own_flags, tidies=True)
 
 
 if __name__ == "__main__":

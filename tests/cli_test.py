@@ -13,12 +13,12 @@ import types
 
 import pytest
 import tensorflow as tf
-from absl import flags
+from absl import app, flags
 
 from sat_tf import __main__ as listing
-from sat_tf import cli, flagfiles, help, quiet
+from sat_tf import cli, flagfiles, help, quiet, runs
 from sat_tf.data import crops
-from sat_tf.runs import Interrupted, sealed
+from sat_tf.runs import Interrupted, atomic, sealed
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -448,3 +448,40 @@ def test_an_end_has_one_line_and_the_status_that_a_shell_gives_it(
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err.count("\n")) == (status, "", 1)
     assert err.startswith("program: ")
+
+
+def test_what_is_half_written_goes_when_sigterm_ends_a_program_that_tidies(monkeypatch, tmp_path):
+    def program(*_):
+        with atomic.making(tmp_path / "a.onnx") as folder:
+            (folder / "half").touch()
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(cli.app, "run", lambda _, flags_parser: program())
+    with runs.handling_stops(signal.SIG_IGN):
+        cli.run(program)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            cli.run(program, tidies=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shown", ["help", "helpfull", "of the program"])
+def test_a_reader_that_has_had_enough_is_no_error(shown, monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_string("long", None, "word " * 20_000, flag_values=values)  # more than a pipe has
+    flags.DEFINE_flag(app.HelpfullFlag(), flag_values=values)
+    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    monkeypatch.setattr(app.flags, "FLAGS", values)
+    monkeypatch.setattr(sys, "argv", ["bin/program"])
+    monkeypatch.setattr(cli.os, "_exit", sys.exit)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as stop:
+            if shown == "of the program":
+                print("few words")  # which stay in the buffer until the end
+                cli._end(None, 0)
+            cli._parse(["program", f"--{shown}"], main=cli.run)
+        assert stop.value.code == 0

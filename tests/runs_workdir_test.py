@@ -180,3 +180,23 @@ def test_a_directory_that_cannot_be_made_is_named_with_the_flag(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot make the directory .*run: .*give another --workdir"):
         claim(tmp_path / "file" / "run")
+
+
+def test_what_is_made_has_a_hidden_folder_of_which_nothing_is_left(tmp_path):
+    target = tmp_path / "new" / "a.onnx"
+    killed = target.with_name(".a.onnx.partial-killed")
+    killed.mkdir(parents=True)
+    (killed / "half").touch()
+    (target.parent / ".b.onnx.partial-other").mkdir()
+    with atomic.making(target) as folder:
+        assert not killed.exists() and folder.is_dir() and folder.parent == target.parent
+        with pytest.raises(ValueError, match="another process is writing .*a.onnx; wait"):
+            atomic.making(target).__enter__()
+        (folder / "whole").write_text("w")
+        (folder / "whole").replace(target)
+    with pytest.raises(KeyError), atomic.making(target) as folder:
+        (folder / "half").touch()
+        raise KeyError
+    assert sorted(one.name for one in target.parent.iterdir()) == [
+        ".b.onnx.partial-other", "a.onnx"
+    ]  # fmt: skip

@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 
 
@@ -105,6 +107,26 @@ def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
             finally:
                 path.unlink()
             return
+
+
+@contextlib.contextmanager
+def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a hidden directory beside `target`, to make it in and then move it to its name.
+
+    The directory is gone afterwards, whatever happens; what a process that was killed left there is
+    cleared first.
+
+    Raises:
+      ValueError: another process is making the same; or as `refuse_remote`.
+      OSError: nothing can be written there.
+    """
+    refusal = f"another process is writing {target}; wait until it has ended"
+    with locked(target.with_name(f".{target.name}.lock"), refusal):
+        hidden = f".{target.name}.partial-"
+        for left in target.parent.glob(f"{glob.escape(hidden)}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=hidden, dir=target.parent) as folder:
+            yield pathlib.Path(folder)
 
 
 def require_space(directory: str | os.PathLike, num_bytes: int, what: str) -> None:
