@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from absl import flags
 
 from export import checks, expectations, torch_module
 from flags import pytorch as own_flags
-from sat_tf import cli, loading, zoo
+from sat_tf import cli, loading
 from sat_tf.evaluation.report.model_info import model_info
-from sat_tf.runs import atomic, sealed, workdir
+from sat_tf.runs import atomic, sealed
 
 
 def export(
@@ -52,16 +51,14 @@ def export(
     image_shape, _ = checks.check_network(network)
     module, arrays = torch_module.source(network), torch_module.state_dict(network)
     atomic.require_space(directory, sum(one.nbytes for one in arrays.values()), "the weights")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    hidden = f".{directory.name}.partial-"
-    with tempfile.TemporaryDirectory(prefix=hidden, dir=directory.parent) as partial:
-        files = Path(partial) / "files"
+    with atomic.making(directory) as partial:
+        files = partial / "files"
         files.mkdir()
         _save(arrays, files / "network.safetensors")
         (files / "network.py").write_text(module, encoding="utf-8")
         (files / "model_info.json").write_text(json.dumps(info, indent=2) + "\n", "utf-8")
         if verified:
-            _verify(network, files, Path(partial) / "answers.npz", image_shape)
+            _verify(network, files, partial / "answers.npz", image_shape)
         files.replace(directory)
 
 
@@ -124,19 +121,13 @@ def compare(files: str, answers: str) -> None:
 def main() -> None:
     """Exports the network that the flags name and prints where it is."""
     given = flags.FLAGS
-    if (given.workdir is None) == (given.network is None):
-        raise ValueError("give either --workdir=RUN or --network=FILE.keras")
+    source, run = loading.chosen(given.workdir, given.network)
     if given.directory is None:
         raise ValueError("--directory is missing; give a new one")
-    if given.workdir is not None:
-        about = workdir.read_metrics(Path(given.workdir))
-        network = loading.load(str(Path(given.workdir) / "network.keras"))
-    else:
-        about = zoo.metrics(given.network)
-        network = loading.load(given.network)
+    network = loading.load(source)
     report = None if given.report is None else _read_report(given.report, network)
     directory = Path(given.directory)
-    export(network, directory, model_info(report, about), given.verify)
+    export(network, directory, model_info(report, run), given.verify)
     how = "verified by PyTorch in a fresh process" if given.verify else "not verified"
     print(f"{directory}: network.safetensors, network.py, model_info.json ({how})")
 
@@ -158,7 +149,7 @@ def _read_report(path, network):
 
 def command() -> None:
     """Runs the program with the flags of the command line."""
-    cli.run(main, own_flags)
+    cli.run(main, own_flags, tidies=True)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ from export import (
     warmup,
 )
 from flags import export as own_flags
-from sat_tf import cli, loading, zoo
+from sat_tf import cli, loading
 from sat_tf.data import crops
-from sat_tf.runs import atomic, sealed, workdir
+from sat_tf.runs import atomic, sealed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,17 +145,11 @@ def _save(servable, partial, options):
 
 def from_flags(given: flags.FlagValues) -> Path:
     """Exports what the flags name and returns the directory of the version."""
-    if (given.workdir is None) == (given.network is None):
-        raise ValueError("give either --workdir=RUN or --network=FILE.keras")
+    source, run = loading.chosen(given.workdir, given.network)
     if given.directory is None:
         raise ValueError("--directory is missing; give serving/NAME, the parent of the versions")
-    if given.workdir is not None:
-        metrics = workdir.read_metrics(Path(given.workdir))
-        network = loading.load(str(Path(given.workdir) / "network.keras"))
-    else:
-        metrics = zoo.metrics(given.network)
-        network = loading.load(given.network)
-    class_names = metrics.get("class_names")
+    network = loading.load(source)
+    class_names = run.get("class_names")
     if given.labels is not None:
         names = extras.read_labels(Path(given.labels))
         if class_names is not None and names != class_names and set(names) == set(class_names):
@@ -164,7 +158,7 @@ def from_flags(given: flags.FlagValues) -> Path:
                 f"logits is: {', '.join(class_names)}"
             )
         class_names = names
-    resize = given.resize or metrics.get("eval_resize", "fit")
+    resize = given.resize or run.get("eval_resize", "fit")
     options = Options(
         version=given.version,
         label=given.label,
@@ -173,7 +167,7 @@ def from_flags(given: flags.FlagValues) -> Path:
         class_names=class_names,
         resize="fit" if resize == "whole" else resize,
         max_pixels=given.max_pixels,
-        training=metrics,
+        training=run,
         verified=given.verify,
     )
     return export(network, given.directory, options)
@@ -194,7 +188,7 @@ def main() -> None:
 
 def command() -> None:
     """Runs the program with the flags of the command line."""
-    cli.run(main, own_flags)
+    cli.run(main, own_flags, tidies=True)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,12 @@
 
 from absl import flags
 
-from flags import numbers
+from flags import numbers, source
 
 
 def define() -> None:
     """Defines the flags; only a program calls it."""
-    flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
-    flags.DEFINE_string(
-        "network",
-        None,
-        "Another network: zoo:NAME, a .keras file, or module:function that returns a model.",
-    )
+    source.define()
     flags.DEFINE_string("directory", None, "Where <version>/ is written: serving/NAME.")
     numbers.whole("version", None, "Number of the version; default: the next one.", 1, 10**18)
     flags.DEFINE_enum(

@@ -2,11 +2,12 @@
 
 from absl import flags
 
+from flags import source
+
 
 def define() -> None:
     """Defines the flags; only a program calls it."""
-    flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
-    flags.DEFINE_string("network", None, "Another network: zoo:NAME or a .keras file.")
+    source.define()
     flags.DEFINE_string("directory", None, "A new directory for the files.")
     flags.DEFINE_string(
         "report",

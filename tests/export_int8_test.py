@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from export import int8, portable, runtimes
+from export import formats, int8, runtimes
 from sat_tf import data, loading
 
 SOURCE = "zoo:digits_resnet8_swish"
@@ -96,7 +96,7 @@ def test_a_file_of_integers_answers_nearly_as_the_network(network, trial, tmp_pa
     if not importlib.util.find_spec("ai_edge_litert"):
         pytest.skip("not installed: ai_edge_litert")
     output = tmp_path / "digits.tflite"
-    portable.export(network, output, trial)
+    formats.export(network, output, trial)
     assert output.stat().st_size < 2 * network.count_params()  # float32: 4 bytes each
     figures = json.loads(output.with_suffix(".json").read_text())
     answer = runtimes.ask(output, trial.images)
@@ -110,15 +110,15 @@ def test_a_file_of_integers_answers_nearly_as_the_network(network, trial, tmp_pa
     assert not figures["float32_operations"]
     assert "CONV_2D int8" in answer.operations
     with pytest.raises(ValueError, match="is there already"):
-        portable.export(network, output, trial)
+        formats.export(network, output, trial)
 
 
 def test_integers_are_refused_in_another_format_or_over_figures(network, trial, tmp_path):
     with pytest.raises(ValueError, match="int8 is written as LiteRT alone, not .*new.onnx"):
-        portable.export(network, tmp_path / "new.onnx", trial)
+        formats.export(network, tmp_path / "new.onnx", trial)
     (tmp_path / "new.json").touch()
     with pytest.raises(ValueError, match="new.json is there already"):
-        portable.export(network, tmp_path / "new.tflite", trial)
+        formats.export(network, tmp_path / "new.tflite", trial)
     coloured = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalMaxPool2D()])
     with pytest.raises(ValueError, match="channel"):
         int8.Trial.read(coloured, None, PLAN)

@@ -12,11 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from sat_tf import data, loading, quiet, zoo
+from sat_tf import data, loading, quiet
 from sat_tf.attacks import geometry
 from sat_tf.data import classes, selection
 from sat_tf.runs import distribution
-from sat_tf.runs.workdir import read_metrics
 
 _LARGEST_RADIUS = 1e9  # in pixels, as of --epsilon
 _LONGEST_NAME = 150  # so that every file beside the report has a name of at most 255 bytes
@@ -78,10 +77,7 @@ def complete(flags: Any) -> Settings:
     Raises:
       ValueError: neither or both of workdir and network; something that neither says.
     """
-    if (flags.workdir is None) == (flags.network is None):
-        raise ValueError("give either --workdir=RUN or --network=FILE.keras")
-    known = zoo.metrics if flags.workdir is None else _read_run
-    run = known(flags.workdir or flags.network)
+    source, run = loading.chosen(flags.workdir, flags.network)
 
     def choose(name, default=None):
         value = getattr(flags, name)
@@ -97,7 +93,7 @@ def complete(flags: Any) -> Settings:
             )
     return Settings(
         flags=flags,
-        source=flags.workdir or flags.network,
+        source=source,
         report=pathlib.Path(flags.json) if flags.json else _default_report(flags),
         dataset=choose("dataset"),
         split=flags.split,
@@ -249,12 +245,3 @@ def _number(text, example, least=-sys.float_info.max, most=sys.float_info.max):
     if not least <= value <= most:
         raise ValueError(f"{text!r} is not a number that fits here; write such as {example}")
     return value
-
-
-def _read_run(workdir):
-    if not pathlib.Path(workdir).is_dir():
-        raise ValueError(
-            f"workdir {workdir} is not there; give the directory of a run, or another network as "
-            "--network=FILE.keras or zoo:NAME"
-        )
-    return read_metrics(pathlib.Path(workdir))

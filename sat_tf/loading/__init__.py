@@ -11,15 +11,18 @@ import numpy as np
 from sat_tf import models, zoo
 from sat_tf.loading import applications, served
 from sat_tf.loading.adapted import Adapted, adapt
+from sat_tf.loading.chosen import Chosen, chosen
 from sat_tf.loading.form import check_images, image_form
 from sat_tf.loading.served import Served
 from sat_tf.runs import atomic, sealed, workdir
 
 __all__ = [
     "Adapted",
+    "Chosen",
     "Served",
     "adapt",
     "check_images",
+    "chosen",
     "class_names",
     "facts",
     "image_form",

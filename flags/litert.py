@@ -1,20 +1,19 @@
-"""Flags of `python -m export.portable`."""
+"""Flags of `python -m export.litert`."""
 
 from absl import flags
 
-from flags import numbers
+from flags import numbers, source
 
 
 def define() -> None:
     """Defines the flags; only a program calls it."""
-    flags.DEFINE_string("workdir", None, "A run: its network.keras is exported.")
-    flags.DEFINE_string("network", None, "Another network: zoo:NAME or a .keras file.")
-    flags.DEFINE_string("output", None, "A new file: NAME.onnx, or NAME.tflite for LiteRT.")
+    source.define()
+    flags.DEFINE_string("output", None, "A new file, NAME.tflite.")
     flags.DEFINE_bool(
         "int8",
         False,
-        "Quantise the LiteRT file to integers after training, and measure its clean and "
-        "transferred adversarial accuracy, into NAME.json.",
+        "Quantise the file to integers after training, and measure its clean and transferred "
+        "adversarial accuracy, into NAME.json.",
     )
     flags.DEFINE_string("dataset", None, "Of --int8, its data set; default: the one of training.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")

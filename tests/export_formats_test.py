@@ -1,0 +1,96 @@
+"""A network as ONNX or LiteRT answers in their own runtimes as it does here, or is not written."""
+
+import importlib.util
+import pathlib
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from export import formats, litert, onnx
+from sat_tf import loading
+
+SOURCE = "zoo:digits_resnet8_swish"
+TO_INT8 = {"output": "a.tflite", "int8": True}
+NOTHING = dict.fromkeys(["workdir", "network", "output", "int8", *litert._OF_INT8])
+
+
+def missing(suffix):
+    return [name for name in formats.FORMATS[suffix][1] if not importlib.util.find_spec(name)]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return loading.load(SOURCE)
+
+
+@pytest.mark.parametrize("suffix", formats.FORMATS)
+def test_a_file_gives_the_logits_and_one_of_another_network_is_refused(
+    suffix, network, tmp_path, monkeypatch
+):
+    if lacking := missing(suffix):
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    formats.export(network, tmp_path / f"digits{suffix}")
+    images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 1)).astype(np.float32)
+    logits = network(images, training=False).numpy()
+    assert np.abs(logits - logits[0]).max() > 0.1  # the images matter
+    found = formats.runtimes.ask(tmp_path / f"digits{suffix}", images).logits
+    np.testing.assert_allclose(found, logits, atol=1e-4)
+    true = formats.expectations.logits_of
+    monkeypatch.setattr(formats.expectations, "logits_of", lambda *given: true(*given) + 1)
+    with pytest.raises(ValueError, match="is not verified: its logits are 1 off"):
+        formats.export(network, tmp_path / f"wrong{suffix}")
+    assert sorted(one.name for one in tmp_path.iterdir()) == [f"digits{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", formats.FORMATS)
+def test_a_missing_package_is_asked_for_by_name(suffix, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    asked = " ".join(formats.FORMATS[suffix][1].values())
+    with pytest.raises(ValueError, match=f"packages that are missing: pip install {asked}$"):
+        formats.export(network, tmp_path / f"new{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_named_and_nothing_is_there(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(ValueError, match="no suffix of a format; use one of: .onnx, .tflite"):
+        formats.export(network, tmp_path / "new.pb")
+    with pytest.raises(ValueError, match="gs:// is no directory"):
+        formats.export(network, pathlib.Path("gs://bucket/new.onnx"))
+    (tmp_path / "old.onnx").touch()
+    with pytest.raises(ValueError, match="is there already"):
+        formats.export(network, tmp_path / "old.onnx")
+    inputs = keras.Input((8, 8, 1))
+    ends = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(inputs))
+    with pytest.raises(ValueError, match="ends in a softmax; logits were expected"):
+        formats.export(keras.Model(inputs, ends), tmp_path / "new.onnx")
+
+    def fails(*given, **options):
+        raise NotImplementedError("no such operation")
+
+    monkeypatch.setattr(network, "export", fails)
+    with pytest.raises(ValueError, match="as onnx .NotImplementedError: no such operation"):
+        formats.export(network, tmp_path / "new.onnx")
+    assert [one.name for one in tmp_path.iterdir()] == ["old.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "words"),
+    [
+        (onnx, {}, "give either --workdir"),
+        (litert, {"workdir": "run", "network": SOURCE}, "give either --workdir"),
+        (onnx, {"network": SOURCE}, "--output is missing; give a new file, NAME.onnx"),
+        (litert, {"network": SOURCE}, "--output is missing; give a new file, NAME.tflite"),
+        (onnx, {"network": SOURCE, "output": "a.tflite"}, "--output=a.tflite .* give NAME.onnx"),
+        (litert, {"network": SOURCE, "output": "a.onnx"}, "--output=a.onnx .* give NAME.tflite"),
+        (litert, {"network": SOURCE, "output": "a.tflite", "seed": 1}, "--seed .* --int8 as well"),
+        (litert, {"network": "a.keras", **TO_INT8}, "--dataset is not given"),
+        (litert, {"network": "a.keras", **TO_INT8, "dataset": "digits"}, "--epsilon is not given"),
+    ],
+)
+def test_each_program_says_which_flag_is_missing(program, given, words, monkeypatch):
+    monkeypatch.setattr(program.flags, "FLAGS", types.SimpleNamespace(**NOTHING | given))
+    with pytest.raises(ValueError, match=words):
+        program.main()
