@@ -1,5 +1,6 @@
 """Keeps every slot of the batch filled with an image whose verdict is still open."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from sat_tf.evaluation.packing.slots import PACKET, Slots, Waiting
 CHUNK = 25
 # Fraction of the slots that must be finished before the host stops to refill them.
 REFILL = 0.125
+# Part of the slots that there may be of which at least the most must be that show no difference;
+# where it is less, the slots that were asked for are kept, and stay as many.
+ENOUGH = 0.75
 
 
 class Verdict(NamedTuple):
@@ -51,10 +55,11 @@ class Packed:
 
     An image leaves its slot as soon as the attack has broken it or has done its steps; the next
     waiting image takes the slot. When nobody waits any more, the images that are left move into
-    fewer slots, a multiple of `PACKET`, as soon as they fit, if `Rungs` finds the network's bits to
-    be the same there. Slots that are no multiple of it stay as many, and so do those of a strategy,
-    whose shapes are static. Each of the graphs (fill all slots, refill some, advance) is traced
-    once. Memory depends on the number of slots only.
+    fewer slots as soon as they fit. Only as many slots are used, from the beginning, as `Rungs`
+    finds to give every row the same bits: the most of `num_slots`, if that is 3/4 of them or more,
+    and then less. Otherwise slots stay as many, and so do those that are no multiple of `PACKET`
+    and those of a strategy, whose shapes are static. Each of the graphs (fill all slots, refill
+    some, advance) is traced once. Memory depends on the number of slots only.
 
     An image's noise comes from its own seed and its state is touched by nothing but its own row,
     so its verdict does not depend on its neighbours, its slot or its turn. What may remain is the
@@ -64,7 +69,7 @@ class Packed:
     Args:
       network: maps pixels to logits [N, C] and takes `training`.
       attack: a `stepped.SteppedAttack`.
-      num_slots: images evaluated at once, over all replicas.
+      num_slots: most images evaluated at once, over all replicas.
       entries: names of further entries of the state to hand out with each verdict.
       strategy: replicas that share the slots; the network must have been made in its scope.
       watch: called after every chunk with the steps that images in slots have done so far.
@@ -91,8 +96,8 @@ class Packed:
         self.attack, self.network, self.num_slots = attack, network, num_slots
         self.entries, self.watch = entries, watch
         self.rungs = Rungs(network) if rungs is None else rungs
-        # Whether the slots stay as many to the end: on replicas, whose shapes are static, and where
-        # the last rows of a batch are computed in another way by the attack itself.
+        # Whether the slots stay as many to the end: on replicas, whose shapes are static, where the
+        # last rows of a batch are computed in another way by the attack itself, and by the network.
         self._stays = strategy is not None or num_slots % PACKET != 0
         self.slot_steps = 0  # evaluations that were paid for: slots times steps
         self.image_steps = 0  # evaluations that an image needed
@@ -102,7 +107,11 @@ class Packed:
 
     def run(self, waiting: Iterable[Waiting]) -> Iterator[Verdict]:
         """Yields the verdict of every waiting image, in the order in which they fall."""
-        waiting, slots, state = iter(waiting), Slots(self.num_slots), None
+        waiting = iter(waiting)
+        first = list(itertools.islice(waiting, PACKET))
+        if not first:
+            return
+        waiting, slots, state = itertools.chain(first, waiting), Slots(self._size(first)), None
         while True:
             entering = slots.fill(waiting)
             if not slots.occupied.any():
@@ -127,25 +136,33 @@ class Packed:
         share = slots.occupied.reshape(self.replicas.count, -1).sum(1)
         if not slots.exhausted:
             share = np.minimum(share, max(1, int(self.num_slots / self.replicas.count * REFILL)))
-        elif lower := self._next_rung(slots):
+        elif lower := self._rung_below(slots.num_slots, slots):
             share = np.minimum(share, np.maximum(share - lower, 1))
         return share.astype(np.int32)
 
-    def _next_rung(self, slots):
+    def _size(self, first):
+        """Returns how many slots there are to be at the beginning."""
+        if self._stays:
+            return self.num_slots
+        images = np.zeros((PACKET, *first[0].image.shape), np.float32)
+        images[: len(first)] = [one.image for one in first]
+        size = self.rungs.largest(self.num_slots, images, self.attack.takes_gradients)
+        self._stays = size < ENOUGH * self.num_slots
+        return self.num_slots if self._stays else size
+
+    def _rung_below(self, size, slots):
         """Returns the next smaller number of slots, or 0 where there is none to go to."""
         if self._stays or not slots.exhausted:
             return 0
-        return (slots.num_slots - 1) // PACKET * PACKET
+        return self.rungs.largest(size - 1, slots.images, self.attack.takes_gradients)
 
     def _shrunk(self, slots, state):
-        """Moves the images that are left into fewer slots, where they fit and nothing changes."""
-        size = slots.rung()
-        if size > self._next_rung(slots):
+        """Moves the images that are left into the fewest slots that hold them."""
+        size, left = slots.num_slots, slots.occupied.sum()
+        while (lower := self._rung_below(size, slots)) and lower >= left:
+            size = lower
+        if size == slots.num_slots:
             return state
-        for one in (slots.num_slots, size):
-            if not self.rungs.exact(one, slots.images, self.attack.takes_gradients):
-                self._stays = True
-                return state
         kept = slots.shrink(size)
         return {name: tf.gather(value, kept) for name, value in state.items()}
 

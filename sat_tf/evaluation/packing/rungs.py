@@ -43,6 +43,13 @@ class Rungs:
             self._exact[size, gradients] = np.array_equal(found, expected[order])
         return self._exact[size, gradients]
 
+    def largest(self, at_most: int, images: np.ndarray, gradients: bool) -> int:
+        """Returns the largest such multiple of `PACKET` up to a number, or 0; see `exact`."""
+        for size in range(at_most // PACKET * PACKET, 0, -PACKET):
+            if self.exact(size, images, gradients):
+                return size
+        return 0
+
     def _bits(self, images, gradients):
         """Returns logits and gradient of every image as whole numbers, [N, numbers]."""
         if gradients not in self._graphs:

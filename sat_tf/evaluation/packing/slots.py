@@ -64,10 +64,6 @@ class Slots:
         self.occupied |= entering
         return entering
 
-    def rung(self) -> int:
-        """Returns the smallest multiple of `PACKET` that holds all images here."""
-        return -(-int(self.occupied.sum()) // PACKET) * PACKET
-
     def shrink(self, size: int) -> np.ndarray:
         """Moves all images into that many slots; returns the old slot of each new one."""
         kept = np.argsort(~self.occupied, kind="stable")[:size]
@@ -89,7 +85,8 @@ def even_slots(
 
     Images that stand take all steps, so they leave in rounds; 130 images in 128 slots would take a
     second round for two of them. 65 slots take two rounds as well, at half the cost. One device
-    gets a multiple of `PACKET` where that is at most an eighth more.
+    gets the next multiple of `PACKET`, or the one before where there may not be so many, if that is
+    at most a quarter off: only such slots become fewer as images fall.
 
     Args:
       num_images: on their way.
@@ -101,5 +98,5 @@ def even_slots(
     slots = max(1, -(-num_images // rounds))
     if strategy is not None:
         return -(-slots // replicas) * replicas
-    rounded = -(-slots // PACKET) * PACKET
-    return rounded if 8 * rounded <= 9 * slots and rounded <= at_most else slots
+    rounded = min(-(-slots // PACKET), at_most // PACKET) * PACKET
+    return rounded if 4 * abs(rounded - slots) <= slots else slots
