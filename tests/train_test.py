@@ -120,6 +120,7 @@ def program(module, noted):
     made = trainer_of()
     strategies = {name: distribution.strategy(name) for name in ("one_device", "mirrored")}
     noted(parts, "set_up_process")
+    noted(module.distribution, "find_cluster")
     noted(module.workers, "strategy", lambda name, *_: strategies[name])
     noted(module.datasets, "download")
     noted(module.datasets, "describe", INFO)
@@ -135,12 +136,14 @@ def program(module, noted):
 def test_the_parts_of_a_run_get_what_they_need_in_order(module, program, capsys):
     calls, made = program
     give(**DATA, epsilon=6.0, strategy="mirrored", overwrite=True, worker_timeout=77.0)
+    give(cluster="slurm")
     module.train()
     assert list(calls) == [
-        "set_up_process", "strategy", "describe", "trainer", "load", "claim", "require_space",
-        "fit", "test", "part",
+        "set_up_process", "find_cluster", "strategy", "describe", "trainer", "load", "claim",
+        "require_space", "fit", "test", "part",
     ]  # fmt: skip
     path, mirrored = pathlib.Path("the/run"), module.distribution.strategy("mirrored")
+    assert calls["find_cluster"] == [(("slurm", "mirrored"), {})]
     ((joined, _),) = calls["strategy"]
     assert (joined[0], joined[2]) == ("mirrored", 77.0)
     assert calls["describe"] == [(("folder:my/cats", "there", None, 9_000), {})]
@@ -313,7 +316,8 @@ def test_what_watches_a_run_knows_where_it_begins(module, noted, tmp_path):
     # 9 images in 7 + 3 passes against 6 images in 2 + 2.
     assert progress.test_work == 9 * 10 / (6 * 4)
     assert (board.log_dir, board.batch_size) == (tmp_path / "logs", 8)
-    assert board.settings.items() >= {"epsilon": 9.0, "validation_steps": 2, "seed": 3}.items()
+    told = {name: value for name, value in vars(given()).items() if value is not None}
+    assert board.settings == told and told["mixup"] == 0.0 and told["download"] is False
     assert (overfitting.action, overfitting.best, overfitting.best_epoch) == ("stop", 0.5, 1)
     assert overfitting.warmup_epochs == 2.5
     pictures = board.pictures
@@ -365,9 +369,9 @@ def test_compilation_wins_over_the_default_and_is_refused_beside_what_was_asked_
 
 
 class Report:
-    def __init__(self):
+    def __init__(self, last=(True, False)):
         self.clean_accuracy = 0.75
-        self.outcomes = [types.SimpleNamespace(last_iterate=np.array([True, False]))]
+        self.outcomes = [types.SimpleNamespace(last_iterate=np.array(last))]
 
     def save(self, path):
         path.write_text("saved")
@@ -401,3 +405,81 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     assert "the table\n9 test images, l2 epsilon 12 pixels" in capsys.readouterr().out
     module.test(given(), INFO, tmp_path)
     assert len(calls["evaluate"]) == 1
+
+
+def test_several_balls_are_tested_each_and_count_together(module, noted, tmp_path, monkeypatch):
+    noted(module.datasets, "load", lambda *_, **__: "the data")
+    found = {"l2": Report([True, False, True, False]), "l1": Report([True, True, False, False])}
+    calls = noted(module.evaluate, "evaluate", lambda *given, **_: found[given[2][0].norm])
+    unions = []
+
+    class Union(Report):
+        def __init__(self, reports, files):
+            super().__init__()
+            unions.append((reports, files))
+
+    monkeypatch.setattr(module, "Union", Union)
+    trainer_of().network.save(tmp_path / "network.keras")
+    (tmp_path / "metrics.json").write_text('{"best": {"step": 40}}')
+    written = noted(module.tensorboard, "write_test")
+    give(**DATA, norms=["l2", "l1"], epsilons=["90", "300"], test_steps=3)
+    module.test(given().completed(), INFO, tmp_path)
+    attacked = [(one.norm, one.epsilon, one.steps) for (_, _, (one,), _), _ in calls["evaluate"]]
+    assert attacked == [("l2", 90.0, 3), ("l1", 300.0, 3)]
+    files = {norm: f"test_pgd_3.{norm}.json" for norm in found}
+    assert unions == [(found, files)]
+    assert all((tmp_path / name).is_file() for name in (*files.values(), "test_pgd_3.json"))
+    ((_, _, figures), _), *_ = written["write_test"]
+    assert figures == {"clean_accuracy": 0.75, "adversarial_accuracy": 0.25}
+
+
+def test_metrics_json_tells_the_size_of_the_images_and_every_ball(module):
+    several = {"norms": ["l2", "l1"], "epsilons": [90.0, 300.0], "norm_combination": "max"}
+    give(**DATA | {"image_size": 7}, norm_combination="max", norms=["l2", "l1"],
+         epsilons=["90", "300"], initial_network="zoo:one", extra_data="more.npz")  # fmt: skip
+    record = {"best": {"epoch": 1}, "history": [{"epoch": 1}, {"epoch": 2}]}
+    told = summary.metrics(given().completed(), INFO, trainer_of().network, record)
+    expected = several | record | {"norm": "l2", "epsilon": 90.0, "image_size": 7, "model": "net"}
+    expected |= {"initial_network": "zoo:one", "extra_data": "more.npz"}
+    assert {name: told[name] for name in expected} == expected
+    give(norms=[], epsilons=[], initial_network=None, extra_data=None, epsilon=9.0)
+    told = summary.metrics(given().completed(), INFO, trainer_of().network, record)
+    assert not told.keys() & {*several, "initial_network", "extra_data"}
+
+
+@pytest.mark.parametrize("attack, called", [("pgd", "adversarial"), ("none", "clean")])
+def test_clean_training_is_called_so_and_the_steps_asked_for_are_profiled(
+    module, noted, tmp_path, attack, called
+):
+    _, _, _, options = fitted(module, noted, tmp_path, epsilon=9.0, attack=attack, profile=(11, 13))
+    progress, profile, *_ = options["callbacks"](6 + 4, {"history": []})
+    assert progress.training_images == called
+    assert (profile.log_dir, profile.first, profile.last) == (tmp_path / "logs", 11, 13)
+    assert profile._done == 10  # steps that are over
+
+
+# What decides a weight of a run that says nothing else, as README and docs name it.
+UNLESS_TOLD = {
+    "dataset": "digits", "augment": None, "mixup": 0.0, "cutmix": 0.0, "lanes": 1,
+    "attack": "pgd", "norm": "linf", "norms": [], "norm_combination": "random", "epsilon": None,
+    "epsilon_warmup_epochs": 0.0, "attack_steps": 1, "step_size": None, "random_start": True,
+    "clean_start": 0.0, "attack_batch_norm": "inference", "validation_steps": 10,
+    "method": "pgd_at", "beta": None, "replays": None, "awp_gamma": 0.0, "attack_gradient": None,
+    "update_gradient": None, "on_overfitting": "warn", "epochs": 30, "batch_size": 128,
+    "optimizer": "sgd", "learning_rate": 0.1, "learning_rate_base_size": 0,
+    "schedule": "one_cycle", "warmup_epochs": None, "boundary": [], "factor": 0.1,
+    "decay_epochs": 2.4, "decay_factor": 0.97, "momentum": 0.9, "nesterov": True,
+    "weight_decay": 5e-4, "activation_weight_decay": 0.0, "label_smoothing": 0.0,
+    "ema_decay": 0.0, "gradient_accumulation": 1, "synchronized_batch_norm": False, "freeze": [],
+    "body_learning_rate_multiplier": 1.0, "seed": 0, "strategy": "one_device",
+    "precision": "float32", "deterministic": True, "jit_compile": False, "remat": False,
+    "steps_per_execution": 1, "test_steps": 20,
+}  # fmt: skip
+
+
+def test_a_run_that_says_nothing_else_is_the_documented_one():
+    assert {name: FLAGS[name].default for name in UNLESS_TOLD} == UNLESS_TOLD
+    known = {"extra_data", "extra_fraction", "eval_resize", "image_size", "model", "activation"}
+    known |= {"initial_network", "threads", "logical_cpus", "epsilons", "download", "picture_grid"}
+    rest = set(programs.names()) - workdir.NO_WEIGHT - UNLESS_TOLD.keys() - known
+    assert not rest, "a new flag of training has no default here"

@@ -286,3 +286,30 @@ def test_a_recipe_keeps_what_it_begins_with_and_learns_its_size():
     assert networks.sized(initial, anyhow, network).image_size == 8
     assert networks.sized(initial, INFO, network) == initial
     assert networks.activation(initial, network) == "relu"
+
+
+def test_every_source_is_asked_for_as_the_recipe_says(monkeypatch):
+    asked = []
+
+    def noted(*arguments, **options):
+        asked.append((*arguments, options))
+        return make()
+
+    monkeypatch.setattr(networks.loading, "load", noted)
+    monkeypatch.setattr(networks.applications, "build", noted)
+    five = dataclasses.replace(INFO, class_names=tuple("abcde"))
+    form = {"num_classes": 5, "image_size": 8, "num_channels": 1}
+    for download in (False, True):
+        for values in (
+            {"initial_network": "a.keras"},
+            {"initial_network": "keras.applications:N:a=1"},
+            {"model": "keras:N:a=1"},
+        ):
+            networks.make(given(download=download, **values), five)
+        fetched = {"download": download}
+        assert asked == [
+            ("a.keras", fetched),
+            ("N:a=1", {"weights": "imagenet", **fetched, **form}),
+            ("N:a=1", {"weights": None, **form}),  # random ones need no file
+        ]
+        asked.clear()

@@ -342,3 +342,12 @@ def test_the_calls_of_fit_of_a_run_are_its_steps_in_order_and_end_with_epochs(ep
         for epoch in range(initial_epoch, end):
             done += range(start if epoch == initial_epoch else epoch * steps, (epoch + 1) * steps)
     assert done == list(range(step, epochs * steps))
+
+
+def test_an_epoch_is_validated_on_every_image(whole):
+    run, record, state = whole
+    for variable, value in zip(run.trainer.state, state, strict=True):
+        variable.assign(value)
+    found = run.trainer.evaluate(examples(), verbose=0, return_dict=True)
+    last = record["history"][-1]
+    assert {f"val_{name}": value for name, value in found.items()}.items() <= last.items()

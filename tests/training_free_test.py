@@ -138,3 +138,20 @@ def test_what_cannot_be_trained_for_free_is_named():
         free.replay(tf.data.Dataset.range(2), 0)
     with pytest.raises(ValueError, match="start is 2"):
         free.replay(tf.data.Dataset.range(2), 2, 2)
+
+
+def test_the_objective_sees_the_clean_images_and_the_perturbed_ones():
+    made, seen = trainer(), []
+    plain, pixels = made.objective, images(4)
+
+    def recorded(network, clean, adversarial, labels):
+        seen.append((clean.numpy(), adversarial.numpy()))
+        return plain(network, clean, adversarial, labels)
+
+    made.objective = recorded
+    delta = np.random.default_rng(0).uniform(-EPSILON, EPSILON, pixels.shape)
+    made.perturbation.assign(delta)
+    made.train_step((tf.constant(pixels, tf.float32), LABELS[:4]))
+    ((clean, adversarial),) = seen
+    np.testing.assert_allclose(clean, pixels, atol=1e-4)
+    np.testing.assert_allclose(adversarial, np.clip(pixels + delta, 0, 255), atol=1e-3)

@@ -153,6 +153,9 @@ def test_the_flags_reach_the_attack_and_the_validation(given, combination):
     ]  # fmt: skip
     whole = recipe.Recipe.of(values).completed()
     assert (whole.norm, whole.epsilon) == ("linf", 8.0)
+    values.norms, values.epsilons = ["l1", "linf"], ["3060", "8"]
+    whole = recipe.Recipe.of(values).completed()
+    assert (whole.norm, whole.epsilon) == ("l1", 3060.0)
     assert type(parts.training_attack(given())) is attacks.PGD
 
 
@@ -178,3 +181,18 @@ def test_a_method_of_one_ball_says_so(given, method):
     values = given(norms=["linf", "l1"], epsilons=["8", "3060"], method=method)
     with pytest.raises(ValueError, match=f"{method} needs a ball and gradient steps"):
         parts.method(values).trainer(network(), parts.training_attack(values), batch_size=6)
+
+
+@pytest.mark.parametrize("by", ["loss", "margin"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_image_without_an_answer_is_the_worst(by, place):
+    images = tf.zeros([2, *SHAPE])
+    moved = [lambda net, images, *_, move=move: images + move for move in (1.0, 2.0, 3.0)]
+
+    def net(images, training):
+        move = tf.reduce_max(images, [1, 2, 3])[:, None]
+        right = move * tf.constant([[-1.0, 0.0, 0.0]])  # the last is the worst of the others
+        return tf.where(move == place + 1.0, float("nan"), right)
+
+    found = several.Worst(moved, by=by)(net, images, tf.constant([0, 0]), tf.constant([1, 2]))
+    np.testing.assert_array_equal(found, images + place + 1.0)

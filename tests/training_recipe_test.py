@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from sat_tf import activations, attacks
+from sat_tf import activations, attacks, injection
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.data import Info
 from sat_tf.training import methods, networks, optimizers, parts, recipe
@@ -138,6 +138,8 @@ def test_the_defaults_are_those_of_the_help(given, built):
     t = np.arange(40)  # a quarter of 4 epochs of warm-up, then one_cycle
     expected = np.where(t < 10, 0.1 * (t + 1) / 10, 0.1 * (40 - t) / 30)
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="the trainer is no network; save .*best_network.save"):
+        made.save("mine.keras")
     long = optimizers.schedule(given(epochs=30), 10)
     assert (long.warmup_steps, long.num_steps, long.boundaries) == (20, 300, ())
     # 0.29 times 100 is 28.999… in floating point.
@@ -252,6 +254,53 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
         parts.trainer(given(attack="none", epsilon_warmup_epochs=1.0, batch_size=10), INFO, 1)
     with pytest.raises(ValueError, match="31 and epochs 30, so epsilon would not be reached"):
         parts.trainer(given(epsilon_warmup_epochs=31.0, batch_size=10), INFO, 1)
+    with pytest.raises(ValueError, match="attack_batch_norm is batch and batch norm is synchron"):
+        parts.training_attack(given(attack_batch_norm="batch", synchronized_batch_norm=True))
     for wrong in ({"schedule": "step"}, {"schedule": "cosine", "boundary": [3.0]}):
         with pytest.raises(ValueError, match="'step' needs at least one --boundary"):
             optimizers.schedule(given(**wrong), 10)
+
+
+def pretrained():
+    pixels = keras.Input((12, 12, 2))
+    x = keras.layers.Conv2D(3, 5, strides=4, name="conv")(pixels)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
+    return keras.Model(pixels, keras.layers.Dense(7, name="top")(keras.layers.Flatten()(x)))
+
+
+def of_body(made):
+    """How far a step takes the body, over how far it takes the head."""
+    weights = made.network.trainable_variables
+    before = [weight.numpy() for weight in weights]
+    made.optimizer.apply_gradients([(100 * tf.ones(w.shape), w) for w in weights])
+    moves = [np.abs(w - old).mean() for w, old in zip(weights, before, strict=True)]
+    return pytest.approx(np.mean(moves[:-2]) / np.mean(moves[-2:]), rel=1e-3)
+
+
+def kernels_decay(made):
+    return made.weight_decay, made.optimizer.weight_decay
+
+
+# What tells each flag in the trainer that is built, its default and what is given.
+SWITCHES = {
+    "freeze": (lambda made: [x.name for x in made.network.layers if not x.trainable],
+               [], (["conv"], ["conv"])),
+    "synchronized_batch_norm": (lambda made: made.network.get_layer("norm").synchronized,
+                                False, (True, True)),
+    "remat": (lambda made: ["call" in vars(one) for one in (made.network, made.average)],
+              [False, False], (True, [True, True])),
+    "body_learning_rate_multiplier": (of_body, 1.0, (0.25, 0.25)),
+    "optimizer": (kernels_decay, (5e-4, None), ("adamw", (0.0, 5e-4))),
+    "activation": (lambda made: list(injection.hidden_activations(made.network).values()),
+                   ["relu"], ("swish", ["swish"])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_flag_of_the_network_or_its_gradients_is_on_where_it_is_given(given, name):
+    look, before, (value, after) = SWITCHES[name]
+    common = {"initial_network": f"{__name__}:pretrained", "model": None, "batch_size": 10}
+    common |= {"activation": "keep", "ema_decay": 0.5 if name == "remat" else 0.0}
+    assert look(parts.trainer(given(**common), INFO, 1)) == before
+    made = parts.trainer(given(**common | {name: value}), INFO, 1)
+    assert look(made) == after
