@@ -193,3 +193,22 @@ def test_what_cannot_be_is_refused(tmp_path):
 def test_a_stepped_attack_says_what_it_aims_at():
     attack = SteppedTargetedPGD("least_likely", epsilon=1.0, step_size=1.0, steps=2)
     assert attack.target == "least_likely" and attack.name == "pgd-2-least_likely"
+
+
+@pytest.mark.parametrize("name", ["pgd-3", "pgd-3-random", "pgd-3-least_likely"])
+def test_every_setting_reaches_pgd_towards_a_class_and_on_a_surrogate(name, monkeypatch):
+    asked = {"epsilon": 90.0, "norm": "l2", "step_size": 17.0}
+    (attack,) = attacks.parse([name], num_classes=4, **asked)
+    settings = {**asked, "steps": 3, "random_start": True, "batch_norm": "inference"}
+    assert vars(getattr(attack, "pgd", attack)) == settings
+    made, kind = [], TargetedPGD
+    monkeypatch.setattr(
+        transfer, "TargetedPGD", lambda *given, **options: made.append(kind(*given, **options))
+        or made[0],
+    )  # fmt: skip
+    shown = transfer.make(attack, Disjoint(), "other")
+    assert (shown.epsilon, shown.norm, shown.step_size) == (90.0, "l2", 17.0)
+    assert (shown.name, shown.steps_of_surrogate) == (f"{name}-transferred", 3)
+    assert [(one.target, vars(one.pgd)) for one in made] == (
+        [] if name == "pgd-3" else [(attack.target, settings)]
+    )

@@ -55,7 +55,7 @@ ASKED = {
     "save_every": "4.5",
 }
 # Of other ways to measure, which exclude these: evaluation_corruptions_test, evaluation_union_test;
-# and attacks_targeted_test of the surrogate.
+# and a law of its own below.
 APART = {"corruptions", "severities", "corruption_baseline", "norms", "epsilons", "surrogate"}
 
 
@@ -131,12 +131,15 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
     path = pathlib.Path("there/mine.json")
     printed = capsys.readouterr().out
     left_out = autoattack.left_out("standard", norm="l2", num_classes=3)
-    assert left_out
+    asked = {"epsilon": 5.0, "norm": "l2", "num_classes": 3}
+    made = list(map(names.name_of, names.parse(["autoattack", "pgd-3"], **asked)))
+    assert left_out and len(made) > 1
     found = {
         "network": about["network"]["source"] == seen["load.source"] == "nets/mine.keras",
         "input_range": seen["adapt.input_range"] == (0.0, 1.0),
         "preprocessing": seen["adapt.preprocessing"] == "caffe",
         "dataset": seen["load.name"] == about["data"]["dataset"] == "some_set"
+        and seen["write.about"]["dataset"] == "some_set"
         and seen["positions.dataset"] == seen["describe.name"] == "some_set",
         "split": seen["load.split"] == about["data"]["split"] == "validation"
         and seen["positions.split"] == "validation",
@@ -152,12 +155,16 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "ids": seen["positions.path"] == "ids.txt"
         and seen["evaluate.dataset"].wanted.tolist() == [2, 5],
         "attacks": names.name_of(pgd) == "pgd-3"
-        and len(attacks) > 1
+        and list(map(names.name_of, attacks)) == made == list(map(names.name_of, curve[1.0]))
         and options.left_out == left_out,
         "epsilon": {one.epsilon for one in attacks} == {5.0},
         "step_size": pgd.step_size == curve[1.0][-1].step_size == 1.25,
-        "norm": {one.norm for one in [*attacks, *curve[1.0]]} == {"l2"},
-        "restarts": options.restarts == 3,
+        "norm": {one.norm for one in [*attacks, *curve[1.0]]} == {"l2"}
+        and seen["write.title"] == "Robustness of nets/mine.keras: l2 epsilon 5",
+        "restarts": options.restarts == 3
+        and "nets/mine.keras on some_set validation:\nl2 epsilon 5, step size 1.25 (pixels in [0, "
+        "255]), restarts of PGD 3\n"
+        in printed,
         "last_iterate": options.last_iterate is False,
         "fold_batch_norm": options.fold_batch_norm is False,
         "curve": {e: {one.epsilon for one in some} for e, some in curve.items()}
@@ -305,6 +312,8 @@ def test_the_report_of_a_run_has_the_labels_and_verdicts_of_its_data_set(
     assert report["attacks"][0]["settings"]["epsilon"] == 10.0
     assert [point["epsilon"] for point in report["curve"]] == [4.0, 10.0]
     assert report["curve"][0]["seconds"] > 0 == report["curve"][1]["seconds"]
+    spent = report["attacks"][0]["seconds"] + report["curve"][0]["seconds"]
+    assert report["seconds"] == pytest.approx(spent, abs=2e-3)
     radii = [point["adversarial_accuracy"] for point in report["curve"]]
     assert right.mean() >= radii[0] > radii[1] > 0
     printed = capsys.readouterr().out
@@ -354,3 +363,50 @@ def test_wrong_flags_give_one_line_and_status_2(forked, arguments, said):
     assert status == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_what_cannot_be_written_is_refused_before_a_network_is_loaded(parse, monkeypatch):
+    parse("--network=n.keras", "--dataset=digits", "--epsilon=2", "--write=html,pdf")
+    monkeypatch.setattr(evaluate, "load_network", lambda settings: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="--write holds 'pdf'; use some of: html, plots"):
+        evaluate.main()
+
+
+def test_attacks_of_a_surrogate_are_computed_on_the_network_that_the_flag_names(run, monkeypatch):
+    made = []
+    monkeypatch.setattr(loading, "weights_hash", lambda network: "its weights")
+    monkeypatch.setattr(
+        evaluate.transfer, "make", lambda attack, *other: made.append((attack, *other)) or attack
+    )
+    asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2,pgd-3-random")
+    seen, _ = run(*asked, "--surrogate=s.keras")
+    surrogate = seen["adapted"]  # what loads is one network here
+    rest = surrogate, "s.keras its weights"
+    assert [(names.name_of(one), *more) for one, *more in made] == [
+        ("pgd-2", *rest), ("pgd-3-random", *rest)
+    ]  # fmt: skip
+    assert seen["load.source"] == "s.keras" and seen["evaluate.about"]["network"] == {
+        "source": "n.keras"
+    }
+    assert seen["evaluate.attacks"] == [one for one, *_ in made]
+    made.clear()
+    run(*asked)
+    assert not made
+
+
+def test_the_library_and_the_program_evaluate_alike_unless_told(parse):
+    flags_unset, options = parse(), vars(evaluate.Options())
+    shared = options.keys() & set(flags_unset) - {"strategy", "curve"}
+    assert shared == {
+        "restarts", "last_iterate", "batch_size", "num_images", "fold_batch_norm", "seed",
+        "image_type", "overwrite", "save_every",
+    }  # fmt: skip
+    for name in shared:
+        assert getattr(flags_unset, name) == options[name], name
+    told = {
+        "attacks": ["pgd-10", "pgd-20", "pgd-50", "pgd-200"], "split": "test", "restarts": 1,
+        "last_iterate": True, "batch_size": 128, "seed": 0, "severities": list("12345"),
+        "write": ["html"], "preprocessing": "none", "strategy": "one_device", "curve": [],
+        "fold_batch_norm": True, "image_type": "float32", "save_every": 30.0, "norms": [],
+    }  # fmt: skip
+    assert {name: getattr(flags_unset, name) for name in told} == told

@@ -197,7 +197,7 @@ def outcome(name, standing, unconfirmed=0):
         ("pgd gap", [outcome("pgd-10", 700), outcome("apgd-t", 599)], False),
         ("square", [outcome("pgd-50", 700), outcome("apgd-t", 500), outcome("square", 499)], True),
         ("confirmed", [outcome("pgd-50", 500)], True),
-        ("confirmed", [outcome("pgd-50", 500, unconfirmed=1)], False),
+        ("confirmed", [outcome("pgd-50", 500, unconfirmed=1), outcome("square", 500)], False),
     ],
 )
 def test_thresholds_of_what_attacks_found_are_those_of_the_document(name, outcomes, passed):

@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from flags import evaluate as own_flags
-from sat_tf import evaluate
+from sat_tf import data, evaluate
+from sat_tf.evaluation.corruptions import Kinds
 from sat_tf.evaluation.report.corruptions import CorruptionReport, read_baseline
 from sat_tf.runs import Interrupted
 from tests import programs
@@ -237,3 +238,70 @@ def test_a_stop_promises_no_more_than_is_kept(asked, monkeypatch, tmp_path):
     asked("--network=none.keras", "--dataset=cifar10", "--corruptions=fog")
     with pytest.raises(Interrupted, match="stopped; the same command begins anew"):
         evaluate.main()
+
+
+def test_every_flag_of_a_measurement_reaches_it(asked, pictures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecorruptions", types.SimpleNamespace(corrupt=darkened))
+    made, corrupted = [], data.corruptions.Corrupted
+    monkeypatch.setattr(
+        data.corruptions, "Corrupted", lambda *given: made.append(given[1:]) or corrupted(*given)
+    )
+    kinds = {("snow", 2): np.arange(4) < 3, ("fog", 2): np.arange(4) < 1}
+    CorruptionReport(None, kinds, {}, 1.0).save(pictures / "other.json")
+    asked(f"--network={pictures}/network.keras", f"--dataset=folder:{pictures}/set", "--seed=7",
+          "--num_images=9", "--batch_size=4", "--corruptions=snow,fog", "--severities=2",
+          f"--corruption_baseline={pictures}/other.json", "--write=",
+          f"--json={pictures}/found.json")  # fmt: skip
+    evaluate.main()
+    found = json.loads((pictures / "found.json").read_text())
+    assert made == [("snow", 2, 7, 9), ("fog", 2, 7, 9)]
+    # The first nine are bright, with means from 125 on in steps of 5; fog takes 54 of each.
+    right = {one["corruption"]: one["accuracy"] for one in found["corruptions"]}
+    assert right == {"snow": 1.0, "fog": pytest.approx(3 / 9)}
+    assert (found["num_images"], found["seed"], found["clean_accuracy"]) == (9, 7, 1.0)
+    low, _ = found["clean_accuracy_interval_95"]
+    assert low == pytest.approx(9 / (9 + 1.959964**2), rel=1e-4)  # Wilson's, of nine of nine
+    relative = (0 / 0.25 + (6 / 9) / 0.75) / 2
+    assert found["relative_mean_corruption_error"] == pytest.approx(relative)
+
+
+def test_severities_stand_in_rising_order_whatever_the_order_of_measuring():
+    right = {("fog", 3): np.arange(4) < 1, ("fog", 1): np.arange(4) < 3}
+    found = CorruptionReport(None, right, {}, 1.0)
+    assert found.severities == [1, 3]
+    np.testing.assert_allclose(found.accuracies(), [[0.75, 0.25]])
+    assert found.rows()[:2] == [
+        ["corruption", "severity 1", "severity 3", "mean"],
+        ["fog", "75.00", "25.00", "50.00"],
+    ]
+
+
+# What a measurement without attacks has a use for.
+TAKEN = {
+    "workdir", "network", "input_range", "preprocessing", "dataset", "split", "data_dir", "classes",
+    "max_pixels", "image_size", "eval_resize", "num_images", "ids", "seed", "corruptions",
+    "severities", "corruption_baseline", "batch_size", "strategy", "logical_cpus", "json", "write",
+    "overwrite",
+}  # fmt: skip
+
+
+def test_every_flag_is_of_attacks_or_of_corruptions(asked):
+    always = ("--network=n.keras", "--dataset=cifar10", "--corruptions=fog")
+    unset = asked(*always)
+    every = {flag.name for flag in unset.flags_by_module_dict()[own_flags.__name__]}
+    numbers = dict.fromkeys(("epsilon", "step_size", "image_size", "num_images", "severities"), 3)
+    for name in every - {"corruption_baseline", "corruptions"}:
+        default = unset[name].default
+        text = ",".join(default) if isinstance(default, list) else default
+        given = asked(*always, f"--{name}={numbers.get(name, text)}")
+        chosen = types.SimpleNamespace(flags=given, dataset="cifar10")
+        if name in TAKEN:
+            assert Kinds.of(chosen).names == ("fog",)
+            continue
+        with pytest.raises(ValueError, match=f"--{name} is of attacks"):
+            Kinds.of(chosen)
+    assert every > TAKEN
+    for name in ("severities", "corruption_baseline"):
+        asked("--network=n.keras", "--dataset=cifar10", "--epsilon=8", f"--{name}=1")
+        with pytest.raises(ValueError, match=f"--{name} is of corruptions; give --corruptions="):
+            evaluate.main()

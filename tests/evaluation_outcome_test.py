@@ -125,3 +125,17 @@ def test_the_picture_is_that_of_a_break_or_else_of_the_first_try():
         return store.examples[0, 0, 0, 0]
 
     assert [keep(False, 1), keep(False, 2), keep(True, 3), keep(False, 4)] == [1, 1, 3, 3]
+
+
+def test_an_image_that_had_fallen_keeps_the_image_it_fell_to():
+    put = []
+    images = types.SimpleNamespace(put=lambda index, image: put.append((index, image)))
+    store = types.SimpleNamespace(
+        examples=np.zeros([0, 2, 2, 1]), images=images, _typed=lambda clean, image, attack: image
+    )
+    (stage,) = plan.stages([PGD(epsilon=8, step_size=2, steps=4)], "main", 3, restarts=1,
+                           last_iterate=True)  # fmt: skip
+    standing = np.array([True, False, True])
+    for index in range(3):
+        Store.keep(store, stage, 0, standing, verdict(index, [1], image=index))
+    assert put == [(0, 0), (2, 2)]

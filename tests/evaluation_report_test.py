@@ -445,3 +445,15 @@ def test_the_page_begins_with_the_last_iterate_of_the_longest_pgd(report):
     text = page.write(report, "t")
     figures = text[text.index('class="figures"') : text.index("<h2>Attacks")]
     assert "<b>60.00 %</b>pgd-9, last iterate<br>" in figures and "pgd-3" not in figures
+
+
+def test_the_names_of_the_classes_reach_every_picture(report, tmp_path, monkeypatch):
+    names, asked = list("abcd"), []
+    drawn, png = plots.grid, plots.grid(report)
+    monkeypatch.setattr(plots, "grid", lambda *given: asked.append(given[1:]) or png)
+    about = {"class_names": names}
+    for kind in ("html", "plots", "tensorboard"):
+        artefacts.write(report, [kind], tmp_path / "report.json", title="t", about=about)
+        assert asked == [(names,)], kind
+        asked.clear()
+    assert drawn(report, names) != png  # which shows them

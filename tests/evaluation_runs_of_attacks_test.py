@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf.attacks import autoattack, geometry, losses
+from sat_tf.attacks import PGD, autoattack, geometry, losses
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.fab import FAB
+from sat_tf.attacks.own import OwnAttack
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.attacks.square import Square
+from sat_tf.attacks.targeted import SteppedTargetedPGD
+from sat_tf.attacks.trajectory import Trajectory
 from tests import linear_network
 
 COUNT, DIMENSION = 6, linear_network.DIMENSION
@@ -182,3 +185,29 @@ def test_a_dlr_of_close_logits_is_not_damped():
     assert found == pytest.approx(-3 / 4, rel=1e-3)
     tied = losses.dlr(tf.zeros([1, 3]), tf.constant([0])).numpy()
     assert np.isfinite(tied).all()
+
+
+EVERY = {
+    **{name: attack for name, (attack, _) in RUNS.items()},
+    "fab": FAB(epsilon=8.0, targeted=False, iterations=2),
+    "fab-t": FAB(epsilon=8.0, num_targets=2, iterations=2),
+    "towards": SteppedTargetedPGD("random", epsilon=8.0, step_size=2.0, steps=2),
+    "trajectory": Trajectory(PGD(epsilon=8.0, step_size=2.0, steps=2)),
+    "own": OwnAttack(PGD(epsilon=8.0, step_size=2.0, steps=2), name="x", epsilon=8.0, norm="linf"),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_attack_asks_the_network_as_it_predicts(name):
+    """In training mode, which none of them may ask for, this one is wrong everywhere."""
+    modes = []
+
+    def network(points, training=False):
+        modes.append(training)
+        return sure(points) * (-1.0 if training else 1.0)
+
+    attack, pixels = EVERY[name], tf.constant(images())
+    labels = tf.zeros([COUNT], tf.int32)
+    state = attack.start(pixels, labels, seeds(), sure(pixels))
+    state = attack.step(network, state)
+    assert modes and not any(modes) and not state["broken"].numpy().any()

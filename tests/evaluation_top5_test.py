@@ -1,5 +1,7 @@
 """Right among the first five: counted on the clean images and on what the attacks returned."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from sat_tf import attacks
 from sat_tf.attacks.own import OwnAttack
 from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluation import session
 from sat_tf.evaluation.report import page
 from sat_tf.evaluation.runner import judged
 from sat_tf.evaluation.stream import Stream
@@ -86,3 +89,18 @@ def test_of_ten_classes_it_is_not_told():
     report = evaluate(network, (IMAGES, network.labels(IMAGES)), [attack], Options(num_images=9))
     assert report.top5 is None and report.to_dict()["clean_top5_accuracy"] is None
     assert "first five" not in report.text()
+
+
+def test_a_label_is_among_five_if_it_is_so_after_every_attack():
+    def sweep(*among):
+        return types.SimpleNamespace(in_top5=np.array(among, bool))
+
+    stages = [
+        types.SimpleNamespace(sweeps=[sweep(1, 0, 1, 1), sweep(1, 1, 0, 1)]),
+        types.SimpleNamespace(sweeps=[sweep(1, 1, 1, 0)]),
+    ]
+    clean = types.SimpleNamespace(num_classes=11, in_top5=np.array([True, True, True, True]))
+    before, after = session._top5(types.SimpleNamespace(stages=stages), clean)
+    assert before is clean.in_top5 and after.tolist() == [True, False, False, False]
+    clean.in_top5 = np.array([False, True, True, True])
+    assert not session._top5(types.SimpleNamespace(stages=stages), clean)[1].any()

@@ -1,6 +1,7 @@
 """Laws of several norms in one command: the union is the AND of what single commands find."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn import datasets
 from flags import evaluate as own_flags
 from sat_tf import evaluate
 from sat_tf.evaluation import settings
+from sat_tf.evaluation.report.union import Union
 from sat_tf.evaluation.runner import Runner
 from tests import programs
 
@@ -107,6 +109,9 @@ def test_a_run_says_its_norms_and_flags_are_stronger(parse, tmp_path):
     assert names == ["report.linf.json", "report.l1.json"]
     asked = settings.complete(parse(f"--workdir={tmp_path}", "--norm=l2", "--epsilon=5"))
     assert (asked.balls, asked.norm, asked.epsilon) == ((), "l2", 5.0)
+    for flag, ball in (("--norm=l2", ("l2", 3.0)), ("--epsilon=5", ("linf", 5.0))):
+        asked = settings.complete(parse(f"--workdir={tmp_path}", flag))
+        assert (asked.balls, (asked.norm, asked.epsilon)) == ((), ball)
     two = parse(f"--workdir={tmp_path}", "--norms=l2,l1", "--epsilons=5,7")
     assert settings.complete(two).balls == (("l2", 5.0), ("l1", 7.0))
 
@@ -128,3 +133,34 @@ def test_balls_that_do_not_fit_are_refused(parse, arguments, said):
     with pytest.raises(ValueError) as error:
         settings.complete(parse("--network=n.keras", "--dataset=digits", *arguments))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_union_tells_what_every_ball_cost_left_out_and_failed(tmp_path):
+    def report(standing, seconds, left_out, passed, epsilon):
+        standing = np.array(standing, bool)
+        outcome = types.SimpleNamespace(
+            name="pgd-2", attacked=np.ones(4, bool), standing=standing,
+            settings={"epsilon": epsilon},
+        )  # fmt: skip
+        images = dict.fromkeys(("index", "label", "clean_correct"))
+        return types.SimpleNamespace(
+            clean=np.array([True, True, True, False]), standing=standing, seconds=seconds,
+            outcomes=[outcome], facts={"attacks_left_out": left_out, "seed": 7, "more": 1},
+            checks=[{"name": "logits", "passed": passed}, {"name": "square", "passed": None}],
+            to_dict=lambda: {"images": images},
+        )  # fmt: skip
+
+    reports = {
+        "l2": report([1, 1, 0, 0], 2.25, {}, True, 90.0),
+        "l1": report([0, 1, 1, 0], 4.5, {"apgd-t": "why"}, False, 300.0),
+    }
+    told = Union(reports, {"l2": "a.l2.json", "l1": "a.l1.json"}).to_dict()
+    assert (told["seconds"], told["seed"], told["num_images"]) == (6.75, 7, 4)
+    assert "more" not in told and told["images"]["standing"] == [0, 1, 0, 0]
+    assert (told["clean_accuracy"], told["adversarial_accuracy"]) == (0.75, 0.25)
+    first, second = told["norms"]
+    assert (first["norm"], first["epsilon"], first["report"]) == ("l2", 90.0, "a.l2.json")
+    assert (first["attacks_left_out"], first["checks_failed"]) == ({}, [])
+    assert (second["norm"], second["epsilon"], second["report"]) == ("l1", 300.0, "a.l1.json")
+    assert (second["attacks_left_out"], second["checks_failed"]) == ({"apgd-t": "why"}, ["logits"])
+    assert second["attacks"][0]["num_attacked"] == 4
