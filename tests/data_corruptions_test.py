@@ -29,7 +29,7 @@ def stub(monkeypatch):
     def corrupt(image, severity, corruption_name, seed=None):
         assert image.dtype == np.uint8 and (seed is not None) == (corruption_name == "glass_blur")
         own = np.random.default_rng(seed).integers(0, 2, image.shape) if seed else 0
-        noise = np.random.normal(size=image.shape) * 5 * severity
+        noise = np.random.normal(size=image.shape) * 5
         return np.clip(image * 0.5 + noise + own, 0, 255).astype(np.uint8)
 
     monkeypatch.setitem(sys.modules, "imagecorruptions", types.SimpleNamespace(corrupt=corrupt))
@@ -49,7 +49,7 @@ def test_an_image_depends_on_seed_position_and_kind_and_on_nothing_else(stub, na
     np.testing.assert_array_equal(labels, [1, 2, 6])
     again = corruptions.Corrupted(batches(7), name, 2, 5)
     np.testing.assert_array_equal([one for one, _ in again], [one for one, _ in again])
-    for other in (("snow", 2, 5), (name, 2, 6)):
+    for other in (("snow", 2, 5), (name, 2, 6), (name, 3, 5)):
         assert (read(batches(7), *other)[0] != found).any((1, 2, 3)).all()
     same = np.broadcast_to(IMAGES[:1], IMAGES.shape)
     noise = read([(same, LABELS)], name, 2, 5)[0]

@@ -49,7 +49,7 @@ def test_an_erased_part_is_a_rectangle_of_the_area_and_aspect_asked_for_and_rand
     unseen = tf.fill([40, 30, 3], -1.0)
     erase = tf.function(distortions.random_erasing(
         probability=0.75, min_area=0.1, max_area=0.2, min_aspect=0.5))  # fmt: skip
-    found, pixels, corners = 0, [], []
+    found, pixels, corners, upright = 0, [], [], []
     for seed in seeds(400):
         image = erase(unseen, seed).numpy()
         rows, columns, _ = np.nonzero(image >= 0)
@@ -65,7 +65,10 @@ def test_an_erased_part_is_a_rectangle_of_the_area_and_aspect_asked_for_and_rand
         assert (height + 0.5) / (width - 0.5) >= 0.5 and (height - 0.5) / (width + 0.5) <= 2
         pixels.append(image[image >= 0])
         corners.append([top / 40, left / 30])
+        upright.append((np.sign(height - width) + 1) / 2)
     assert abs(found - 300) < 5 * np.sqrt(400 * 0.75 * 0.25)
+    # Height over width is uniform from 1/2 to 2, so above 1 twice in three.
+    assert abs(np.mean(upright) - 2 / 3) < 5 * np.sqrt(2 / 9 / found)
     pixels, corners = np.concatenate(pixels), np.array(corners)
     assert (pixels == np.rint(pixels)).all() and (pixels.min(), pixels.max()) == (0, 255)
     assert abs(pixels.mean() - 127.5) < 1 and abs(pixels.std() - 256 / np.sqrt(12)) < 1

@@ -245,3 +245,8 @@ def test_what_cannot_be_mixed_in_is_refused(files, options, said):
 def test_what_is_read_in_memory_is_said(files, caplog):
     extra.opened(str(files / "small.npz"), data.describe("digits"))
     assert "image is compressed, so its 0 MB are held in memory" in caplog.text
+
+
+def test_extra_pictures_that_claim_too_much_are_refused(files):
+    with pytest.raises(ValueError, match="8 x 8 pixels, more than max_pixels=63"):
+        batches(files, 1, name="folder", max_pixels=63)

@@ -125,3 +125,14 @@ def test_a_training_stream_is_mixed_and_an_evaluation_is_not():
 def test_what_cannot_be_mixed_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         data.load("digits", "train", training=True, **{"batch_size": 16} | options)
+
+
+def test_what_is_mixed_was_distorted_before():
+    options = {"batch_size": 16, "training": True, "seed": 4, "augment": "none+color_jitter"}
+    plain, classes = (x.numpy() for x in next(iter(data.load("digits", "train", **options))))
+    images, labels = next(iter(data.load("digits", "train", **options, mixup=1.0)))
+    others = np.arange(16) ^ 1
+    unlike = np.flatnonzero(classes != classes[others])[0]
+    share = labels.numpy()[unlike, classes[unlike]]
+    assert 0.01 < share < 0.99
+    np.testing.assert_allclose(images, share * plain + (1 - share) * plain[others], atol=1e-2)
