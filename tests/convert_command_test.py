@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import models
+from sat_tf import convert, models
 from sat_tf.released import names as released
 from sat_tf.released.choice import Choice, choose
 from tests.released_graphs import given, random_values, resnet_tensors, write_checkpoint
@@ -119,3 +120,30 @@ def test_a_converted_network_is_evaluated_and_exported(tmp_path):
     facts = json.loads(extra.read_text("utf-8"))
     assert facts["resize"] == "shorter_side"
     assert facts["training"]["converted"]["checkpoint"] == "Res50-relu"
+
+
+@pytest.mark.parametrize("values", [
+    {"model": "efficientnet-b0", "ema": True}, {"model": "efficientnet-b0", "ema": False},
+    {"model": "resnet50", "activation": "relu", "image_size": 96, "channel_order": "rgb"},
+])  # fmt: skip
+def test_every_flag_reaches_the_network_the_plan_and_what_is_told(values, monkeypatch):
+    built, matched = [], []
+    checkpoint = types.SimpleNamespace(tensors="tensors")
+    monkeypatch.setattr(convert, "Checkpoint", lambda prefix: {"model": checkpoint}[prefix])
+    monkeypatch.setattr(
+        convert.models, "build", lambda *given, **options: built.append((*given, options)) or "net"
+    )
+    monkeypatch.setattr(convert, "match", lambda *given: matched.append(given) or "plan")
+    asked = given(checkpoint="model", **values)
+    chosen = choose(asked)
+    *parts, facts, account = convert.SOURCES["paper"](asked)
+    assert parts == [checkpoint, "net", "plan"]
+    assert matched == [("net", "tensors", values.get("ema"))]
+    shape = {"activation": chosen.activation, "image_size": chosen.image_size}
+    assert built == [(chosen.model, {**shape, "num_classes": 1000})]
+    told = {**shape, "model": chosen.model, "eval_resize": chosen.eval_resize}
+    assert {name: facts[name] for name in told} == told
+    assert facts["converted"] == {
+        "channel_order": values.get("channel_order", "rgb"), "ema": values.get("ema", False)
+    }  # fmt: skip
+    assert ("averaged weights" in account) == values.get("ema", False)

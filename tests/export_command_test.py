@@ -1,7 +1,9 @@
 """What the program makes of a run and of its flags."""
 
+import dataclasses
 import json
 import os
+import pathlib
 import sys
 import types
 
@@ -9,8 +11,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from export import extras, saved_model, signatures, verify
+from export import extras, saved_model, server_files, signatures, verify
+from flags import export as export_flags
 from sat_tf.runs import workdir
+from tests import programs
 from tests.served import NAMES, ending, make_network
 
 
@@ -155,3 +159,54 @@ def test_the_check_says_in_one_line_what_is_no_version(tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["export/verify.py", "--help"])
     assert verify.main() == 0
     assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_every_flag_reaches_the_options_of_the_export(tmp_path, monkeypatch):
+    run, batching = tmp_path / "run", server_files.Batching((1, 4), "measured")
+    run.mkdir()
+    metrics = {"class_names": NAMES, "eval_resize": "shorter_side"}
+    (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    seen = []
+    monkeypatch.setattr(saved_model.loading, "load", lambda source: source)
+    monkeypatch.setattr(saved_model, "export", lambda *given: seen.append(given))
+    monkeypatch.setattr(server_files, "measured", lambda path: {"b.json": batching}[path])
+    saved_model.from_flags(given(workdir=str(run), directory="there/pets"))
+    asked = {"version": 7, "label": "canary", "keep_versions": 5, "batching": "b.json",
+             "resize": "center_crop", "max_pixels": 900, "verify": True}  # fmt: skip
+    saved_model.from_flags(given(workdir=str(run), directory="there/pets", **asked))
+    plain = saved_model.Options(class_names=NAMES, resize="shorter_side", training=metrics,
+                                verified=False)  # fmt: skip
+    told = {name: asked[name] for name in asked.keys() - {"verify"}}
+    every = dataclasses.replace(plain, **told | {"batching": batching, "verified": True})
+    where = str(run), "there/pets"
+    assert seen == [(*where, plain), (*where, every)]
+    # A new option needs a flag above, but for what the run says.
+    options = {field.name for field in dataclasses.fields(saved_model.Options)}
+    assert options - {"class_names", "training", "verified"} == told.keys()
+    defaults = vars(saved_model.Options())
+    assert [name for name in told if told[name] == defaults[name]] == []
+
+
+def test_the_version_that_the_server_still_answers_with_stays(network, tmp_path, monkeypatch):
+    def save(servable, path, *_):
+        os.mkdir(path)
+        (pathlib.Path(path) / "saved_model.pb").touch()
+
+    monkeypatch.setattr(signatures, "Servable", lambda *_: types.SimpleNamespace(answers={}))
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    for part in (saved_model.warmup, saved_model.expectations):
+        monkeypatch.setattr(part, "write", lambda *_: None)
+    options = saved_model.Options(keep_versions=1, verified=False)
+    for number in (1, 2, 3):
+        saved_model.export(network, tmp_path / "pets", options)
+        there = sorted(int(one.name) for one in (tmp_path / "pets").iterdir() if one.is_dir())
+        # It reads the new labels a while later.
+        assert there == [one for one in (number - 1, number) if one]
+
+
+def test_the_library_and_the_program_export_alike_unless_told():
+    given, options = programs.parsed(export_flags.define), vars(saved_model.Options())
+    for name in ("version", "label", "keep_versions", "batching", "max_pixels"):
+        assert getattr(given, name) == options[name], name
+    assert given.verify is options["verified"] is True and given.resize is None
+    assert (options["resize"], options["label"], options["keep_versions"]) == ("fit", "stable", 3)

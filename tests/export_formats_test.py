@@ -1,6 +1,7 @@
 """A network as ONNX or LiteRT answers in their own runtimes as it does here, or is not written."""
 
 import importlib.util
+import json
 import pathlib
 import types
 
@@ -94,3 +95,29 @@ def test_each_program_says_which_flag_is_missing(program, given, words, monkeypa
     monkeypatch.setattr(program.flags, "FLAGS", types.SimpleNamespace(**NOTHING | given))
     with pytest.raises(ValueError, match=words):
         program.main()
+
+
+def test_every_flag_of_int8_is_stronger_than_the_run_and_reaches_the_plan(monkeypatch, tmp_path):
+    of_run = {"dataset": "pets", "data_dir": "here", "epsilon": 3.0, "norm": "l2",
+              "eval_resize": "whole"}  # fmt: skip
+    (tmp_path / "metrics.json").write_text(json.dumps(of_run | {"class_names": ["a"]}))
+    seen, told = [], {"dataset": "digits", "data_dir": "there", "epsilon": 5.0, "num_images": 7,
+                      "calibration_images": 9, "seed": 4}  # fmt: skip
+    monkeypatch.setattr(litert.loading, "load", lambda source: source)
+    monkeypatch.setattr(litert.int8.Trial, "read", lambda *given: seen.append(given) or given)
+    monkeypatch.setattr(formats, "export", lambda *given: seen.append(given))
+    monkeypatch.setattr(litert.int8, "told", lambda figures: "")
+    source, output = str(tmp_path), tmp_path / "new.tflite"
+    common = {"workdir": str(tmp_path), "output": str(output), "int8": True}
+    for values, plan in (
+        ({}, litert.int8.Plan(**of_run)),
+        (told, litert.int8.Plan(norm="l2", eval_resize="whole", **told)),
+        ({"int8": False}, None),
+    ):
+        flags = types.SimpleNamespace(**NOTHING | common | values)
+        monkeypatch.setattr(litert.flags, "FLAGS", flags)
+        litert.main()
+        trial = plan and (source, ["a"], plan)
+        assert seen == [*([trial] if plan else []), (source, output, trial)]
+        seen.clear()
+    assert set(told) == set(litert._OF_INT8)

@@ -1,5 +1,6 @@
 """A quantised file comes with its accuracies, by the images that break the float network."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from export import formats, int8, runtimes
+from flags import litert as litert_flags
 from sat_tf import data, loading
+from tests import programs
 
 SOURCE = "zoo:digits_resnet8_swish"
 PLAN = int8.Plan("digits", 32.0, num_images=40, calibration_images=60)
@@ -73,7 +76,16 @@ def test_accuracies_count_each_network_on_clean_and_on_attacked_images(
 
     monkeypatch.setattr(int8.runtimes, "ask", answer)
     monkeypatch.setattr(int8, "FURTHEST", 1.0)
+    asked = dataclasses.replace(PLAN, seed=4)
+    trial = dataclasses.replace(trial, plan=asked)
     figures = int8.measure(network, path, trial)
+    attack = {"epsilon": 32.0, "step_size": 8.0, "steps": 20, "norm": "linf", "seed": 4}
+    assert {name: figures["attack"][name] for name in attack} == attack
+    assert figures["attack"]["computed_on"] == "float32" and figures["bytes"] == 5
+    assert figures["data"] == {
+        "dataset": "digits", "split": "test", "num_images": 40, "calibration_images": 60
+    }  # fmt: skip
+    assert figures["network"]["weights_sha256"] == loading.weights_hash(network)
     assert counts["float32"][0] > counts["float32"][1] > 5
     for kind in ("float32", "int8"):
         assert list(figures[kind].values()) == pytest.approx(np.array(counts[kind]) / 40)
@@ -122,3 +134,27 @@ def test_integers_are_refused_in_another_format_or_over_figures(network, trial, 
     coloured = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalMaxPool2D()])
     with pytest.raises(ValueError, match="channel"):
         int8.Trial.read(coloured, None, PLAN)
+
+
+def test_the_noise_of_the_attack_is_the_seeds(monkeypatch):
+    monkeypatch.setattr(int8, "STEPS", 1)  # which ends where it began, but for a quarter
+    inputs = keras.Input((4, 4, 1))
+    network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+    images = np.full((6, 4, 4, 1), 128, np.float32)
+    found = [
+        int8.Trial(
+            int8.Plan("none", 8.0, seed=seed), images, images, np.zeros(6, np.int32)
+        ).adversarial(network)
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any((1, 2, 3)).all()
+    assert len(np.unique(found[0].reshape(6, -1), axis=0)) == 6
+
+
+def test_what_the_help_calls_default_is_the_plan_s():
+    told = programs.parsed(litert_flags.define)
+    plan = {field.name: field.default for field in dataclasses.fields(int8.Plan)}
+    for name in ("num_images", "calibration_images", "seed"):
+        assert told[name].default is None and f"default: {plan[name]}." in told[name].help
+    assert (plan["norm"], plan["eval_resize"]) == ("linf", None)

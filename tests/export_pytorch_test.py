@@ -7,14 +7,16 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
 from export import expectations, pytorch, torch_module
-from sat_tf import loading, models
+from sat_tf import activations, loading, models
 from sat_tf.robustbench import networks
+from tests import pytorch_in_numpy
 
 TORCH = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
@@ -98,10 +100,20 @@ def test_another_answer_is_seen_and_leaves_nothing(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_module_is_python_and_has_every_number_once(name):
+def test_a_module_has_every_number_once_and_computes_the_logits(name, monkeypatch):
+    """By NumPy in PyTorch's place, which need not be installed."""
     network = randomised(NETWORKS[name]())
-    compile(torch_module.source(network), name, "exec")
     arrays = torch_module.state_dict(network)
+    for module, stand_in in pytorch_in_numpy.modules().items():
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    exec(compile(torch_module.source(network), name, "exec"), found := {})
+    ours = found["Network"]()
+    ours.load_state_dict(arrays)
+    images = expectations.probes(*network.input_shape[1:])[[0, 8, 14]]
+    logits = expectations.logits_of(network, images)
+    assert np.abs(logits - logits[0]).max() > 0.1  # the images matter
+    theirs = ours(np.moveaxis(images, -1, 1) / 255)
+    np.testing.assert_allclose(theirs, logits, rtol=0, atol=2e-4 * np.abs(logits).max())
     assert len(arrays) == len(network.weights) + 2  # mean and deviation of the images
     total = sum(np.prod(weight.shape) for weight in network.weights)
     assert sum(one.size for one in arrays.values()) == total + 2 * network.input_shape[-1]
@@ -194,3 +206,38 @@ def test_the_program_writes_the_figures_of_a_report_of_this_network_alone(monkey
 def other(folder):
     (folder / "other.json").write_text('{"network": {"weights_sha256": "0"}, "attacks": []}')
     return folder / "other.json"
+
+
+@pytest.mark.parametrize(
+    "spec", [*torch_module._ACTIVATIONS, "swish:beta=0.3", "elu:alpha=2", "celu:alpha=0.4",
+             "parametric_softplus:alpha=3"]
+)  # fmt: skip
+def test_every_activation_is_the_same_function_by_the_name_of_pytorch(spec):
+    layer, x = activations.make(spec, name="conv0_act"), np.linspace(-30, 30, 601)
+    functions = types.SimpleNamespace(**pytorch_in_numpy.FUNCTIONAL)
+    names = {"x": x, "F": functions, "torch": pytorch_in_numpy.modules()["torch"]}
+    found = eval(torch_module._activation({"conv0_act": layer}), names)
+    np.testing.assert_allclose(found, layer(x.astype(np.float32)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_logit_may_be_rounded_as_its_arithmetic_rounds():
+    one = keras.layers.Dense(2, dtype="float32")
+    half = keras.Sequential([one, keras.layers.Dense(2, dtype="mixed_bfloat16")])
+    logits = [np.float32([[0.1, -30.0]]), np.float32([[4.0, 8.0]])]
+    assert expectations.tolerance(one, logits) == pytest.approx(30 * 1e-4)
+    assert expectations.tolerance(half, logits) == pytest.approx(30 * 5e-2)
+    assert expectations.tolerance(one, [logits[1] / 80]) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_the_program_exports_the_run_that_it_is_given(monkeypatch, tmp_path, verify):
+    about = {"model": "resnet8", "dataset": "pets"}
+    (tmp_path / "metrics.json").write_text(json.dumps(about))
+    seen = []
+    monkeypatch.setattr(pytorch.loading, "load", lambda source: source)
+    monkeypatch.setattr(pytorch, "export", lambda *given: seen.append(given))
+    given(monkeypatch, workdir=str(tmp_path), directory="new", verify=verify)
+    ((network, directory, info, verified),) = seen
+    assert (network, directory) == (str(tmp_path), pathlib.Path("new"))
+    assert (info["name"], info["dataset"], info["clean_acc"]) == ("resnet8", "pets", None)
+    assert verified is verify

@@ -3,7 +3,9 @@
 import http.server
 import json
 import math
+import pathlib
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow.core.framework import tensor_pb2
 
-from export import remote
+from export import client, comparison, remote
 from export.remote import over_rest, pictures, tensors
+from flags import client as client_flags
+from tests import programs
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4)
 
@@ -166,3 +170,45 @@ def test_an_odd_answer_by_http_is_one_line(odd, status, body, code, words):
     with pytest.raises(remote.Failed) as failed:
         server.signatures()
     assert failed.value.code == code and str(failed.value) == f"{address}: {words} ({code})"
+
+
+def test_every_flag_of_the_client_reaches_what_it_decides(monkeypatch, capsys, tmp_path):
+    (tmp_path / "names").write_text("ox\ncat\nfly\n", encoding="utf-8")
+    asked = {
+        "server": "there:1", "model": "pets", "version_label": "canary", "timeout": "2.5",
+        "retries": "1", "signature": "mine", "batch_size": "5", "top": "2",
+        "labels": str(tmp_path / "names"), "json": "true", "num_images": "6", "resize": "fit",
+        "data_dir": "sets",
+    }  # fmt: skip
+    seen, closed = {}, types.SimpleNamespace(close=lambda: None)
+
+    def noted(name, result):
+        return lambda *given, **options: seen.update({name: (given, options)}) or result
+
+    def run(*more):
+        arguments = [f"--{name}={value}" for name, value in asked.items()]
+        values = programs.parsed(client_flags.define, *arguments, *more)
+        monkeypatch.setattr(client.flags, "FLAGS", values)
+        with pytest.raises(SystemExit) as ended:
+            client.main([] if more else ["a.png"])
+        return ended.value.code
+
+    answer = {"probabilities": [0.1, 0.2, 0.7], "classes": 2, "labels": "its own"}
+    found = comparison.Comparison(4, "mine", "6 images", 0.5, 0.25)
+    monkeypatch.setattr(remote, "connect", noted("connect", closed))
+    monkeypatch.setattr(client.pictures, "classify", noted("classify", [("a.png", answer)]))
+    monkeypatch.setattr(comparison, "compare", noted("compare", found))
+    assert run() == 0
+    model = remote.Model("pets", None, "canary")
+    assert seen["connect"] == (("there:1", model, 2.5, 1), {})
+    assert seen["classify"] == ((closed, "mine", ["a.png"], 5), {})
+    (told,) = json.loads(capsys.readouterr().out)
+    assert [(one["class"], one["label"]) for one in told["classes"]] == [(2, "fly"), (1, "cat")]
+    assert run("--compare=runs/pets") == 1  # a difference above the tolerance
+    options = {"batch_size": 5, "num_images": 6, "resize": "fit", "data_dir": "sets"}
+    assert seen["compare"] == ((closed, pathlib.Path("runs/pets"), []), options)
+    asked["model_version"] = asked.pop("version_label") and "4"
+    assert run("--compare=runs/pets") == 1
+    assert seen["connect"][0][1] == remote.Model("pets", 4, None)
+    every = programs.parsed(client_flags.define).flag_values_dict().keys()
+    assert every - {"status", "compare", "version_label"} == asked.keys()

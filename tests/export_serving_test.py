@@ -295,3 +295,32 @@ def test_the_program_compares(served, of_digits, forked):
         f"digits version 1 at {address} answers as {run} does: the largest difference of a logit "
         "on 10 images of digits test is "
     )
+
+
+def test_the_test_set_is_read_as_the_run_was_evaluated(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((8, 8, 1))
+    network = keras.Model(pixels, keras.layers.Dense(4)(keras.layers.Flatten()(pixels)))
+    metrics = {"dataset": "pets", "image_size": 8, "eval_resize": "center_crop"}
+    write_run(tmp_path, network, metrics)
+    asked, images = [], np.random.default_rng(0).uniform(0, 255, (9, 8, 8, 1)).astype(np.float32)
+
+    def load(*given, **options):
+        asked.append((*given, options))
+        return tf.data.Dataset.from_tensor_slices((images, np.zeros(9))).batch(4)
+
+    monkeypatch.setattr(comparison.data, "load", load)
+    sent = []
+    server = types.SimpleNamespace(
+        signatures=lambda: (5, {}),
+        predict=lambda name, inputs: (
+            sent.append((name, inputs["pixels"])) or {"logits": network(inputs["pixels"]).numpy()}
+        ),
+    )
+    found = comparison.compare(server, tmp_path, batch_size=4, num_images=6, data_dir="there")
+    options = {"batch_size": 4, "image_size": 8, "eval_resize": "center_crop", "data_dir": "there"}
+    assert asked == [("pets", "test", options)]
+    assert [name for name, _ in sent] == ["serving_default"] * 2
+    np.testing.assert_array_equal(np.concatenate([one for _, one in sent]), images[:6])
+    assert (found.version, found.images) == (5, "6 images of pets test")
+    assert found.difference <= found.tolerance

@@ -137,8 +137,10 @@ def test_a_saved_model_is_evaluated_like_its_network(saved, images):
     )
     np.testing.assert_array_equal(served.broken_step, kept.broken_step)
     assert 0 < kept.standing.mean() < 1 or kept.broken_step.max() > 0
+    newest = loading.load(str(saved / "served"))
+    assert loading.facts(newest)["name"] == newest.name == "served"
     with pytest.raises(ValueError, match="inference mode only"):
-        loading.load(str(saved / "served"))(images, training=True)
+        newest(images, training=True)
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (-2.5, 3.0)])

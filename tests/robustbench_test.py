@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 from sat_tf import convert, loading, models
 from sat_tf.robustbench import conversion
 from sat_tf.robustbench.families import FAMILIES
-from sat_tf.robustbench.networks import architecture
+from sat_tf.robustbench.networks import Architecture, architecture, build
 from tests.released_graphs import given
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -70,6 +71,7 @@ def test_logits_are_those_of_the_torch_module(folder, name, monkeypatch, tmp_pat
     assert metrics["activation"] == FAMILIES[family].activation
     if name.startswith("imagenet"):
         assert (metrics["dataset"], metrics["epsilon"]) == ("imagenet2012", 4.0)
+        assert metrics["eval_resize"] == "shorter_side"
 
 
 @TORCH
@@ -219,3 +221,117 @@ def test_the_shortcut_of_a_preactresnet_starts_where_its_last_norm_or_the_model_
     assert conversion._model("preactresnet:raw_shortcut=false") == (
         "preactresnet", {"raw_shortcut": False}
     )  # fmt: skip
+
+
+# Of RobustBench's modules: side of a shortcut's kernel, zeros before and after a strided 3x3, the
+# layer that a shortcut starts at, and the activation.
+FORMS = {
+    "wideresnet": (1, (1, 1), "group1_block0_conv1_act", "relu"),
+    "dm-wideresnet": (1, (0, 1), "group1_block0_conv1_act", "swish"),
+    "dm-preactresnet": (3, (0, 1), "group0_block0_add", "swish"),
+    "preactresnet": (1, (1, 1), "group1_block0_conv1_act", "relu"),
+    "resnet": (1, (1, 1), "group0_block0_act", "relu"),
+    "torchvision-resnet": (1, (1, 1), "group0_block0_act", "relu"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_the_blocks_of_its_modules(family):
+    kernel, zeros, start, activation = FORMS[family]
+    before = family.endswith(("wideresnet", "preactresnet"))
+    raw = family == "dm-preactresnet"
+    found = Architecture(
+        family, (1, 1), stem=4, stem_kernel=7 if family.startswith("torch") else 3, width=4,
+        inner=0, last_norm=before, raw_shortcut=raw, num_channels=3, num_classes=5,
+    )  # fmt: skip
+    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.25, 0.125])
+    net = build(found, activation=activation, image_size=16, mean=mean, std=std)
+    assert FAMILIES[family].activation == activation
+    shortcut = net.get_layer("group1_block0_convshortcut")
+    assert shortcut.kernel_size == (kernel,) * 2 and shortcut.strides == (2, 2)
+    first = net.get_layer("group1_block0_convshortcut_pad") if kernel > 1 else shortcut
+    assert first.input._keras_history.operation.name == start
+    pads = [layer for layer in net.layers if layer.name.startswith("group") and "pad" in layer.name]
+    assert len(pads) == (2 if kernel > 1 else 1)
+    assert {layer.padding for layer in pads} == {(zeros, zeros)}
+    assert ("last_bn" in [layer.name for layer in net.layers]) == before
+    x = np.random.default_rng(0).uniform(0, 255, (2, 3, 3, 3))
+    np.testing.assert_allclose(
+        net.get_layer("normalise")(x.astype(np.float32)), (x / 255 - mean) / std, atol=1e-4
+    )
+
+
+def test_a_file_without_statistics_takes_the_published_ones_by_name():
+    published = {  # of images in [0, 1], once more
+        "none": [0, 0, 0, 1, 1, 1], "half": [0.5] * 6,
+        "cifar10": [0.4914, 0.4822, 0.4465, 0.2471, 0.2435, 0.2616],
+        "cifar100": [0.5071, 0.4865, 0.4409, 0.2673, 0.2564, 0.2762],
+        "imagenet": [0.485, 0.456, 0.406, 0.229, 0.224, 0.225],
+    }  # fmt: skip
+    assert {name: [*mean, *std] for name, (mean, std) in conversion.NORMALIZATIONS.items()} == (
+        published
+    )
+
+
+@pytest.mark.parametrize(
+    "family, num_classes, told",
+    [
+        ("resnet", 10, {"dataset": "cifar10", "epsilon": 8.0, "norm": "linf"}),
+        ("resnet", 100, {"dataset": "cifar100", "epsilon": 8.0, "norm": "linf"}),
+        ("resnet", 7, {}),
+        (
+            "torchvision-resnet", 1000,
+            {"dataset": "imagenet2012", "epsilon": 4.0, "norm": "linf",
+             "eval_resize": "shorter_side"},
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_file_is_for_is_told_by_its_classes(family, num_classes, told):
+    found = types.SimpleNamespace(
+        name="x", num_classes=num_classes, for_imagenet=family.startswith("torch")
+    )
+    facts = conversion._facts(found, "relu", 48, (0.5,), (0.25,))
+    always = {"model": "x", "activation": "relu", "num_classes": num_classes, "image_size": 48,
+              "normalization": {"mean": (0.5,), "std": (0.25,)}}  # fmt: skip
+    facts.pop("class_order", None)
+    assert facts == always | told
+
+
+# Two layers of the second group's first block, the last norm or that of the stem, and the ends, as
+# the modules call them: {of ours: of theirs}.
+NAMES = {
+    "wideresnet": ("block2.layer.0", {"conv1": "conv1", "conv2_bn": "bn2"}, "convShortcut",
+                   {"conv0": "conv1", "last_bn": "bn1", "logits": "fc"}),
+    "dm-wideresnet": ("layer.1.block.0", {"conv1": "conv_0", "conv2_bn": "batchnorm_1"}, "shortcut",
+                      {"conv0": "init_conv", "last_bn": "batchnorm", "logits": "logits"}),
+    "dm-preactresnet": ("layer_1.0", {"conv2": "conv_2d_2", "conv1_bn": "batchnorm_0"}, "shortcut",
+                        {"conv0": "conv_2d", "last_bn": "batchnorm", "logits": "logits"}),
+    "preactresnet": ("layer2.0", {"conv1": "conv1", "conv1_bn": "bn1"}, "shortcut.0",
+                     {"conv0": "conv1", "last_bn": "bn", "logits": "linear"}),
+    "resnet": ("layer2.0", {"conv3": "conv3", "conv2_bn": "bn2"}, "shortcut.0",
+               {"conv0": "conv1", "conv0_bn": "bn1", "logits": "linear"}),
+    "torchvision-resnet": ("layer2.0", {"conv3": "conv3", "conv3_bn": "bn3"}, "downsample.0",
+                           {"conv0": "conv1", "conv0_bn": "bn1", "logits": "fc"}),
+}  # fmt: skip
+KINDS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+         "moving_variance": "running_var"}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_has_the_name_of_its_module(family):
+    block, parts, shortcut, ends = NAMES[family]
+    names = {f"group1_block0_{ours}": f"{block}.{theirs}" for ours, theirs in parts.items()}
+    names |= {"group1_block0_convshortcut": f"{block}.{shortcut}", **ends}
+    for ours, theirs in names.items():
+        kinds = list(KINDS)[1:] if ours.endswith("_bn") else ["kernel"]
+        for kind in kinds:
+            tensor = FAMILIES[family].tensor(f"{ours}/{kind}")
+            assert tensor == f"{theirs}.{KINDS[kind]}"
+    assert FAMILIES[family].tensor("logits/bias") == f"{ends['logits']}.bias"
+    if shortcut.endswith(".0"):
+        norm = "group1_block0_convshortcut_bn"
+        known = "convshortcut_bn" in FAMILIES[family].parts
+        assert known == ("resnet" in family and family != "preactresnet")
+        if known:
+            expected = f"{block}.{shortcut[:-1]}1.running_var"
+            assert FAMILIES[family].tensor(f"{norm}/moving_variance") == expected

@@ -199,3 +199,13 @@ with workers.killed_after(0.5, "nobody connected"):
     assert done.stderr.splitlines()[-1] == (
         "nobody connected within 0.5 seconds; this worker ends: start all of them again"
     )
+
+
+def test_workers_compare_the_very_settings_that_are_in_their_workdir(tmp_path):
+    seen = [workers._seen(tmp_path)]
+    for text in ("--epsilon=8", "--epsilon=4"):
+        (tmp_path / "flags.txt").write_text(text)
+        seen.append(workers._seen(tmp_path))
+    assert seen[0] == 0 and len(set(seen)) == 3
+    (tmp_path / "flags.txt").write_text("--epsilon=8")
+    assert workers._seen(tmp_path) == seen[1]

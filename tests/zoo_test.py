@@ -141,6 +141,15 @@ def test_a_run_comes_in_without_its_optimizer_and_its_paths(copy, run):
     program.add("tiny_1", run, [run / "report.json"])
     assert files == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert "zoo:tiny_1" in program.table() and "seed 7" in text
+    other = sealed.read_json(run / "report.json")
+    other["attacks"][0]["name"] = "square"
+    sealed.write_json(run / "other.json", other)
+    try:
+        program.add("tiny_1", run, [run / "report.json", run / "other.json"])
+    finally:
+        (run / "other.json").unlink()
+    card = (folder / "card.md").read_text()
+    assert "| digits test | 12 | 0 | pgd-2" in card and "| digits test | 12 | 0 | square" in card
 
 
 def changed(run, tmp_path, file, change):
