@@ -177,6 +177,7 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "json": report.path == seen["write.path"] == path
         and options.verdict_file == verdicts.verdict_path(path),
         "write": seen["write.names"] == ["npz", "plots"]
+        and not options.landscape
         and options.image_file == path.with_suffix(".images.npy"),
         "image_type": options.image_type == seen["require_space.image_type"] == "uint8",
         "overwrite": options.overwrite is True,
@@ -410,3 +411,13 @@ def test_the_library_and_the_program_evaluate_alike_unless_told(parse):
         "fold_batch_norm": True, "image_type": "float32", "save_every": 30.0, "norms": [],
     }  # fmt: skip
     assert {name: getattr(flags_unset, name) for name in told} == told
+
+
+@pytest.mark.parametrize("name", evaluate.artefacts.NAMES)
+def test_what_is_written_is_asked_of_the_evaluation(run, name):
+    asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2")
+    seen, _ = run(*asked, f"--write={name}")
+    options = seen["evaluate.options"]
+    assert options.landscape == (name == "landscape")
+    assert (options.image_file is not None) == (name in ("npz", "tfrecord"))
+    assert seen["write.names"] == [name]

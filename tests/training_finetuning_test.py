@@ -304,6 +304,7 @@ def test_every_source_is_asked_for_as_the_recipe_says(monkeypatch):
             {"initial_network": "a.keras"},
             {"initial_network": "keras.applications:N:a=1"},
             {"model": "keras:N:a=1"},
+            {"initial_network": "keras.applications:N:a=1", "model": "keras:N:a=1"},
         ):
             networks.make(given(download=download, **values), five)
         fetched = {"download": download}
@@ -311,5 +312,7 @@ def test_every_source_is_asked_for_as_the_recipe_says(monkeypatch):
             ("a.keras", fetched),
             ("N:a=1", {"weights": "imagenet", **fetched, **form}),
             ("N:a=1", {"weights": None, **form}),  # random ones need no file
+            ("keras.applications:N:a=1", fetched),  # whose weights the network by name takes
+            ("N:a=1", {"weights": None, **form}),
         ]
         asked.clear()

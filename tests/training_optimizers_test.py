@@ -174,3 +174,20 @@ def test_wrong_settings_are_named(values, words):
     network = types.SimpleNamespace(trainable_variables=[])
     with pytest.raises(ValueError, match=words):
         optimizers.make(given(**values), 10, network)
+
+
+def test_what_is_the_recipes_reaches_an_optimizer_of_addons(monkeypatch):
+    """Which need not be installed."""
+    seen = []
+    monkeypatch.setattr(
+        optimizers.addons, "make", lambda *given, **options: seen.append((given, options)) or "made"
+    )
+    values = {"momentum": 0.6, "nesterov": False, "weight_decay": 0.003}
+    recipe = given(optimizer="tfa:SGDW", learning_rate=0.4, **values)
+    assert optimizers.make(recipe, 1, None) == "made"
+    (((spec, rate), options),) = seen
+    decays = options.pop("decays")
+    assert (spec, float(rate(0))) == ("tfa:SGDW", pytest.approx(0.4)) and options == values
+    weights = [types.SimpleNamespace(name=name) for name in SHAPES]
+    assert [decays(weight) for weight in weights] == [True, False, False]
+    assert optimizers.decays_itself("tfa:SGDW") and not optimizers.decays_itself("tfa:SWA(sgd)")

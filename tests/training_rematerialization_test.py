@@ -10,7 +10,7 @@ import tensorflow as tf
 from sat_tf import activations, models
 from sat_tf.attacks import PGD
 from sat_tf.runs import distribution
-from sat_tf.training import methods, parts
+from sat_tf.training import methods, parts, rematerialization
 from sat_tf.training.rematerialization import rematerialize
 
 ATTACK = PGD(epsilon=16, step_size=8, steps=1)
@@ -137,3 +137,13 @@ def test_what_a_second_computation_would_not_see_is_refused(values, words):
     given = types.SimpleNamespace(**{**recipe, **values})
     with pytest.raises(ValueError, match=words):
         parts._rematerialize(given, types.SimpleNamespace(network=None))
+
+
+def test_about_as_many_maps_are_kept_as_the_root_of_all():
+    pixels = x = keras.Input((4, 4, 2))
+    for _ in range(36):
+        x = keras.layers.ReLU()(x)
+    made = keras.Model(pixels, x)
+    cuts = rematerialization._cuts(made)
+    assert cuts[0] is made.inputs[0] and cuts[-1] is made.outputs[0]
+    assert 6 <= len(cuts) - 1 <= 7  # blocks of six operations
