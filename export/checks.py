@@ -78,6 +78,6 @@ def check_max_pixels(max_pixels: int, image_shape: tuple[int, int, int]) -> None
     least = (2 * height + 1) * (2 * width + 1)
     if max_pixels < least:
         raise ValueError(
-            f"max_pixels is {max_pixels}; a network of {height} x {width} pixels is also asked "
+            f"--max_pixels={max_pixels}; a network of {height} x {width} pixels is also asked "
             f"with pictures of twice that size: give at least {least}"
         )

@@ -232,11 +232,11 @@ def test_files_that_are_damaged_or_of_another_kind_are_refused(files, tmp_path):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"extra_fraction": 1.1}, "extra_fraction is 1.1; give the share of a batch, from 0 to 1"),
-    ({"extra_fraction": float("nan")}, "extra_fraction is nan"),
+    ({"extra_fraction": 1.1}, "--extra_fraction=1.1; give the share of a batch, from 0 to 1"),
+    ({"extra_fraction": float("nan")}, "--extra_fraction=nan"),
     ({"batch_size": 200}, "140 extra images are in a batch of 200, and there are 50 of them"),
     ({"augment": "inception"}, "augment is 'inception'; use one of: none, crop, crop_flip"),
-    ({"name": None, "extra_fraction": 0.5}, "extra_fraction is 0.5 of no extra_data"),
+    ({"name": None, "extra_fraction": 0.5}, "--extra_fraction=0.5 is of no --extra_data"),
 ])  # fmt: skip
 def test_what_cannot_be_mixed_in_is_refused(files, options, said):
     refuse(files, **{"name": "plain.npz", **options}, said=said)

@@ -117,8 +117,8 @@ def test_a_training_stream_is_mixed_and_an_evaluation_is_not():
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"mixup": -0.1}, "mixup is -0.1; give the alpha"),
-    ({"cutmix": float("nan")}, "cutmix is nan"),
+    ({"mixup": -0.1}, "--mixup=-0.1; give the alpha"),
+    ({"cutmix": float("nan")}, "--cutmix=nan"),
     ({"mixup": 1.0, "batch_size": 15}, "batch of 15 on 1 workers .* multiple of 2$"),
     ({"cutmix": 1.0, "batch_size": 12, "shard": data.Shard(0, 4)}, "multiple of 8$"),
 ])  # fmt: skip

@@ -194,7 +194,7 @@ def test_kinds_of_a_stored_set_are_read_from_it(asked, pictures):
     ("arguments", "said"),
     [
         (("--corruptions=rain",), "corruption is 'rain'; use one of: all, gaussian_noise, "),
-        (("--corruptions=fog", "--severities=7"), "severities are 7; give some of 1,2,3,4,5"),
+        (("--corruptions=fog", "--severities=7"), "--severities=7; give some of 1,2,3,4,5"),
         (("--corruptions=fog", "--attacks=square"), "--attacks is of attacks"),
         (("--corruptions=fog", "--surrogate=other.keras"), "--surrogate is of attacks"),
         (("--corruptions=fog", "--write=npz"), "use some of: html, plots"),

@@ -113,7 +113,7 @@ def test_a_run_is_served_as_it_was_evaluated(tmp_path, monkeypatch, of_run, of_f
         ({}, "--workdir=RUN or --network"),
         ({"workdir": "a", "network": "b"}, "--workdir=RUN or --network"),
         ({"workdir": "{tmp}"}, "--directory is missing"),
-        ({"workdir": "{tmp}/no", "directory": "{tmp}/s"}, "workdir .*/no is not there; give"),
+        ({"workdir": "{tmp}/no", "directory": "{tmp}/s"}, "--workdir=.*/no is not there; give"),
         ({"workdir": "{tmp}", "directory": "{tmp}/s"}, "network.keras is not there"),
         ({"network": "{tmp}/bad.keras", "directory": "{tmp}/s"}, "bad.keras"),
         ({"network": "resnet", "directory": "{tmp}/s"}, "'resnet' is not there"),

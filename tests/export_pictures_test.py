@@ -217,6 +217,6 @@ def test_the_largest_picture_is_the_one_that_was_asked_for(tmp_path, resize):
         assert answer(image_bytes=tf.constant([fits]))["logits"].shape == (1, 3)
         with pytest.raises(tf.errors.InvalidArgumentError, match="at most max_pixels=81"):
             answer(image_bytes=tf.constant([larger]))
-    with pytest.raises(ValueError, match="max_pixels is 80; a network of 4 x 4 .* at least 81"):
+    with pytest.raises(ValueError, match="--max_pixels=80; a network of 4 x 4 .* at least 81"):
         saved_model.export(network, tmp_path / "new", saved_model.Options(max_pixels=80))
     assert not (tmp_path / "new").exists()

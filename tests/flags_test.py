@@ -1,5 +1,6 @@
 """Every number has a range, which holds for every odd value and stands in the help."""
 
+import ast
 import json
 import pathlib
 import re
@@ -80,3 +81,31 @@ def test_a_span_of_steps_is_two_whole_numbers_in_their_order(text):
         numbers.SpanParser().parse(text)
     assert numbers.SpanParser().parse("10,20") == (10, 20)
     assert numbers.SpanSerializer().serialize((10, 20)) == "10,20"
+
+
+# Where a name is a parameter of a call in Python that no program makes with a flag's value unseen.
+_OF_PYTHON = ("attacks/", "evaluation/stream.py", "training/objectives.py")
+
+
+def test_an_error_names_a_flag_as_it_is_given():
+    calls = [
+        node
+        for path in (ROOT / "flags").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+    ]
+    # One word may be any word; two that an underscore joins are the flag's name.
+    names = {str(call.args[0].value) for call in calls if "_" in str(call.args[0].value)}
+    bare = re.compile(rf"(?<![-\w.])({'|'.join(names)})(?![-\w.])")
+    found, seen = [], 0
+    for path in [*(ROOT / "sat_tf").rglob("*.py"), *(ROOT / "export").rglob("*.py")]:
+        if any(f"sat_tf/{one}" in str(path) for one in _OF_PYTHON):
+            continue
+        for raised in ast.walk(ast.parse(path.read_text())):
+            for part in ast.walk(raised) if isinstance(raised, ast.Raise) else ():
+                if isinstance(part, ast.Constant) and str(part.value) not in names:
+                    seen += any(f"--{name}" in str(part.value) for name in names)
+                    found += [
+                        (path.name, part.lineno, one) for one in bare.findall(str(part.value))
+                    ]
+    assert not found and len(names) > 45 and seen > 20

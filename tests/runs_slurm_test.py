@@ -64,7 +64,7 @@ def test_outside_of_a_step_it_is_said_what_is_missing(task, monkeypatch):
 
 
 def test_an_unknown_cluster_lists_the_valid_ones_and_others_strategies_have_none(task):
-    with pytest.raises(ValueError, match="'pbs' is unknown; use one of: tf_config, slurm"):
+    with pytest.raises(ValueError, match="--cluster is 'pbs'; use one of: tf_config, slurm"):
         found("pbs")
     with pytest.raises(ValueError, match="the strategy is mirrored; give both or neither"):
         distribution.find_cluster("slurm", "mirrored")

@@ -240,7 +240,7 @@ def test_several_steps_at_a_time_on_several_replicas_are_refused():
         inputs = keras.Input((2, 2, 1))
         outputs = keras.layers.Dense(3)(keras.layers.Flatten()(inputs))
         made = AdversarialTrainer(keras.Model(inputs, outputs), ATTACK)
-        with pytest.raises(ValueError, match="steps_per_execution is 2 with 2 replicas"):
+        with pytest.raises(ValueError, match="--steps_per_execution=2 with 2 replicas"):
             made.compile(keras.optimizers.SGD(), steps_per_execution=2)
 
 

@@ -169,7 +169,7 @@ def test_the_probability_of_a_random_start(given, random_start, clean_start, pro
 
 def test_no_attack_is_clean_training_and_an_unknown_one_is_refused(given):
     assert parts.training_attack(given(attack="none", epsilon=None)) is attacks.identity
-    with pytest.raises(ValueError, match="'fgsm' is unknown; use one of: pgd, pgd-random, .*none"):
+    with pytest.raises(ValueError, match="--attack is 'fgsm'; use one of: pgd, pgd-random, .*none"):
         parts.training_attack(given(attack="fgsm"))
 
 
@@ -250,9 +250,9 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
         recipe.default_epsilon("folder:cats", "linf")
     with pytest.raises(ValueError, match="a batch of 12 cannot be cut into 2 .* multiple of 10"):
         parts.trainer(given(batch_size=12, gradient_accumulation=5), INFO, 2)
-    with pytest.raises(ValueError, match="the attack none, which has no epsilon"):
+    with pytest.raises(ValueError, match="--attack=none, which has no epsilon"):
         parts.trainer(given(attack="none", epsilon_warmup_epochs=1.0, batch_size=10), INFO, 1)
-    with pytest.raises(ValueError, match="31 and epochs 30, so epsilon would not be reached"):
+    with pytest.raises(ValueError, match="31 and --epochs=30, so epsilon would not be reached"):
         parts.trainer(given(epsilon_warmup_epochs=31.0, batch_size=10), INFO, 1)
     with pytest.raises(ValueError, match="attack_batch_norm is batch and batch norm is synchron"):
         parts.training_attack(given(attack_batch_norm="batch", synchronized_batch_norm=True))

@@ -127,9 +127,9 @@ def test_what_cannot_be_rematerialised_is_refused():
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"awp_gamma": 0.01}, "remat is given and so is awp_gamma"),
-        ({"attack_gradient": "softplus"}, "so is attack_gradient"),
-        ({"update_gradient": "softplus"}, "so is update_gradient"),
+        ({"awp_gamma": 0.01}, "--remat is given and so is --awp_gamma"),
+        ({"attack_gradient": "softplus"}, "so is --attack_gradient"),
+        ({"update_gradient": "softplus"}, "so is --update_gradient"),
     ],
 )
 def test_what_a_second_computation_would_not_see_is_refused(values, words):

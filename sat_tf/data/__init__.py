@@ -116,14 +116,14 @@ def load(
         shared out; lanes of a set that has none; a set that is not there.
       ConnectionError: the data service does not answer in time.
     """
-    specs.one_of("split", split, SPLITS)
+    specs.one_of("--split", split, SPLITS)
     if training and split != "train":
         raise ValueError(f"training=True reads the split 'train', not {split!r}")
     source = _source(name, data_dir, validation_examples, max_pixels)
     if training:
         source.info.steps_per_epoch(batch_size)
     elif batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; give 1 or more")
+        raise ValueError(f"--batch_size={batch_size}; give 1 or more")
     if not 0 <= shard.index < shard.count or batch_size % (shard.count * shard.replicas):
         raise ValueError(
             f"{shard} of a batch of {batch_size}; give an index below the count, and a batch that "
@@ -131,8 +131,8 @@ def load(
         )
     if lanes != 1 and not source.has_lanes:
         raise ValueError(
-            f"lanes={lanes} are of record files, and the images of {name} are read one by one; "
-            "leave lanes at 1"
+            f"--lanes={lanes} are of record files, and the images of {name} are read one by one; "
+            "leave it at 1"
         )
     crop, distorting = augmentation.parse(augment, source.info.num_channels)
     request = Request(
@@ -142,11 +142,13 @@ def load(
     options = tf.data.Options()
     options.deterministic = True
     if extra_data is None and extra_fraction is not None:
-        raise ValueError(f"extra_fraction is {extra_fraction} of no extra_data; give both, or none")
+        raise ValueError(
+            f"--extra_fraction={extra_fraction:g} is of no --extra_data; give both, or none"
+        )
     if extra_data is not None and data_service:
         raise ValueError(
-            f"extra_data={extra_data} is opened in this process, out of reach of the data service "
-            f"{data_service}; leave one of them out"
+            f"--extra_data={extra_data} is opened in this process, out of reach of "
+            f"--data_service={data_service}; leave one of them out"
         )
 
     def made(request: Request) -> tf.data.Dataset:

@@ -18,7 +18,7 @@ _DISTORTION_STREAM = 0x646973
 
 def check_augment(name: str, supported: tuple[str, ...] = NAMES) -> str:
     """Returns `name` if it is one of `supported`; else a ValueError lists them."""
-    return specs.one_of("augment", name, supported)
+    return specs.one_of("--augment", name, supported)
 
 
 def seed_of(seed: int, place: tf.Tensor, stream: int = _AUGMENT_STREAM) -> tf.Tensor:

@@ -48,7 +48,7 @@ def parse(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         specs.one_of("corruption", name, ("all", *NAMES))
     if not names or "all" in names or len(set(names)) < len(names):
-        raise ValueError(f"corruptions are {','.join(names)}; give all, or some, each once")
+        raise ValueError(f"--corruptions={','.join(names)}; give all, or some, each once")
     return tuple(names)
 
 
@@ -60,7 +60,7 @@ def parse_severities(texts: Sequence[str]) -> tuple[int, ...]:
     """
     found = [int(text) if text in map(str, SEVERITIES) else 0 for text in texts]
     if not found or 0 in found or len(set(found)) < len(found):
-        raise ValueError(f"severities are {','.join(texts)}; give some of 1,2,3,4,5, each once")
+        raise ValueError(f"--severities={','.join(texts)}; give some of 1,2,3,4,5, each once")
     return tuple(found)
 
 

@@ -20,7 +20,7 @@ _CUBIC = -0.75
 
 def check_resize(name: str, supported: tuple[str, ...] = RESIZES) -> str:
     """Returns `name` if it is one of `supported`; else a ValueError lists them."""
-    return specs.one_of("eval_resize", name, supported)
+    return specs.one_of("--eval_resize", name, supported)
 
 
 def claimed_size(encoded: tf.Tensor) -> tf.Tensor:

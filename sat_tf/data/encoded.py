@@ -68,7 +68,7 @@ def _size_and_resize(info: Info, request: Request) -> tuple[int, str]:
     if size is None:
         raise ValueError(
             f"the images of {info.name} are not all squares of one size; "
-            "say which size they are brought to: image_size=224"
+            "say which size they are brought to: --image_size=224"
         )
     default = "center_crop" if info.image_size is None else "whole"
     return size, crops.check_resize(request.eval_resize or default)

@@ -88,13 +88,13 @@ def joined(
       ValueError: a fraction outside [0, 1]; fewer extra images than are in a batch.
     """
     if not 0 <= fraction <= 1:
-        raise ValueError(f"extra_fraction is {fraction}; give the share of a batch, from 0 to 1")
+        raise ValueError(f"--extra_fraction={fraction:g}; give the share of a batch, from 0 to 1")
     size, own = request.batch_size, request.own
     count = round(fraction * size)
     if count > extra.num_examples:
         raise ValueError(
             f"{count} extra images are in a batch of {size}, and there are {extra.num_examples} of "
-            "them; make extra_fraction or the batch smaller"
+            "them; make --extra_fraction or the batch smaller"
         )
     before = [place * count // size for place in range(size + 1)]  # extra ones
     first, last = before[own.start], before[own.stop]

@@ -193,7 +193,7 @@ def _size(file: str, max_pixels: int) -> tuple[int, int] | None:
     except tf.errors.OpError:
         return None
     raise ValueError(
-        f"{file} claims to be {height:,} x {width:,} pixels, more than max_pixels={max_pixels}; "
+        f"{file} claims to be {height:,} x {width:,} pixels, more than --max_pixels={max_pixels}; "
         "make it smaller, delete it, or raise --max_pixels"
     )
 

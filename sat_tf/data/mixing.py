@@ -38,15 +38,16 @@ def mixed(
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not 0 <= alpha < float("inf"):
             raise ValueError(
-                f"{name} is {alpha}; give the alpha of a Beta distribution, 0 for none"
+                f"--{name}={alpha:g}; give the alpha of a Beta distribution, 0 for none"
             )
     if not (mixup or cutmix):
         return batches
     pieces = 2 * request.shard.count
     if request.batch_size % pieces:
         raise ValueError(
-            f"mixup and cutmix mix neighbours, two by two, and a batch of {request.batch_size} on "
-            f"{request.shard.count} workers leaves one alone; make it a multiple of {pieces}"
+            "--mixup and --cutmix mix neighbours, two by two, and a batch of "
+            f"{request.batch_size} on {request.shard.count} workers leaves one alone; make it a "
+            f"multiple of {pieces}"
         )
 
     def mix(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]):

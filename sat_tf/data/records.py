@@ -122,7 +122,7 @@ def _share(request: Request) -> int:
     if request.batch_size % request.lanes:
         fitting = [lanes for lanes in range(1, 65) if request.batch_size % lanes == 0]
         raise ValueError(
-            f"lanes={request.lanes} do not divide the batch of {request.batch_size}; use one of: "
+            f"--lanes={request.lanes} do not divide the batch of {request.batch_size}; use one of: "
             f"{', '.join(map(str, fitting))}"
         )
     return request.batch_size // request.lanes

@@ -89,6 +89,6 @@ def whole_pixels(
     if not possible:
         raise ValueError(
             f"the clean images are not whole pixels (resized, say), so no image in uint8 is sure "
-            f"to stay inside the {norm} ball of {epsilon:g} pixels; take image_type float32"
+            f"to stay inside the {norm} ball of {epsilon:g} pixels; take --image_type=float32"
         )
     return rounded.astype(np.uint8)

@@ -17,7 +17,7 @@ IMAGE_TYPES = ("float32", "uint8")
 def check_type(image_type: str) -> None:
     """Raises a ValueError, with the list, for what is none of `IMAGE_TYPES`."""
     if image_type not in IMAGE_TYPES:
-        raise ValueError(f"image_type is {image_type!r}; use one of: {', '.join(IMAGE_TYPES)}")
+        raise ValueError(f"--image_type is {image_type!r}; use one of: {', '.join(IMAGE_TYPES)}")
 
 
 @dataclasses.dataclass

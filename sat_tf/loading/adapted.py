@@ -42,7 +42,7 @@ def adapt(network: Any, input_range: Sequence[float] | None = None, preprocessin
     Raises:
       ValueError: both at once, an unknown name, or a range that is not two rising numbers.
     """
-    specs.one_of("preprocessing", preprocessing, PREPROCESSINGS)
+    specs.one_of("--preprocessing", preprocessing, PREPROCESSINGS)
     if input_range is not None and preprocessing != "none":
         raise ValueError("give an input range or a preprocessing, not both")
     if preprocessing != "none":

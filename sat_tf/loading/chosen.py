@@ -36,7 +36,7 @@ def chosen(workdir: str | None, network: str | None) -> Chosen:
         return Chosen(network, zoo.metrics(network))
     if not pathlib.Path(workdir).is_dir():
         raise ValueError(
-            f"workdir {workdir} is not there; give the directory of a run, or another network as "
+            f"--workdir={workdir} is not there; give the directory of a run, or another network as "
             "--network=FILE.keras or zoo:NAME"
         )
     return Chosen(workdir, workdirs.read_metrics(pathlib.Path(workdir)))

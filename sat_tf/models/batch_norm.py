@@ -79,7 +79,7 @@ def synchronize(network: keras.Model) -> None:
     if not norms:
         raise ValueError(
             f"the network {network.name!r} has no batch norm to synchronize: leave "
-            "synchronized_batch_norm out"
+            "--synchronized_batch_norm out"
         )
     for norm in norms:
         norm.synchronized = True

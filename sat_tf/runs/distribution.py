@@ -45,7 +45,7 @@ def strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.TPUStrategy(_connect_to_tpu())
     if name == "multi_worker":
         return _join_workers()
-    raise ValueError(f"strategy {name!r} is unknown; use one of: {', '.join(NAMES)}")
+    raise ValueError(f"--strategy is {name!r}; use one of: {', '.join(NAMES)}")
 
 
 def has_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -147,7 +147,7 @@ def find_cluster(name: str, strategy: str) -> None:
         SLURM.
     """
     if name not in CLUSTERS:
-        raise ValueError(f"cluster {name!r} is unknown; use one of: {', '.join(CLUSTERS)}")
+        raise ValueError(f"--cluster is {name!r}; use one of: {', '.join(CLUSTERS)}")
     if name == "tf_config":
         return
     if strategy != "multi_worker":

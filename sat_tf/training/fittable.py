@@ -77,7 +77,7 @@ class Fittable(keras.Model):
         replicas = self.distribute_strategy.num_replicas_in_sync
         if steps_per_execution > 1 and replicas > 1:
             raise ValueError(
-                f"steps_per_execution is {steps_per_execution} with {replicas} replicas; "
+                f"--steps_per_execution={steps_per_execution} with {replicas} replicas; "
                 "TensorFlow fails there in Keras's loop over several steps: leave it at 1"
             )
         super().compile(jit_compile=jit_compile, steps_per_execution=steps_per_execution, **options)

@@ -75,7 +75,7 @@ class FreeTrainer(AdversarialTrainer):
         if None in network.input_shape[1:]:
             raise ValueError(
                 f"free adversarial training keeps a perturbation of the image's shape; the network "
-                f"takes {network.input_shape}: build it with a fixed image_size"
+                f"takes {network.input_shape}: build it with a fixed --image_size"
             )
         # Validation needs an attack of its own: training has none that another image could use.
         super().__init__(network, attacks.identity, validation_attack=validation_attack, **options)
@@ -96,7 +96,7 @@ class FreeTrainer(AdversarialTrainer):
         if options.get("gradient_accumulation", 1) != 1:
             raise ValueError(
                 f"free adversarial training updates the weights at every replay; got "
-                f"gradient_accumulation={options['gradient_accumulation']}: use 1"
+                f"--gradient_accumulation={options['gradient_accumulation']}: use 1"
             )
         super().compile(optimizer, **options)
 

@@ -113,7 +113,7 @@ class Trades(Method):
         if not pgd.random_start:
             raise ValueError(
                 "trades starts at a random point, as its divergence has no gradient at the image "
-                "itself; leave random_start on"
+                "itself; leave --random_start on"
             )
         names = ("epsilon", "step_size", "steps", "norm", "batch_norm")
         return DivergencePGD(**{name: getattr(pgd, name) for name in names})
@@ -198,13 +198,13 @@ def make(name: str, **settings: Any) -> Method:
       ValueError: an unknown name, a setting that the method has no use for.
     """
     if name not in METHODS:
-        raise ValueError(f"method {name!r} is unknown; use one of: {', '.join(METHODS)}")
+        raise ValueError(f"--method is {name!r}; use one of: {', '.join(METHODS)}")
     settings = {setting: value for setting, value in settings.items() if value is not None}
     for setting in settings:
         owners = [other for other, kind in METHODS.items() if setting in _settings(kind)]
         if name not in owners:
             raise ValueError(
-                f"{setting} is of {' and '.join(owners)}; the method is {name}: leave it out"
+                f"--{setting} is of {' and '.join(owners)}; and --method={name}: leave it out"
             )
     return METHODS[name](**settings)
 

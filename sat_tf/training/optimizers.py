@@ -55,14 +55,14 @@ def make(recipe: Recipe, steps_per_epoch: int, network: keras.Model) -> keras.op
       ValueError: an unknown name or option; boundaries that the schedule has no use for, or lacks;
         a rate that cannot be scaled; TensorFlow Addons is asked for and not installed.
     """
-    name = specs.one_of("optimizer", _name(recipe.optimizer), OPTIMIZERS)
+    name = specs.one_of("--optimizer", _name(recipe.optimizer), OPTIMIZERS)
     made = OPTIMIZERS[name](schedule(recipe, steps_per_epoch), recipe, network)
     multiplier = recipe.body_learning_rate_multiplier
     if multiplier == 1:
         return made
     if name.startswith("tfa:") or (decays_itself(recipe.optimizer) and recipe.weight_decay):
         raise ValueError(
-            f"body_learning_rate_multiplier is {multiplier:g} and the optimizer "
+            f"--body_learning_rate_multiplier={multiplier:g} and --optimizer="
             f"{recipe.optimizer}; those of TensorFlow Addons, and the weight decay of adamw, lamb "
             "and lion, have one rate for all weights: use --optimizer=sgd, or leave it at 1"
         )
@@ -78,7 +78,7 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> schedules.Schedule:
     """
     if (recipe.schedule == "step") != bool(recipe.boundary):
         raise ValueError(
-            f"the schedule {recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
+            f"--schedule={recipe.schedule} got {len(recipe.boundary)} boundaries; 'step' needs "
             "at least one --boundary=EPOCH, the others none"
         )
     warmup_epochs = recipe.warmup_epochs
@@ -109,7 +109,7 @@ def _peak(recipe):
         return recipe.learning_rate
     if "lamb" in recipe.optimizer.lower():
         raise ValueError(
-            f"learning_rate_base_size is {size} and the optimizer {recipe.optimizer}: LAMB scales "
+            f"--learning_rate_base_size={size} and --optimizer={recipe.optimizer}: LAMB scales "
             "each layer's step to its weights, and its rate grows with the square root of the "
             "batch; give the rate of the batch itself as --learning_rate, and leave the size at 0"
         )

@@ -89,7 +89,7 @@ def training_attack(recipe: Recipe) -> attacks.Attack:
 def _pgd(kind, recipe):
     if recipe.synchronized_batch_norm and recipe.attack_batch_norm == "batch":
         raise ValueError(
-            "attack_batch_norm is batch and batch norm is synchronized: each replica attacks its "
+            "--attack_batch_norm=batch and batch norm is synchronized: each replica attacks its "
             "own images by their own statistics; leave --synchronized_batch_norm out, or attack "
             "with --attack_batch_norm=inference"
         )
@@ -128,13 +128,13 @@ def _epsilon_warmup_steps(recipe, steps_per_epoch):
     epochs = recipe.epsilon_warmup_epochs
     if epochs and recipe.attack == "none":
         raise ValueError(
-            f"epsilon_warmup_epochs is {epochs:g} and the attack none, which has no epsilon; leave "
+            f"--epsilon_warmup_epochs={epochs:g} and --attack=none, which has no epsilon; leave "
             "one of them out"
         )
     if epochs > recipe.epochs:
         raise ValueError(
-            f"epsilon_warmup_epochs is {epochs:g} and epochs {recipe.epochs}, so epsilon would not "
-            "be reached; make the warm-up shorter than the run"
+            f"--epsilon_warmup_epochs={epochs:g} and --epochs={recipe.epochs}, so epsilon would "
+            "not be reached; make the warm-up shorter than the run"
         )
     return math.ceil(epochs * steps_per_epoch)
 
@@ -164,7 +164,7 @@ def method(recipe: Recipe) -> methods.Method:
 
 def _named(table, kind, name):
     if name not in table:
-        raise ValueError(f"{kind} {name!r} is unknown; use one of: {', '.join(table)}")
+        raise ValueError(f"--{kind} is {name!r}; use one of: {', '.join(table)}")
     return table[name]
 
 
@@ -185,7 +185,7 @@ def trainer(recipe: Recipe, info: datasets.Info, num_replicas: int) -> Adversari
     if steps_per_epoch % recipe.steps_per_execution:
         fitting = [n for n in range(1, steps_per_epoch + 1) if steps_per_epoch % n == 0]
         raise ValueError(
-            f"steps_per_execution is {recipe.steps_per_execution}, which does not divide the "
+            f"--steps_per_execution={recipe.steps_per_execution}, which does not divide the "
             f"{steps_per_epoch} steps of an epoch; use one of: {', '.join(map(str, fitting))}"
         )
     made = method(recipe).trainer(
@@ -217,8 +217,8 @@ def _rematerialize(recipe, made):
     given = [name for name in others if getattr(recipe, name)]
     if given:
         raise ValueError(
-            f"remat is given and so is {' and '.join(given)}, which a block that is computed once "
-            "more would not see; leave one of them out, or use --gradient_accumulation"
+            f"--remat is given and so is --{' and --'.join(given)}, which a block that is computed "
+            "once more would not see; leave one of them out, or use --gradient_accumulation"
         )
     for network in filter(None, (made.network, made.average)):
         rematerialization.rematerialize(network)

@@ -179,7 +179,7 @@ def several_balls(recipe: Any) -> tuple[tuple[str, float], ...]:
     if len(set(recipe.norms)) < len(recipe.norms):
         raise ValueError(f"{given}; give each norm once: {example}")
     if recipe.norms and recipe.step_size is not None:
-        raise ValueError(f"step_size is of one ball; leave it out beside {given}")
+        raise ValueError(f"--step_size is of one ball; leave it out beside {given}")
     found = []
     for norm, text in zip(recipe.norms, recipe.epsilons, strict=True):
         try:

@@ -83,7 +83,8 @@ def _cuts(network: keras.Model) -> list[keras.KerasTensor]:
     if len(found) == 1:
         raise ValueError(
             f"the network {network.name!r} has no place where one tensor is all that the rest "
-            "needs, and cannot be cut into blocks; leave remat out, or use --gradient_accumulation"
+            "needs, and cannot be cut into blocks; leave --remat out, or use "
+            "--gradient_accumulation"
         )
     return [*found, *network.outputs]
 

@@ -62,7 +62,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         decay_steps: int = 1,
     ):
         if name not in NAMES:
-            raise ValueError(f"schedule {name!r} is unknown; use one of: {', '.join(NAMES)}")
+            raise ValueError(f"--schedule is {name!r}; use one of: {', '.join(NAMES)}")
         if not peak > 0:
             raise ValueError(f"the learning rate is {peak}; give a number above 0")
         if not 0 <= warmup_steps < num_steps:

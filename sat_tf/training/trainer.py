@@ -192,14 +192,14 @@ class AdversarialTrainer(Fittable):
         scalars = objectives.named(self.network, objectives.ACTIVATION_SCALARS)
         if activation_weight_decay and not scalars:
             raise ValueError(
-                f"activation_weight_decay is {activation_weight_decay}, but the network has no "
+                f"--activation_weight_decay={activation_weight_decay:g}, but the network has no "
                 f"trained activation; use it with {' or '.join(activations.TRAINED)}, or set 0"
             )
         self.averaged = getattr(optimizer, "averaged", None)
         if self.averaged is not None and ema_decay:
             raise ValueError(
-                f"the optimizer {optimizer.name} averages the weights, and so does ema_decay="
-                f"{ema_decay}; set that to 0"
+                f"the optimizer {optimizer.name} averages the weights, and so does --ema_decay="
+                f"{ema_decay:g}; set that to 0"
             )
         self.weight_decay = weight_decay
         self.activation_weight_decay = activation_weight_decay
