@@ -8,6 +8,7 @@
 An evaluation that was stopped goes on with the same command.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def evaluate(
     """
     if not attacks:
         raise ValueError("attacks is empty; give at least one, such as PGD")
-    return Session(network, dataset, attacks, options or Options()).run(about or {})
+    return Session(network, dataset, attacks, options or Options()).prepare().run(about or {})
 
 
 def main() -> None:
@@ -72,33 +73,38 @@ def main() -> None:
     attacks = [
         {radius: _attacks(one, network, surrogate, radius) for radius in one.radii} for one in each
     ]
-    if not settings.balls:
-        _evaluate_ball(settings, network, strategy, attacks[0])
-        return
-    _refuse_other_kind(settings, "norms")
-    with artefacts.reserve({"html"} & set(settings.flags.write), settings.report):
-        reports = [
-            _evaluate_ball(one, network, strategy, its_attacks)
+    dataset, shape = load_images(settings, network)
+    write, image_type = settings.flags.write, settings.flags.image_type
+    artefacts.require_space(write, [one.report for one in each], shape, image_type)
+    # Held until all is written, so that two evaluations cannot mix their files.
+    with contextlib.ExitStack() as held:
+        if settings.balls:
+            _refuse_other_kind(settings, "norms")
+            held.enter_context(artefacts.reserve({"html"} & set(write), settings.report))
+        for one in each:
+            _refuse_other_kind(one, "attacks")
+            held.enter_context(artefacts.reserve(write, one.report))
+        held.enter_context(handling_stops(_stop))
+        sessions = [
+            _session(one, network, dataset, its_attacks, strategy)
             for one, its_attacks in zip(each, attacks, strict=True)
         ]
-        _write_union(settings, {one.norm: r for one, r in zip(each, reports, strict=True)})
+        reports = [_run(*pair) for pair in zip(each, sessions, strict=True)]
+        if settings.balls:
+            _write_union(settings, {one.norm: r for one, r in zip(each, reports, strict=True)})
 
 
-def _evaluate_ball(settings, network, strategy, attacks):
-    """Evaluates in one ball, prints and writes what was found, and returns it."""
-    write, image_type = settings.flags.write, settings.flags.image_type
-    print(_headline(settings, attacks[settings.epsilon]), flush=True)
-    dataset, shape = load_images(settings, network)
-    artefacts.require_space(write, settings.report, shape, image_type)
+def _session(settings, network, dataset, attacks, strategy):
+    """Prepares the evaluation in one ball, which reads what an earlier process left of it."""
     options = _options(settings, network, attacks, strategy)
-    _refuse_other_kind(settings, "attacks")
-    # Held until all is written, so that two evaluations cannot mix their files.
-    with artefacts.reserve(write, settings.report):
-        with handling_stops(_stop):
-            report = evaluate(
-                network, dataset, attacks[settings.epsilon], options, _about(settings)
-            )
-        _write(report, settings)
+    return Session(network, dataset, attacks[settings.epsilon], options).prepare()
+
+
+def _run(settings, session):
+    """Evaluates in one ball, prints and writes what was found, and returns it."""
+    print(_headline(settings, session.attacks), flush=True)
+    report = session.run(_about(settings))
+    _write(report, settings)
     return report
 
 
@@ -122,6 +128,7 @@ def _measure_corruptions(settings):
     kinds = corruptions.Kinds.of(settings)
     _refuse_other_kind(settings, "corruptions")
     network, _ = load_network(settings)
+    corruptions.refuse_other(settings, network)
     print(f"{settings.source} on {settings.dataset} {settings.split}, corrupted", flush=True)
     with artefacts.reserve(write, settings.report):
         with handling_stops(_begin_anew):

@@ -83,6 +83,24 @@ class Report:
         return "the table, the steps" if with_steps else "the table"
 
 
+class Session:
+    """Stands for a session, of which the program looks at the attacks."""
+
+    def __init__(self, report, seen):
+        self.report, self.seen = report, seen
+
+    @property
+    def attacks(self):
+        return self.seen["Session.attacks"]
+
+    def prepare(self):
+        return self
+
+    def run(self, about):
+        self.seen["run.about"] = about
+        return self.report
+
+
 @pytest.fixture
 def run(parse, monkeypatch):
     """Runs the program with everything it calls replaced; returns the arguments of each call."""
@@ -96,6 +114,7 @@ def run(parse, monkeypatch):
             seen.update({f"{name}.{key}": value for key, value in bound.items()})
             return result
 
+        called.__signature__ = signature  # for a second run
         monkeypatch.setattr(module, name, called)
 
     def ran(*arguments, side=None):
@@ -111,7 +130,7 @@ def run(parse, monkeypatch):
         replace(data, "describe", info)
         replace(classes, "labelled", ["batches"])
         replace(selection, "positions", [5, 2])
-        replace(evaluate, "evaluate", report)
+        replace(evaluate, "Session", Session(report, seen))
         replace(evaluate.artefacts, "write", [])
         replace(evaluate.artefacts, "require_space", None)
         replace(data, "load", ["batches"])
@@ -125,8 +144,8 @@ def run(parse, monkeypatch):
 
 def test_every_flag_reaches_what_it_decides(run, parse, capsys):
     seen, report = run(*(f"--{name}={value}" for name, value in ASKED.items()))
-    options, about = seen["evaluate.options"], seen["evaluate.about"]
-    attacks, curve = seen["evaluate.attacks"], options.curve
+    options, about = seen["Session.options"], seen["run.about"]
+    attacks, curve = seen["Session.attacks"], options.curve
     pgd = attacks[-1]
     path = pathlib.Path("there/mine.json")
     printed = capsys.readouterr().out
@@ -153,7 +172,7 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "eval_resize": seen["load.eval_resize"] == "shorter_side",
         "num_images": options.num_images == 1,
         "ids": seen["positions.path"] == "ids.txt"
-        and seen["evaluate.dataset"].wanted.tolist() == [2, 5],
+        and seen["Session.dataset"].wanted.tolist() == [2, 5],
         "attacks": names.name_of(pgd) == "pgd-3"
         and list(map(names.name_of, attacks)) == made == list(map(names.name_of, curve[1.0]))
         and options.left_out == left_out,
@@ -184,7 +203,7 @@ def test_every_flag_reaches_what_it_decides(run, parse, capsys):
         "save_every": options.save_every == 4.5,
     }
     assert [name for name, right in found.items() if not right] == []
-    assert seen["evaluate.network"] is seen["adapted"]
+    assert seen["Session.network"] is seen["adapted"]
     # A new flag needs a line above: the report repeats them all.
     assert set(found) == set(ASKED) == set(about["flags"]) - {"workdir"} - APART
     asked, defaults = flags.FLAGS, parse()
@@ -236,8 +255,8 @@ def test_without_a_size_the_images_have_the_networks(run):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2")
     seen, _ = run(*asked, side=12)
     assert seen["load.image_size"] == 12 and seen["load.split"] == "test"
-    assert seen["evaluate.options"].strategy is None and "strategy.name" not in seen
-    assert seen["evaluate.options"].image_file is None  # html alone needs no images
+    assert seen["Session.options"].strategy is None and "strategy.name" not in seen
+    assert seen["Session.options"].image_file is None  # html alone needs no images
 
 
 @pytest.mark.parametrize(
@@ -253,7 +272,7 @@ def test_room_is_looked_for_for_as_many_images_as_will_be_kept(run, asked, side,
     always = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--write=npz")
     seen, _ = run(*always, *asked, side=side)
     assert seen["require_space.shape"] == shape
-    assert seen["require_space.path"] == seen["write.path"]
+    assert seen["require_space.paths"] == [seen["write.path"]]
     assert seen["require_space.names"] == ["npz"]
 
 
@@ -268,7 +287,7 @@ def test_restarts_of_pgd_are_said_where_there_is_pgd(run, capsys):
 def test_what_a_norm_leaves_out_is_said(run):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=autoattack")
     seen, _ = run(*asked, "--norm=l1")
-    found = seen["evaluate.options"].left_out
+    found = seen["Session.options"].left_out
     assert found == autoattack.left_out("standard", norm="l1", num_classes=3)
     assert "apgd-t" in found  # for want of classes
 

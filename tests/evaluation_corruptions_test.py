@@ -127,9 +127,10 @@ def darkened(image, severity, corruption_name, seed=None):
 def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
     stub = types.SimpleNamespace(corrupt=darkened)
     monkeypatch.setitem(sys.modules, "imagecorruptions", stub)
-    asked(f"--network={pictures}/network.keras", f"--dataset=folder:{pictures}/set",
-          "--corruptions=fog,snow", "--severities=5,1", "--batch_size=7", "--write=html,plots",
-          f"--json={pictures}/found.json")  # fmt: skip
+    command = (f"--network={pictures}/network.keras", f"--dataset=folder:{pictures}/set",
+               "--corruptions=fog,snow", "--severities=5,1", "--batch_size=7",
+               "--write=html,plots", f"--json={pictures}/found.json")  # fmt: skip
+    asked(*command)
     evaluate.main()
     found = json.loads((pictures / "found.json").read_text())
     means = {}
@@ -151,6 +152,24 @@ def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
     assert (pictures / "found.heat_map.png").is_file()
     assert "severity" in (pictures / "found.html").read_text()
     assert f"{100 * accuracies[1]:.2f}" in capsys.readouterr().out
+    # The report of another network, or of other images, does not take its place; its own does.
+    measured = []
+    monkeypatch.setattr(evaluate.corruptions, "measure", lambda *_: measured.append(1) or 1 / 0)
+    inputs = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    keras.Model(inputs, keras.layers.Dense(2)(pooled)).save(pictures / "other.keras")
+    for more, said in (
+        ((f"--network={pictures}/other.keras",), "other weights of the network; give another"),
+        (("--seed=3", "--severities=1"), "another evaluation: --seed, --severities; give"),
+    ):
+        asked(*command, *more)
+        with pytest.raises(ValueError, match=said):
+            evaluate.main()
+    for more in ((), ("--seed=3", "--overwrite")):
+        asked(*command, *more)
+        with pytest.raises(ZeroDivisionError):
+            evaluate.main()
+    assert len(measured) == 2 and json.loads((pictures / "found.json").read_text()) == found
 
 
 class SatTintsCorrupted(tfds.core.GeneratorBasedBuilder):

@@ -1,6 +1,8 @@
 """The loss around an image, on linear networks: planes, whose slopes are known."""
 
 import io
+import json
+import types
 
 import numpy as np
 import pytest
@@ -68,8 +70,8 @@ def test_a_point_on_an_axis_is_as_far_from_the_image_as_its_offset_says(network,
         moves = (axis.astype(np.float64) - image).reshape(landscape.POINTS, -1)
         lengths = np.linalg.norm(moves, order, axis=1)
         np.testing.assert_allclose(lengths, np.abs(found.offsets), rtol=1e-4, atol=1e-4)
-    label = plots.landscape(found).axes[0].get_xlabel()
-    assert f"{norm} distance" in label
+    shown = types.SimpleNamespace(landscape=found, facts={})
+    assert f"{norm} distance" in plots.landscape(shown).axes[0].get_xlabel()
 
 
 def test_a_loss_without_a_slope_is_flat_along_its_gradient():
@@ -108,6 +110,39 @@ def test_the_report_has_that_of_the_first_image_which_is_right(network, tmp_path
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20  # levels of the loss
     report = evaluate(network, (IMAGES, 1 - network.labels(IMAGES)), [attack], asked)
     assert report.landscape is None  # nothing is right
-    report.landscape = around(network)
-    report.landscape.wrong[:] = False  # and where no boundary runs, none is drawn
-    assert "landscape" in plots.draw_all(report)
+
+
+def test_the_line_of_the_picture_is_the_boundary_and_its_title_says_of_what_it_is(network):
+    found = around(network)
+    found.margin -= found.margin[14, 11]  # so that the boundary runs through that point
+    facts = {"network": {"source": "nets/mine.keras"}}
+    axes = plots.landscape(types.SimpleNamespace(landscape=found, facts=facts), "ab").axes[0]
+    first, *_ = axes.get_title().split("\n")
+    assert first == f"image 3, {'ab'[found.label]}, nets/mine.keras"
+    line = axes.collections[-1].get_paths()[0].vertices
+    step = found.offsets[1] - found.offsets[0]
+    along, across = np.gradient(found.margin.astype(np.float64), step)
+    slope, middle = np.array([along.mean(), across.mean()]), found.margin[12, 12]
+    assert len(line) > 20 and np.ptp(line, 0).max() > 8
+    np.testing.assert_allclose((middle + line @ slope) / np.linalg.norm(slope), 0, atol=0.02 * step)
+    found.margin[:] = 1  # and where no boundary runs, none is drawn
+    shown = plots.landscape(types.SimpleNamespace(landscape=found, facts={})).axes[0]
+    assert "right everywhere" in shown.get_title() and len(shown.collections) == 1
+
+
+def test_a_loss_that_is_no_number_is_null_in_json_and_blank_in_the_picture(network):
+    def broken(images, training):
+        far = tf.reduce_max(images, [1, 2, 3]) > float(IMAGES[3].max())
+        return tf.where(far[:, None], float("nan"), network(images, training=training))
+
+    label = int(network.labels(IMAGES)[3])
+    found = landscape.around(broken, IMAGES[3], label, index=3, epsilon=8.0, norm="linf", seed=0)
+    finite = np.isfinite(found.loss)
+    assert finite.any() and not finite.all()
+    assert found.wrong[~finite].all()
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    read = np.array(json.loads(text)["loss"], object)
+    np.testing.assert_array_equal(read != None, finite)  # noqa: E711
+    figure = plots.landscape(types.SimpleNamespace(landscape=found, facts={}))
+    assert "blank: a logit is no finite number" in figure.axes[0].get_title()
+    assert len(plots.png(figure)) > 1000

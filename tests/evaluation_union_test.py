@@ -98,6 +98,16 @@ def test_the_union_is_the_and_of_the_single_commands(parse, run_of_digits, capsy
     evaluate.main()
     again = json.loads(path.read_text())
     assert again["images"] == union["images"]
+    # What stands in the way of a later ball is seen before the first is attacked.
+    (run_of_digits / "late.l2.verdicts.npz").write_text("no verdicts")
+    parse(*command[:-3], f"--json={run_of_digits}/late.json", *command[-2:])
+    with pytest.raises(ValueError, match="late.l2.verdicts.npz is damaged"):
+        evaluate.main()
+    (run_of_digits / "late.l2.html").mkdir()
+    parse(*command[:-3], f"--json={run_of_digits}/late.json", *command[-2:])
+    with pytest.raises(OSError, match="late.l2.html: it is a directory"):
+        evaluate.main()
+    assert "norms linf,l2, " in page and "[]" not in page  # of a flag without a value
 
 
 def test_a_run_says_its_norms_and_flags_are_stronger(parse, tmp_path):

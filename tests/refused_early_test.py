@@ -108,21 +108,25 @@ def test_a_run_needs_three_states_and_two_networks_less_what_is_there(tmp_path, 
 def test_adversarial_images_need_room_once_and_for_each_copy(tmp_path, monkeypatch):
     path, shape = tmp_path / "report.json", (5, 3, 2, 4)
     with_free(monkeypatch, 0)
-    artefacts.require_space(["html", "plots"], path, shape, "float32")
+    artefacts.require_space(["html", "plots"], [path], shape, "float32")
     for names, image_type, needed in (
         (["npz"], "float32", 2 * 480),
         (["html", "npz", "tfrecord"], "float32", 3 * 480),
         (["tfrecord"], "uint8", 2 * 120),
     ):
         with_free(monkeypatch, needed)
-        artefacts.require_space(names, path, shape, image_type)
+        artefacts.require_space(names, [path], shape, image_type)
         with_free(monkeypatch, needed - 1)
         with pytest.raises(OSError, match=f"images take about {needed:,} bytes .*, 1 too few"):
-            artefacts.require_space(names, path, shape, image_type)
+            artefacts.require_space(names, [path], shape, image_type)
+        with_free(monkeypatch, 2 * needed - 1)
+        with pytest.raises(OSError, match=f"about {2 * needed:,} bytes .*, 1 too few"):
+            artefacts.require_space(names, [path, path.with_name("b.json")], shape, image_type)
+        with_free(monkeypatch, needed - 1)
     path.with_suffix(".images.npy").write_bytes(b"1")  # of the evaluation that goes on
-    artefacts.require_space(names, path, shape, image_type)
+    artefacts.require_space(names, [path], shape, image_type)
     with pytest.raises(ValueError, match="image_type is 'int8'; use one of: float32, uint8"):
-        artefacts.require_space(names, path, shape, "int8")
+        artefacts.require_space(names, [path], shape, "int8")
 
 
 def test_an_export_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):

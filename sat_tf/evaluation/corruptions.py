@@ -11,9 +11,9 @@ from sat_tf.data import corruptions
 from sat_tf.evaluation.progress import Countdown
 from sat_tf.evaluation.report.corruptions import CorruptionReport, read_baseline
 from sat_tf.evaluation.runner import inference, judged
-from sat_tf.evaluation.settings import Settings, load_images
+from sat_tf.evaluation.settings import DECISIVE, Settings, load_images
 from sat_tf.evaluation.stream import Stream
-from sat_tf.runs import workdir
+from sat_tf.runs import sealed, workdir
 
 _OF_ATTACKS = (
     "attacks curve epsilon epsilons fold_batch_norm image_type last_iterate norm norms restarts "
@@ -64,6 +64,33 @@ class Kinds:
 
     def __len__(self) -> int:
         return len(self.names) * len(self.severities)
+
+
+def refuse_other(settings: Settings, network: Any) -> None:
+    """Refuses to take the place of a report of another measurement, unless --overwrite is given.
+
+    Raises:
+      ValueError: there is a corruption report of other weights, images or flags.
+    """
+    path = settings.report
+    if settings.flags.overwrite or not path.is_file():
+        return
+    there = sealed.read_json(path)
+    flags = there.get("flags", {})
+    different = [
+        f"--{name}"
+        for name in DECISIVE
+        if name not in ("dataset", "split") and flags.get(name) != getattr(settings.flags, name)
+    ]
+    if there.get("data") != {"dataset": settings.dataset, "split": settings.split}:
+        different.insert(0, "another data set")
+    if there.get("network", {}).get("weights_sha256") != loading.facts(network)["weights_sha256"]:
+        different.insert(0, "other weights of the network")
+    if different:
+        raise ValueError(
+            f"{path} belongs to another evaluation: {', '.join(different)}; give another --json, "
+            "or --overwrite to replace it"
+        )
 
 
 def measure(

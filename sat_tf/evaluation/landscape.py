@@ -22,7 +22,8 @@ class Landscape:
       norm: "linf", "l2" or "l1".
       offsets: float [P], along either direction, in pixels.
       loss: float32 [P, P], the cross-entropy of the label at `x + offsets[i] d + offsets[j] r`.
-      wrong: bool [P, P], where the network says another class.
+      margin: float32 [P, P], there `z_y - max_{i != y} z_i` of the logits.
+      wrong: bool [P, P], where the network says another class or a logit is no finite number.
     """
 
     index: int
@@ -30,15 +31,17 @@ class Landscape:
     norm: str
     offsets: np.ndarray
     loss: np.ndarray
+    margin: np.ndarray
     wrong: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the content as JSON."""
+        """Returns the content as JSON, which has no number for a loss that is not finite: None."""
+        loss = np.round(self.loss.astype(np.float64), 6)
         return {
             "index": self.index,
             "label": self.label,
             "offsets": np.round(self.offsets, 6).tolist(),
-            "loss": np.round(self.loss.astype(np.float64), 6).tolist(),
+            "loss": np.where(np.isfinite(loss), loss, None).tolist(),
             "wrong": self.wrong.astype(int).tolist(),
         }
 
@@ -86,15 +89,16 @@ def around(
         _of_length_1(geometry.steepest_direction(one, kind), norm) for one in (gradient, random)
     )
     offsets = np.linspace(-epsilon, epsilon, POINTS).astype(np.float32)
-    loss, wrong = [], []
+    found = []
     for offset in offsets:  # a row at a time, as a whole square may be too many images
         points = clean + offset * steepest + tf.reshape(offsets, [-1, 1, 1, 1]) * other
         points = tf.clip_by_value(points, geometry.PIXEL_MIN, geometry.PIXEL_MAX)
         logits = tf.cast(network(points, training=False), tf.float32)
         many = tf.repeat(labels, POINTS)
-        loss.append(losses.cross_entropy(logits, many).numpy())
-        wrong.append(losses.misclassified(logits, many).numpy())
-    return Landscape(index, int(label), norm, offsets, np.stack(loss), np.stack(wrong))
+        kinds = (losses.cross_entropy, losses.margin, losses.misclassified)
+        found.append([kind(logits, many).numpy() for kind in kinds])
+    loss, margin, wrong = map(np.stack, zip(*found, strict=True))
+    return Landscape(index, int(label), norm, offsets, loss, margin, wrong)
 
 
 def _of_length_1(direction, norm):

@@ -27,7 +27,7 @@ TOP5_BEYOND = 10
 
 
 class Session:
-    """One network on one data set.
+    """One network on one data set: prepared, which attacks nothing, and then run.
 
     Args:
       network: maps pixels to logits [N, C] and takes `training`.
@@ -43,23 +43,35 @@ class Session:
         self.stream = Stream(dataset, options.batch_size, options.num_images)
         self.runner = Runner(network, self.stream, options.seed, options.strategy, self._folded())
 
+    def prepare(self) -> "Session":
+        """Judges the clean images, plans the sweeps and takes up what an earlier process found.
+
+        Raises:
+          ValueError: as `evaluate`, but for what an attack does.
+        """
+        # The images first, as a plan needs the number of them and of classes, and the file of
+        # verdicts the hashes of images and weights.
+        with self._waiting():
+            clean = self.runner.clean()
+            self.network_facts = loading.facts(self.network)
+            self.first_batch = next(iter(self.stream))
+            self.found = checks.before(
+                self.network, self.runner.forward, self.first_batch, clean.finite
+            )
+        planned = plan.make(self.attacks, self.options, len(clean.labels), clean.num_classes)
+        weights = self.network_facts["weights_sha256"]
+        self.clean, self.planned = clean, planned
+        self.store = Store(planned, self.stream, clean, self.options, weights)
+        self.store.restore()
+        return self
+
     def run(self, about: Mapping[str, Mapping[str, Any]]) -> Report:
         """Runs every sweep that is not done; returns what all of them found.
 
         Args:
           about: facts of the report that only the caller knows, such as the data set's name.
         """
-        # First, as a plan needs the number of images and of classes, and the file of verdicts the
-        # hashes of images and weights.
-        with self._waiting():
-            clean = self.runner.clean()
-            network_facts = loading.facts(self.network)
-            first_batch = next(iter(self.stream))
-            found = checks.before(self.network, self.runner.forward, first_batch, clean.finite)
-        planned = plan.make(self.attacks, self.options, len(clean.labels), clean.num_classes)
-        weights = network_facts["weights_sha256"]
-        store = Store(planned, self.stream, clean, self.options, weights)
-        store.restore()
+        clean, planned, store = self.clean, self.planned, self.store
         outcomes, standing = [], clean.correct
         for stage in planned.stages:
             outcomes += self._attack(stage, standing, store)
@@ -67,7 +79,7 @@ class Session:
         # After the stages, as it takes their verdicts at their own radius.
         curve = self._curve(planned, clean.correct, outcomes, store)
         store.save()
-        found += checks.after(outcomes, clean.correct, planned.left_out)
+        found = self.found + checks.after(outcomes, clean.correct, planned.left_out)
         return Report(
             labels=clean.labels,
             clean=clean.correct,
@@ -75,10 +87,10 @@ class Session:
             outcomes=outcomes,
             curve=curve,
             checks=[dataclasses.asdict(check) for check in found],
-            examples=store.pictures(self.runner.forward, first_batch),
-            facts=self._facts(network_facts, clean, planned.left_out, about),
+            examples=store.pictures(self.runner.forward, self.first_batch),
+            facts=self._facts(about),
             seconds=sum(sweep.seconds for sweep in planned.sweeps),
-            landscape=self._landscape(clean),
+            landscape=self._landscape(),
             saved_images=store.judged_images(self.runner.forward, outcomes),
             positions=self.stream.positions,
         )
@@ -120,11 +132,12 @@ class Session:
                 store.close()
         return outcome.of_stage(stage, standing)
 
-    def _landscape(self, clean):
+    def _landscape(self):
         """Returns the loss around the first image that is right; None where none is asked for."""
-        if not (self.options.landscape and clean.correct.any()):
+        correct = self.clean.correct
+        if not (self.options.landscape and correct.any()):
             return None
-        index, attack = int(clean.correct.argmax()), self.attacks[0]
+        index, attack = int(correct.argmax()), self.attacks[0]
         batch = next(one for one in self.stream if index in one.indices[: one.count])
         row = index - int(batch.indices[0])
         return landscape.around(
@@ -159,15 +172,15 @@ class Session:
             return contextlib.nullcontext()
         return quiet.waiting("looking at the clean images, and checking the network")
 
-    def _facts(self, network_facts, clean, left_out, about):
+    def _facts(self, about):
         facts = {
-            "network": network_facts,
-            "data": {"images_sha256": clean.images_sha256},
-            "classes": clean.num_classes,
+            "network": self.network_facts,
+            "data": {"images_sha256": self.clean.images_sha256},
+            "classes": self.clean.num_classes,
             "seed": self.options.seed,
             "batch_size": self.options.batch_size,
             "restarts": self.options.restarts,
-            "attacks_left_out": left_out,
+            "attacks_left_out": self.planned.left_out,
             "versions": workdir.versions(),
         }
         return facts | {name: {**facts.get(name, {}), **more} for name, more in about.items()}

@@ -185,7 +185,7 @@ def load_images(settings: Settings, network: Any) -> tuple[Any, tuple[int | None
 
 
 # What decides the figures, and therefore the name of a report that is given none.
-_DECISIVE = (
+DECISIVE = (
     "attacks dataset split ids classes num_images image_size eval_resize input_range preprocessing "
     "epsilon norm step_size restarts last_iterate curve seed batch_size fold_batch_norm image_type "
     "surrogate norms epsilons corruptions severities corruption_baseline"
@@ -202,7 +202,7 @@ def _default_report(flags):
     parts = ["report"]
     if flags.workdir is None:
         parts.append(_plain(flags.network.removesuffix(".keras")))
-    for name in _DECISIVE:
+    for name in DECISIVE:
         flag = flags[name]
         if flag.value == flag.default:
             continue

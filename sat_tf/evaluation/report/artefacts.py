@@ -79,7 +79,7 @@ def reserve(names: Sequence[str], path: pathlib.Path) -> Iterator[None]:
 
 
 def require_space(
-    names: Sequence[str], path: pathlib.Path, shape: Sequence[int], image_type: str
+    names: Sequence[str], paths: Sequence[pathlib.Path], shape: Sequence[int], image_type: str
 ) -> None:
     """Looks whether the adversarial images that `names` asks for fit on the disk, by estimate.
 
@@ -88,7 +88,7 @@ def require_space(
 
     Args:
       names: of `NAMES`.
-      path: of the report.
+      paths: of the reports; each keeps the images.
       shape: [N, H, W, C] of the images.
       image_type: of `kept_images.IMAGE_TYPES`.
 
@@ -97,13 +97,13 @@ def require_space(
       OSError: they do not fit, with the bytes that are missing.
     """
     kept_images.check_type(image_type)
-    kept = image_file(names, path)
-    if kept is None:
+    kept = [one for one in (image_file(names, path) for path in paths) if one is not None]
+    if not kept:
         return
     copies = 1 + len(set(names) & _IMAGES.keys())
-    size = copies * math.prod(shape) * np.dtype(image_type).itemsize
-    written = kept.stat().st_size if kept.is_file() else 0
-    atomic.require_space(path.parent, size - written, "the adversarial images")
+    size = len(kept) * copies * math.prod(shape) * np.dtype(image_type).itemsize
+    written = sum(one.stat().st_size for one in kept if one.is_file())
+    atomic.require_space(paths[0].parent, size - written, "the adversarial images")
 
 
 def image_file(names: Sequence[str], path: pathlib.Path) -> pathlib.Path | None:
@@ -162,7 +162,7 @@ def _write(report, names, path, title, about):
         for name, png in plots.draw_all(report, class_names).items():
             written.append(_write_picture(png, path.with_suffix(f".{name}.png")))
     if "landscape" in names and report.landscape is not None and "plots" not in names:
-        drawn = plots.png(plots.landscape(report.landscape))
+        drawn = plots.png(plots.landscape(report, class_names))
         written.append(_write_picture(drawn, path.with_suffix(".landscape.png")))
     if "tensorboard" in names:
         written.append(path.with_suffix(".tensorboard"))

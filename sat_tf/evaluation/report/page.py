@@ -28,6 +28,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .not-run { color: var(--soft) }
 td { white-space: nowrap } .text td:nth-child(3), .text td:last-child { white-space: normal }
 """
+_NOTHING = (None, "", [], {})
 _KINDS = {True: "passed", False: "failed", None: "not run"}
 
 
@@ -149,16 +150,22 @@ def _checks(report):
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Returns names and values in HTML, two columns."""
+    """Returns names and values in HTML, two columns; what has no value is left out."""
     rows = []
     for name, value in facts.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {one}" for key, one in value.items() if one is not None)
-        rows.append((name.replace("_", " "), str(value)))
+            parts = (f"{key} {_text(one)}" for key, one in value.items() if one not in _NOTHING)
+            value = ", ".join(parts)
+        rows.append((name.replace("_", " "), _text(value)))
     cells = "".join(
         f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows if b
     )
     return f'<div class="wide"><table class="text">{cells}</table></div>'
+
+
+def _text(value):
+    """Writes a list as the command line has it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from sat_tf.evaluation.landscape import Landscape
 from sat_tf.evaluation.outcome import steps_curve
 from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.report.statistics import interval
@@ -23,7 +22,7 @@ def draw_all(report: Report, class_names: Sequence[str] | None = None) -> dict[s
     """
     pictures = {"steps": png(steps(report)), "pictures": grid(report, class_names)}
     if report.landscape is not None:
-        pictures["landscape"] = png(landscape(report.landscape))
+        pictures["landscape"] = png(landscape(report, class_names))
     if report.curve:
         pictures["curve"] = png(curve(report))
     return pictures
@@ -44,22 +43,31 @@ def curve(report: Report) -> Any:
     return figure
 
 
-def landscape(found: Landscape) -> Any:
-    """Draws the loss around an image as colours, and where the network is wrong.
+def landscape(report: Report, class_names: Sequence[str] | None = None) -> Any:
+    """Draws the loss around an image as colours, and where another class becomes as likely.
+
+    What is no finite number stays blank.
 
     Returns:
       A matplotlib figure.
     """
+    found = report.landscape
+    label = found.label if class_names is None else class_names[found.label]
     figure, axes = _figure(f"along the gradient, {found.norm} distance in pixels (of 255)")
     axes.set_ylabel(f"along random noise, {found.norm} distance in pixels")
-    filled = axes.contourf(found.offsets, found.offsets, found.loss.T, 20, cmap="viridis")
+    loss, margin = (np.ma.masked_invalid(one.T) for one in (found.loss, found.margin))
+    filled = axes.contourf(found.offsets, found.offsets, loss, 20, cmap="viridis")
     figure.colorbar(filled, label="cross-entropy of the label")
     said = "the network is right everywhere here"
-    if found.wrong.any():
+    if (margin < 0).any():
         said = "white line: beyond it the network says another class"
         lines = {"colors": "white", "linewidths": 1.5}
-        axes.contour(found.offsets, found.offsets, found.wrong.T, [0.5], **lines)
-    axes.set_title(said, fontsize=9)
+        axes.contour(found.offsets, found.offsets, margin, [0.0], **lines)
+    if loss.mask.any():
+        said += "; blank: a logit is no finite number"
+    source = (report.facts.get("network") or {}).get("source")
+    about = f"image {found.index}, {label}" + (f", {source}" if source else "")
+    axes.set_title(f"{about}\n{said}", fontsize=9)
     axes.plot(0, 0, "o", color="white", markeredgecolor="black")
     axes.grid(visible=False)
     return figure
