@@ -36,6 +36,7 @@ def _description(text):
     for paragraph in text.strip().split("\n\n"):
         if paragraph.startswith(" "):
             for example in paragraph.splitlines():
+                example = re.sub(r"(?<=\S) {2,}", " ", example)  # where it went on in a new line
                 *begun, last = _wrapped(example, 8, _WIDTH - len(" \\"))
                 lines += [f"{line} \\" for line in begun] + [last]
         else:

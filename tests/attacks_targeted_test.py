@@ -155,6 +155,9 @@ def test_images_of_a_surrogate_are_judged_by_the_network():
     np.testing.assert_array_equal(report.standing[~near], expected[~near])
     (found,) = report.to_dict()["attacks"]
     assert found["name"] == "pgd-8-transferred" and found["settings"]["source"] == "other"
+    # Eight steps on the surrogate for each image, and one look of the network at what came out.
+    costs = [found[f"evaluations_{name}"] for name in ("needed", "plain")]
+    assert costs == [9 * 60, 9 * 60] and found["evaluations_paid"] >= 9 * 60
     own = evaluate(victim, (images, labels), [pgd], Options(batch_size=16))
     assert own.standing.sum() < report.standing.sum()  # the network's own direction is worse
 

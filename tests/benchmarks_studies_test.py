@@ -242,11 +242,12 @@ def test_a_run_that_is_there_is_taken_up_with_its_own_commit_and_no_time(tmp_pat
         ("--rows=relu,relu", "row relu is given twice"),
         ("--seeds=7", "seed '7' is unknown; valid are: 0, 1"),
         ("--evaluations=fab", "evaluation 'fab' is unknown; valid are: pgd, curve"),
+        ("--redraw --rows=relu", "--redraw draws all that the plan has; leave --rows out"),
     ],
 )
 def test_what_the_plan_lacks_is_named_before_anything_runs(flag, hint, tmp_path, commands):
     with pytest.raises(ValueError, match=hint):
-        main(tmp_path, flag)
+        main(tmp_path, *flag.split())
     assert not commands and not (tmp_path / "results").exists()
 
 

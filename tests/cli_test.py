@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -349,10 +350,13 @@ def test_help_fits_eighty_columns_and_its_examples_can_be_pasted(monkeypatch):
     monkeypatch.setattr(cli.flags, "FLAGS", values)
     prose = "It does " + "this and that, " * 20 + "no more."
     example = "python -m program " + " ".join(f"--flag_{number}=value" for number in range(12))
-    shown = help.text(f"{prose}\n\n    {example}\n    python -m program\n\n{prose}\n")
+    # Where a docstring's line ends in a backslash, Python goes on with the next one's spaces.
+    goes_on = example.replace(" --flag_3", " " * 9 + "--flag_3")
+    shown = help.text(f"{prose}\n\n    {goes_on}\n    python -m program\n\n{prose}\n")
     assert max(map(len, shown.splitlines())) <= 80
     first, examples, second = shown.partition("\n\nFlags")[0].split("\n\n")
     assert [" ".join(text.split()) for text in (first, second)] == [prose, prose]
+    assert not re.search(r"\S  ", examples)
     commands = examples.replace("\\\n", "").splitlines()
     assert [shlex.split(command) for command in commands] == [
         example.split(),

@@ -159,7 +159,11 @@ def test_what_prepares_pixels_itself_is_prepared_no_second_time(saved, tmp_path,
     """Refused from the command line before anything loads; what is not known is let through."""
     (tmp_path / "run").mkdir()
     shutil.copy(saved / "network.keras", tmp_path / "run")
-    known = ("keras.applications:ResNet50", "zoo:digits_resnet8_swish", str(tmp_path / "run"))
+    (tmp_path / "told").mkdir()
+    of_run = shutil.copy(saved / "network.keras", tmp_path / "told")
+    (tmp_path / "told" / "metrics.json").write_text("{}")
+    named = ("keras.applications:ResNet50", "zoo:digits_resnet8_swish")
+    known = (*named, str(tmp_path / "run"), str(of_run))
     for source in known:
         for asked in ("--preprocessing=caffe", "--input_range=0,1"):
             values = programs.parsed(

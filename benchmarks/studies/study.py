@@ -117,6 +117,9 @@ def draw(asked: plan.Plan, results: pathlib.Path, pages: list[str]) -> None:
 def main() -> None:
     """Runs what is missing, and draws."""
     given = flags.FLAGS
+    for name in ("rows", "seeds", "evaluations") if given.redraw else ():
+        if getattr(given, name):
+            raise ValueError(f"--redraw draws all that the plan has; leave --{name} out")
     asked = plan.read(given.plan)
     results = pathlib.Path(given.results or f"docs/results/study/{asked.name}")
     runs = pathlib.Path(given.runs or f"runs/study/{asked.name}")

@@ -10,7 +10,16 @@ from sat_tf.attacks.pgd import PGD
 from sat_tf.attacks.targeted import SteppedTargetedPGD, TargetedPGD
 
 
-def make(attack: Any, surrogate: Callable[..., tf.Tensor], source: str) -> OwnAttack:
+class Transferred(OwnAttack):
+    """An attack of one step, in which the surrogate is evaluated at every step of its own."""
+
+    @property
+    def step_cost(self) -> int:
+        """How many evaluations of a network, the surrogate's or its own, a step takes an image."""
+        return 1 + self.steps_of_surrogate
+
+
+def make(attack: Any, surrogate: Callable[..., tf.Tensor], source: str) -> Transferred:
     """Makes an attack of one step: it shows the network the surrogate's last iterate.
 
     The surrogate is attacked to the last step whatever it says on the way: a point that just breaks
@@ -43,7 +52,8 @@ def make(attack: Any, surrogate: Callable[..., tf.Tensor], source: str) -> OwnAt
         del network
         return run(surrogate, images, labels, seed)
 
-    made = OwnAttack(computed, name=f"{name}-transferred", epsilon=attack.epsilon, norm=attack.norm)
+    ball = {"epsilon": attack.epsilon, "norm": attack.norm}
+    made = Transferred(computed, name=f"{name}-transferred", **ball)
     vars(made)["source"] = source
     steps = getattr(run, "pgd", run)
     made.step_size, made.steps_of_surrogate = steps.step_size, steps.steps

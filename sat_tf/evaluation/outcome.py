@@ -123,14 +123,15 @@ def _of_packed(stage, standing):
 
 def _totals(stage, standing):
     attacked, sweeps = stage.candidates(standing), stage.sweeps
+    cost = getattr(sweeps[0].attack, "step_cost", 1)  # see `transfer.Transferred`
     return {
         "attacked": attacked,
         "distance": np.max([one.distance for one in sweeps], 0),
         "unconfirmed": int(np.any([one.unconfirmed for one in sweeps], 0).sum()),
         "seconds": sum(one.seconds for one in sweeps),
-        "slot_steps": sum(one.slot_steps for one in sweeps),
-        "image_steps": sum(one.image_steps for one in sweeps),
-        "plain_steps": int(attacked.sum()) * sum(one.attack.num_steps for one in sweeps),
+        "slot_steps": cost * sum(one.slot_steps for one in sweeps),
+        "image_steps": cost * sum(one.image_steps for one in sweeps),
+        "plain_steps": cost * int(attacked.sum()) * sum(one.attack.num_steps for one in sweeps),
     }
 
 

@@ -87,7 +87,8 @@ def refuse_prepared(source: str) -> None:
       ValueError: it is one of these.
     """
     path = pathlib.Path(zoo.located(source))
-    is_run = path.is_dir() and served.find(path) is None
+    run = _run(path)
+    is_run = run is not None and (path.is_dir() or (run / "metrics.json").is_file())
     if is_run or source.startswith(applications.PREFIX):
         raise ValueError(
             f"network {source} takes pixels in [0, 255] and prepares them itself; leave out "
@@ -112,10 +113,15 @@ def class_names(source: str) -> list[str] | None:
     if saved is not None:
         labels = saved / "assets.extra" / "labels.txt"
         return labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else None
-    if path.is_dir() or path.name == "network.keras":
-        run = path if path.is_dir() else path.parent
-        return workdir.read_metrics(run).get("class_names")
-    return None
+    run = _run(path)
+    return None if run is None else workdir.read_metrics(run).get("class_names")
+
+
+def _run(path):
+    """Returns the directory that a run's path names, itself or by its network.keras, or None."""
+    if path.is_dir():
+        return path if served.find(path) is None else None
+    return path.parent if path.name == "network.keras" else None
 
 
 def facts(network: Any) -> dict[str, Any]:
