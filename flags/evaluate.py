@@ -129,7 +129,7 @@ def define() -> None:
         "Attack with batch norm folded into the layers before it, which is faster; breaks are "
         "confirmed by the network as it is.",
     )
-    flags.DEFINE_string("strategy", "one_device", "one_device, mirrored, tpu or multi_worker.")
+    flags.DEFINE_string("strategy", "one_device", "one_device, mirrored or tpu.")
     numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
     flags.DEFINE_string(
         "json",

@@ -85,3 +85,10 @@ def test_what_differs_from_an_older_evaluation_is_said_in_few_words(tmp_path):
     other = file(200, same)
     other.identity |= {"network": "cd", "batch_size": 64}
     assert refusal(other) == "batch_size 64 here, 128 there; other weights of the network"
+
+
+def test_several_machines_are_refused_before_anything_is_waited_for():
+    values = programs.parsed(own_flags.define, "--network=zoo:digits_resnet8_swish")
+    values.strategy = "multi_worker"
+    with pytest.raises(ValueError, match="multi_worker is of training; .* --strategy=mirrored"):
+        settings.load_network(settings.complete(values))
