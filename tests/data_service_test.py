@@ -1,8 +1,8 @@
 """A tf.data service makes the training batches that one process makes, on whatever workers."""
 
 import contextlib
-import dataclasses
 import pathlib
+import re
 import runpy
 import socket
 import subprocess
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import data
+from sat_tf import cli, data
 from sat_tf.data import info, service
 from tests import data_shards_test as shards
 
@@ -79,9 +79,8 @@ def test_validation_is_read_where_it_is_used():
 def test_records_too_come_in_the_order_that_seed_epoch_and_lanes_decide(lanes, numbers, two):
     request = info.Request(BATCH, training=True, seed=5, lanes=lanes)
 
-    def make(shard):
-        examples = numbers.training(dataclasses.replace(request, shard=shard))
-        batches = examples.batch(BATCH // shard.count, drop_remainder=True)
+    def make(part):
+        batches = numbers.training(part).batch(len(part.own), drop_remainder=True)
         return batches.map(lambda place, _, label: (place[:, None], label))
 
     found = shards.elements(service.distributed(make, two.address, request), 9)
@@ -100,6 +99,26 @@ def test_a_worker_that_is_started_again_ends_the_stream():
     with pytest.raises(tf.errors.InvalidArgumentError, match=said):
         for _ in range(100):
             next(stream)
+
+
+@pytest.mark.slow  # a server takes half a minute to stop
+def test_a_worker_that_stays_away_is_named_and_ends_the_stream(monkeypatch, capsys):
+    own = Service(2)
+    options = {"batch_size": BATCH, "training": True, "data_service": own.address}
+    stream = iter(data.load("digits", "train", **options))
+    next(stream)
+    monkeypatch.setattr(service, "SILENCE", 3.0)
+    monkeypatch.setattr(service, "SAY_EVERY", 1.0)
+    own.servers.pop().stop()
+    name = f"worker 1 (of 2, from 0) of the data service {own.address}"
+    said = f"{name} has sent nothing for 3 seconds: start it again, then the run"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=re.escape(said)) as error:
+        for _ in range(100):
+            next(stream)
+    assert "\n" not in cli._for_user(error.value)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1 and all(line.startswith(f"waiting for {name}: ") for line in lines)
+    own.start(1)  # so that nothing waits for it any more
 
 
 @pytest.mark.slow
@@ -132,10 +151,24 @@ def test_a_run_fed_by_a_service_ends_with_the_weights_of_one_that_feeds_itself(t
     assert not (tmp_path / "none").exists()
 
 
-def test_extra_data_are_refused_as_a_service_cannot_read_them():
-    options = {"training": True, "data_service": "grpc://there:1", "extra_data": "more.npz"}
-    with pytest.raises(ValueError, match="extra_data=more.npz is opened in this process, out of"):
-        data.load("digits", "train", batch_size=BATCH, **options)
+@pytest.mark.parametrize("fraction, shard", [
+    (0.9, data.Shard(1, 2)), pytest.param(0.3, data.WHOLE, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_extra_images_join_what_a_service_makes_as_they_join_what_one_process_makes(
+    fraction, shard, two, tmp_path
+):
+    more = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "more.npz", image=more, label=np.arange(50) % 10)
+
+    def read(data_service):
+        batches = data.load(
+            "digits", "train", batch_size=BATCH, training=True, seed=3, start_step=2, shard=shard,
+            augment="crop+random_erasing", mixup=0.2, extra_data=str(tmp_path / "more.npz"),
+            extra_fraction=fraction, data_service=data_service,
+        )  # fmt: skip
+        return shards.elements(batches, 6)
+
+    shards.assert_together(read(None), [read(two.address)])
 
 
 def test_a_batch_that_the_workers_do_not_divide_is_refused_with_what_they_do(two):

@@ -5,6 +5,7 @@ run that stops and starts again sees exactly the batches of one that never stopp
 """
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 
@@ -109,7 +110,8 @@ def load(
         is made of. A shard reads only those of its own images; 1 is read whole by every shard.
         Another number is another order.
       data_service: "grpc://host:port" of a tf.data service whose workers make the training batches
-        (see `service`), which are the same; they must see the data under the same names.
+        (see `service`), which are the same; they must see the data under the same names. Extra data
+        are read, and what follows their joining is done, in this process.
 
     Raises:
       ValueError: an unknown name, split or augmentation; a batch that cannot be filled, or not be
@@ -145,26 +147,26 @@ def load(
         raise ValueError(
             f"--extra_fraction={extra_fraction:g} is of no --extra_data; give both, or none"
         )
-    if extra_data is not None and data_service:
-        raise ValueError(
-            f"--extra_data={extra_data} is opened in this process, out of reach of "
-            f"--data_service={data_service}; leave one of them out"
-        )
+
+    def own(request: Request) -> tf.data.Dataset:
+        return source.load(split, request)
 
     def made(request: Request) -> tf.data.Dataset:
         if not training:
-            return source.load(split, request)
-        if extra_data is not None:
-            batches = _with_extra(source, request, extra_data, extra_fraction)
+            return own(request)
+        if extra_data is None:
+            batches = own(request)
         else:
-            batches = source.load(split, request)
+            # A service does not see this process, which opens the extra images: they join here.
+            load = (
+                functools.partial(service.distributed, own, data_service) if data_service else own
+            )
+            batches = _with_extra(load, source, request, extra_data, extra_fraction)
         batches = augmentation.distorted(batches, distorting, request)
         return mixing.mixed(batches, request, source.info.num_classes, mixup, cutmix)
 
-    if training and data_service:
-        batches = service.distributed(
-            lambda part: made(dataclasses.replace(request, shard=part)), data_service, request
-        )
+    if training and data_service and extra_data is None:
+        batches = service.distributed(made, data_service, request)
     else:
         batches = made(request)
     if shard.replicas > 1 or not training:
@@ -172,12 +174,12 @@ def load(
     return shared_out(batches.prefetch(2 * shard.replicas).with_options(options))
 
 
-def _with_extra(source, request: Request, path: str, fraction: float | None) -> tf.data.Dataset:
+def _with_extra(load, source, request: Request, path: str, fraction: float | None):
     from sat_tf.data import extra  # most runs have none
 
     request = dataclasses.replace(request, augment=request.augment or source.default_augment)
     return extra.joined(
-        lambda part: source.load("train", part),
+        load,
         extra.opened(path, source.info, request.max_pixels),
         extra.FRACTION if fraction is None else fraction,
         source.info,

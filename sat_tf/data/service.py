@@ -7,41 +7,69 @@ service itself keeps no order: with "dynamic" sharding work goes to who asks fir
 worker makes every batch, and coordinated reads leave out a worker that takes over 0.1 seconds.
 
 What that costs: a batch waits for the slowest worker; W must divide the batch and is fixed when the
-dispatcher starts; a worker that is lost or started again ends the run, which goes on from its last
-checkpoint by the same command. Pixels travel as float32, without compression. Of record files that
-are read in fewer lanes than W, a worker reads more than its part, as any shard does.
+dispatcher starts; a worker that is lost, started again or silent for `SILENCE` seconds ends the
+run, which goes on from its last checkpoint by the same command. Pixels travel as float32, without
+compression. Of record files that are read in fewer lanes than W, a worker reads more than its part,
+as any shard does.
 """
 
+import dataclasses
 import functools
+import itertools
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
 from sat_tf.data.info import Request, Shard
 
 PATIENCE = 20.0  # seconds in which dispatcher and workers have to answer
+SILENCE = 600.0  # seconds that a batch may take
+SAY_EVERY = 30.0  # seconds between two lines about what is waited for
 _ENDLESS = 2**40
 
 
 def distributed(
-    make: Callable[[Shard], tf.data.Dataset], service: str, request: Request
+    make: Callable[[Request], tf.data.Dataset], service: str, request: Request
 ) -> tf.data.Dataset:
-    """Reads the stream of a request, as `make(request.shard)` makes it, through a service.
+    """Reads the stream of a request, as `make(request)` makes it, through a service.
+
+    While a worker sends nothing, stderr says every `SAY_EVERY` seconds which one it is.
 
     Args:
       make: makes the endless stream (images, labels) of a part of every batch.
       service: "grpc://host:port" of the dispatcher.
-      request: what `data.load` was asked for.
+      request: what `data.load` was asked for, or the part of it that is not of extra images.
 
     Raises:
       ValueError: an address of another form; the batch cannot be shared out over the workers.
       ConnectionError: no dispatcher, or not all of its workers, answered in time.
-      tf.errors.InvalidArgumentError: while it is read: a worker was lost, or started again.
+      tf.errors.InvalidArgumentError: while it is read: a worker was lost or started again, sent
+        nothing for `SILENCE` seconds, or failed.
     """
-    number, shard, start = num_workers(service), request.shard, request.start_step
+    number, start = num_workers(service), request.start_step
+    made = {
+        f"worker {worker} (of {number}, from 0) of the data service {service}": _made_by(
+            worker, make(piece).enumerate(start), service
+        )
+        for worker, piece in enumerate(_pieces(request, number))
+        if piece.own  # of few images beside extra ones a worker may have none
+    }
+    spec = tuple(part.element_spec[1] for part in made.values())
+    read = functools.partial(_in_time, made, start)
+    return tf.data.Dataset.from_generator(read, output_signature=spec).map(_joined)
+
+
+def _pieces(request: Request, number: int) -> list[Request]:
+    """Cuts what a request reads of every batch into a part for each worker of the service."""
+    shard, own = request.shard, request.own
+    if request.part is not None:  # beside extra images, in any number
+        borders = [own.start + len(own) * worker // number for worker in range(number + 1)]
+        parts = [range(*ends) for ends in itertools.pairwise(borders)]
+        return [dataclasses.replace(request, part=part) for part in parts]
     pieces = shard.count * shard.replicas * number
     if request.batch_size % pieces:
         raise ValueError(
@@ -49,32 +77,76 @@ def distributed(
             f"workers of the data service and {shard.count * shard.replicas} replicas; make "
             f"--batch_size a multiple of {pieces}, or start another number of workers"
         )
-    parts = []
-    for part in range(number):
-        batches = make(Shard(shard.index * number + part, shard.count * number)).enumerate(start)
-        parts.append(_made_by(part, batches, service))
-    return tf.data.Dataset.zip(tuple(parts)).enumerate(start).map(_joined)
+    shards = [
+        Shard(shard.index * number + worker, shard.count * number) for worker in range(number)
+    ]
+    return [dataclasses.replace(request, shard=shard) for shard in shards]
 
 
 def _made_by(worker, batches, service):
     """Has one of the workers make a stream, and the others an empty one: so it keeps its order."""
     here = _workers().take(1).filter(lambda place: place == worker).repeat()
     made = tf.data.Dataset.zip((here, batches)).map(lambda _, batch: batch).prefetch(2)
-    made = made.apply(_through(service))
-    # A service that is given up ends the stream, and so would the epoch: this is no step's number.
-    specs = made.element_spec[1]
-    lost = [tf.zeros([side or 0 for side in spec.shape], spec.dtype) for spec in specs]
-    return made.concatenate(tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), tuple(lost))))
+    return made.apply(_through(service))
 
 
-def _joined(step, parts):
-    """Joins the parts of a batch, after a look whether they are those of one."""
-    steps, batches = zip(*parts, strict=True)
-    said = "a worker of the data service was lost or started again: start the run again, to go on"
-    right = tf.reduce_all(tf.stack(steps) == step)
-    with tf.control_dependencies([tf.debugging.Assert(right, [said])]):
-        images, labels = (tf.concat(pieces, 0) for pieces in zip(*batches, strict=True))
-    return images, labels
+def _in_time(made: dict[str, tf.data.Dataset], start_step: int) -> Iterator[tuple[tuple, ...]]:
+    """Reads the parts of one batch after the other, as long as they come, in time and in order.
+
+    TensorFlow itself waits for a worker that is gone without a word or an end.
+
+    Args:
+      made: (step, part of its batch) endlessly, by the name of whoever makes it.
+      start_step: of the first batch.
+
+    Raises:
+      ValueError: a part does not come; in the words of an assertion, as all pipelines refuse.
+    """
+    iterators: list[Iterator] = []
+
+    def read(found: list) -> None:
+        try:
+            iterators.extend(map(iter, () if iterators else made.values()))
+            for one in iterators:
+                found.append(next(one))
+        except (StopIteration, tf.errors.OpError) as error:
+            found.append(error)
+
+    for step in itertools.count(start_step):
+        found: list = []
+        late = _late(threading.Thread(target=read, args=(found,), daemon=True), found, list(made))
+        if late:
+            said = f"{late} has sent nothing for {SILENCE:g} seconds: start it again, then the run"
+        elif isinstance(found[-1], tf.errors.OpError):
+            said = f"the data service failed ({found[-1].message.splitlines()[0]}): start the run"
+            said += " again when that is mended"
+        elif isinstance(found[-1], StopIteration) or {int(own) for own, _ in found} != {step}:
+            said = "a worker of the data service was lost or started again: start the run again"
+        else:
+            yield tuple(part for _, part in found)
+            continue
+        raise ValueError(f"assertion failed: [{said}, to go on]")
+
+
+def _late(reader: threading.Thread, found: list, names: list[str]) -> str | None:
+    """Says while a reader reads whose part it waits for; returns who did not send it in time."""
+    start = time.monotonic()
+    reader.start()
+    reader.join(min(SAY_EVERY, SILENCE))
+    while reader.is_alive():
+        name = names[min(len(found), len(names) - 1)]
+        waited = time.monotonic() - start
+        if waited >= SILENCE:
+            return name
+        line = f"waiting for {name}: {waited:.0f} of {SILENCE:g} seconds"
+        print(line, file=sys.stderr, flush=True)
+        reader.join(min(SAY_EVERY, SILENCE - waited))
+    return None
+
+
+def _joined(*parts):
+    """Joins the parts of a batch."""
+    return tuple(tf.concat(pieces, 0) for pieces in zip(*parts, strict=True))
 
 
 @functools.cache
