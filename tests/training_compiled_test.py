@@ -1,27 +1,52 @@
-"""The step of every method compiles with XLA, which is what a TPU asks of it."""
+"""The steps of every method, setting and network compile with XLA, which is what a TPU asks."""
+
+import functools
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 from sat_tf import activations, attacks, models
-from sat_tf.training import methods
+from sat_tf.data import Info
+from sat_tf.training import methods, parts
+from tests import programs
 
 # Networks as narrow as they can be.
 NETWORKS = {
     "resnet8": {"width": 2},
     "resnet18": {"width": 2},
     "preactresnet18": {},
+    "wrn-10-1": {},
+    "resnet50": {},
+    "convnext_tiny": {"width": 2, "depth": 1, "patch_size": 1},
     "convnext_tiny_convstem": {"width": 2, "depth": 1, "patch_size": 1},
     "vit_tiny": {"width": 4, "num_heads": 2, "depth": 1, "patch_size": 4},
+    "vit_tiny_convstem": {"width": 4, "num_heads": 2, "depth": 1, "patch_size": 2},
 }
+# Its depth is no option: compiling takes as long as there are operations, and one block a stage
+# shows all that blocks do.
+SHALLOW = {"resnet50": ((1, 1, 1, 1), 1, 64)}
+INFO = Info("pictures", ("a", "b", "c"), (8, 8, 1), {"train": 40, "validation": 4, "test": 4})
+# What flags change of a step, beside the methods; together where nothing is hidden by that.
+FLAGS = {
+    "weights": {
+        "awp_gamma": 0.01, "ema_decay": 0.9, "gradient_accumulation": 2,
+        "epsilon_warmup_epochs": 1.0,
+    },
+}  # fmt: skip
 
 
 def named(name):
-    return models.build(
-        name, activation="swish", num_classes=3, image_size=8, num_channels=1, **NETWORKS[name]
-    )
+    body = models._body(name)
+    with pytest.MonkeyPatch.context() as patch:
+        if name in SHALLOW:
+            patch.setitem(models._BODIES, name, functools.partial(body.func, *SHALLOW[name]))
+        return models.build(
+            name, activation="swish", num_classes=3, image_size=8, num_channels=1, **NETWORKS[name]
+        )
 
 
 def activated(spec):
@@ -32,50 +57,80 @@ def activated(spec):
     return keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
 
 
-def logs_of_a_step(method, jit_compile, network=lambda: named("resnet8")):
-    """Takes a step and a validation step from the same weights; returns what they log."""
-    keras.utils.set_random_seed(0)
+def tiny():
+    """The same with batch norm, as a user's function that `--model` takes."""
+    pixels = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(3, 3)(keras.layers.Rescaling(2 / 255, -1)(pixels))
+    x = activations.make("swish")(models.BatchNormalization(momentum=0.5)(x))
+    return keras.Model(pixels, keras.layers.Dense(3, dtype="float32")(keras.layers.Flatten()(x)))
+
+
+def trained(method, network):
+    """Makes a trainer by a method's name."""
     attack = attacks.PGD(epsilon=8, step_size=8, steps=2)
     trainer = methods.make(method).trainer(
         network(), attack, batch_size=4, validation_attack=attack
     )
     trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    return trainer
+
+
+def logs_of_a_step(make, jit_compile):
+    """Takes a step and a validation step from the same weights; returns what they log."""
+    keras.utils.set_random_seed(0)
+    trainer = make()
     pixels = np.random.default_rng(0).uniform(0, 255, [4, 8, 8, 1])
     batch = (tf.constant(pixels, tf.float32), tf.constant([0, 1, 2, 0]))
     logs = {}
     for step in (trainer.train_step, trainer.test_step):
         compiled = tf.function(step, jit_compile=jit_compile, autograph=False)
         logs |= {f"{step.__name__} {name}": float(one) for name, one in compiled(batch).items()}
+    assert len(logs) == 6
     return logs
+
+
+def assert_compiles(make, same=True):
+    """Compiles both steps; they log what they log uncompiled, or finite numbers at least."""
+    found = logs_of_a_step(make, True)
+    assert np.isfinite(list(found.values())).all(), found
+    if same:
+        assert found == pytest.approx(logs_of_a_step(make, False), rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", list(methods.METHODS))
 def test_the_steps_of_every_method_compile_and_log_what_they_log_uncompiled(method):
-    found, expected = (logs_of_a_step(method, jit_compile) for jit_compile in (True, False))
-    assert len(found) == 6 and found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert_compiles(lambda: trained(method, lambda: named("resnet8")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_steps_that_flags_make_compile(name):
+    with programs.imported("sat_tf.train"):
+        given = {one: flags.FLAGS[one].default for one in programs.names()}
+    given |= {
+        "model": "tests.training_compiled_test:tiny", "activation": "keep", "batch_size": 4,
+        "epsilon": 8.0, "attack_steps": 2, "validation_steps": 2, "jit_compile": True,
+        **FLAGS[name],
+    }  # fmt: skip
+    keras.mixed_precision.set_global_policy(given["precision"])
+    try:
+        # Not compared: signs turn with rounding, and 16 bits round otherwise between operations.
+        assert_compiles(lambda: parts.trainer(types.SimpleNamespace(**given), INFO, 1), same=False)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", activations.NAMES)
 def test_the_steps_of_every_activation_compile(activation):
     # Not compared: the sign of a gradient near 0 turns with rounding, and a pixel with it.
-    found = logs_of_a_step("pgd_at", True, lambda: activated(activation))
-    assert len(found) == 6 and np.isfinite(list(found.values())).all()
+    assert_compiles(lambda: trained("pgd_at", lambda: activated(activation)), same=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext_tiny_convstem", "vit_tiny"])
-def test_a_step_of_networks_with_layer_norm_compiles_too(name):
-    found, expected = (
-        logs_of_a_step("pgd_at", jit_compile, lambda: named(name)) for jit_compile in (True, False)
-    )
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "preactresnet18"])
-def test_the_steps_of_deeper_networks_with_batch_norm_compile(name):
-    # Deep networks on maps of one pixel: what they log depends on every rounding.
-    found = logs_of_a_step("pgd_at", True, lambda: named(name))
-    assert len(found) == 6 and np.isfinite(list(found.values())).all()
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet8"])  # see methods
+def test_the_steps_of_every_kind_of_network_compile(name):
+    # Deep networks with batch norm on maps of one pixel: what they log depends on every rounding.
+    same = name in ("convnext_tiny_convstem", "vit_tiny")
+    assert_compiles(lambda: trained("pgd_at", lambda: named(name)), same)
