@@ -75,10 +75,12 @@ def test_the_box_has_the_area_that_the_beta_distribution_says():
 
 
 def test_with_both_each_batch_takes_one_or_the_other():
-    images, labels = batches(200, mixup=1.0, cutmix=1.0)
-    shares(labels)
+    images, labels = batches(200, mixup=100.0, cutmix=1.0)
+    share = shares(labels)
     cut = np.isin(images, IMAGES).mean((1, 2, 3, 4)) > 0.99
     assert abs(cut.sum() - 100) < 5 * np.sqrt(50)
+    # Each has its own alpha: the shares of MixUp are near a half here, those of CutMix anywhere.
+    assert np.abs(share[~cut] - 0.5).max() < 0.25 and (share[cut] > 0.9).any()
 
 
 @pytest.mark.parametrize("alphas", [{"mixup": 0.2}, {"mixup": 1.0, "cutmix": 1.0}])

@@ -299,3 +299,29 @@ def test_another_seed_augments_otherwise_whatever_the_order():
     for name, held in (("crop_flip", True), ("crop_flip", False), ("inception", False)):
         np.testing.assert_array_equal(first(3, name, held), first(3, name, held))
         assert (first(3, name, held) != first(4, name, held)).any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_argument_reaches_what_reads_the_set(training, monkeypatch):
+    seen = []
+
+    class Source:
+        info = data.Info("pets", ("cat", "dog"), (4, 4, 3), {"train": 24, "test": 24})
+        default_augment, has_lanes = "crop", True
+
+        def load(self, split, request):
+            seen.append((split, request))
+            pixels = tf.zeros([len(request.own), 4, 4, 3])
+            return tf.data.Dataset.from_tensors((pixels, tf.range(len(request.own)) % 2)).repeat(3)
+
+    monkeypatch.setattr(data, "_source", lambda *given: seen.append(given) or Source())
+    split = "train" if training else "test"
+    given = {"batch_size": 8, "image_size": 4, "seed": 3, "start_step": 5, "eval_resize": "whole",
+             "max_pixels": 99, "shard": data.Shard(1, 2), "lanes": 4}  # fmt: skip
+    data.load("pets", split, training=training, data_dir="there", validation_examples=7,
+              augment="crop_flip+color_jitter", **given)  # fmt: skip
+    expected = info.Request(training=training, augment="crop_flip", **given)
+    assert seen == [("pets", "there", 7, 99), (split, expected)]
+    seen.clear()
+    assert data.describe("pets", "there", 7, 99) is Source.info
+    assert seen == [("pets", "there", 7, 99)]

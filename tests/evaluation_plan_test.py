@@ -7,11 +7,16 @@ import pytest
 
 from sat_tf.attacks import PGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
+from sat_tf.attacks.square import Square
 from sat_tf.attacks.targeted import SteppedTargetedPGD
 from sat_tf.attacks.trajectory import Trajectory
 from sat_tf.evaluation import plan
 from sat_tf.evaluation.options import Options
+from sat_tf.evaluation.runner import Clean
 from sat_tf.evaluation.session import Session
+from sat_tf.evaluation.store import Store
+from sat_tf.runs import distribution
+from tests import linear_network
 
 BALL = {"step_size": 21.0, "steps": 3, "norm": "l2"}
 
@@ -89,3 +94,52 @@ def test_what_a_smaller_ball_broke_stays_broken_on_the_curve():
         np.testing.assert_array_equal(point.standing, bits(text))
     assert [point.seconds for point in points] == [0, 1.0, 0, 4.0]
     assert seen == [bits(text).tolist() for text in (expected[0], expected[2])]
+
+
+def test_an_image_is_settled_once_no_attack_is_left_for_it():
+    attacks = [pgd(90.0), Square(epsilon=90.0, norm="l2", queries=2)]
+    planned = plan.make(attacks, Options(last_iterate=False), 4, 10)
+    first, second = planned.sweeps
+    clean = types.SimpleNamespace(correct=bits("1101"))
+    first.done[:], first.broken[:] = bits("1101"), bits("1000")
+    second.done[:] = bits("0100")
+    # Of the others one fell to the first, one was wrong when clean; the last has the second left.
+    settled = Store._settled(types.SimpleNamespace(plan=planned, clean=clean))
+    assert settled.tolist() == [True, True, True, False]
+    second.done[3] = True
+    assert Store._settled(types.SimpleNamespace(plan=planned, clean=clean)).all()
+
+
+def test_every_option_reaches_the_part_that_it_is_for(tmp_path):
+    network = linear_network.LinearNetwork(4)
+    images = linear_network.images(9)
+    mirrored = distribution.strategy("mirrored")
+    options = Options(
+        restarts=3, batch_size=6, num_images=7, fold_batch_norm=False, seed=5, strategy=mirrored,
+        verdict_file=tmp_path / "v.npz", image_file=tmp_path / "i.npy", image_type="uint8",
+        overwrite=True, save_every=4.5,
+    )  # fmt: skip
+    made = Session(network, (images, network.labels(images)), [pgd(9.0)], options)
+    assert (made.stream.batch_size, made.stream.num_images) == (6, 7)
+    assert (made.runner.seed, made.runner.strategy) == (5, mirrored)
+    assert [one for one, _ in made.runner.attacked] == [network]
+    next(iter(made.stream))  # by which the shape is known
+    found = np.ones(7, bool)
+    clean = Clean(np.arange(7), found, found, found, 4, "the images")
+    planned = plan.make(made.attacks, options, 7, 4)
+    assert len(planned.sweeps) == 3
+    store = Store(planned, made.stream, clean, options, "the weights")
+    assert store.save_every == 4.5 and len(store.examples) == 6
+    shape = (7, *linear_network.SHAPE)
+    assert (store.images.path, store.images.shape) == (tmp_path / "i.npy", shape)
+    verdicts = store.verdicts
+    assert (verdicts.path, verdicts.overwrite) == (tmp_path / "v.npz", True)
+    assert store.images.image_type == verdicts.image_type == "uint8"
+    told = {"network": "the weights", "images": "the images", "seed": 5, "batch_size": 6,
+            "fold_batch_norm": False}  # fmt: skip
+    identity = dict(verdicts.identity)
+    assert [key for key, _ in identity.pop("attacks")] == [one.key for one in planned.sweeps]
+    assert identity == told and verdicts.asked == "pgd-3"
+    options = Options(batch_size=6, verdict_file=tmp_path / "v.npz")
+    verdicts = Store(planned, made.stream, clean, options, "").verdicts
+    assert verdicts.image_type is None and verdicts.overwrite is False

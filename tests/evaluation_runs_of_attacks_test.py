@@ -211,3 +211,32 @@ def test_every_attack_asks_the_network_as_it_predicts(name):
     state = attack.start(pixels, labels, seeds(), sure(pixels))
     state = attack.step(network, state)
     assert modes and not any(modes) and not state["broken"].numpy().any()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        APGD(epsilon=8.0, loss="dlr-targeted", num_targets=2, iterations=1, restarts=2),
+        FAB(epsilon=8.0, num_targets=2, iterations=1, restarts=2),
+    ],
+)
+def test_every_target_has_its_restarts_before_the_next(attack, monkeypatch):
+    """From the second largest logit of the clean image downwards."""
+    seen = []
+    monkeypatch.setattr(
+        losses, "logit", lambda logits, classes, plain=losses.logit: seen.append(classes.numpy())
+        or plain(logits, classes),
+    )  # fmt: skip
+    pixels, labels = tf.constant(images()), tf.zeros([COUNT], tf.int32)
+    logits = sure(pixels).numpy()
+    state = attack.start(pixels, labels, seeds(), tf.constant(logits))
+    targets = []
+    for _ in range(attack.num_steps):
+        seen.clear()
+        state = attack.step(sure, state)
+        targets += [found for found in seen if found.any()][:1]  # the label's are zeros
+    order = np.argsort(-logits, axis=1)[:, 1:3]
+    each = attack.num_steps // 2
+    assert len(targets) == attack.num_steps
+    for number, found in enumerate(targets):
+        np.testing.assert_array_equal(found, order[:, number // each])

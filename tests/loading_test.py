@@ -18,6 +18,7 @@ from sat_tf.attacks import PGD
 from sat_tf.data import selection
 from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation import settings
+from sat_tf.loading import served
 from tests import linear_network, programs
 
 
@@ -345,3 +346,14 @@ def test_a_network_that_takes_the_images_passes(shape):
     unbuilt = keras.Sequential([keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="before it is built"):
         loading.image_form(unbuilt)
+
+
+def test_the_highest_version_that_is_whole_is_loaded(tmp_path):
+    assert served.find(tmp_path) is None
+    for name in ("2", "10", "9", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    (tmp_path / "11").mkdir()  # which is being copied
+    assert served.find(tmp_path) == tmp_path / "10"
+    (tmp_path / "saved_model.pb").touch()
+    assert served.find(tmp_path) == tmp_path
