@@ -16,7 +16,7 @@ requirements-benchmarks.txt names what they need.
 import pathlib
 import tempfile
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -87,8 +87,14 @@ def chosen(jobs: Mapping[str, str], only: Sequence[str]) -> dict[str, str]:
     }
 
 
-def run_autoattack(cases, attacks, folder, problem, rounds, lost) -> dict[str, Times]:
-    """Runs one attack after the other, each on what ours before it left standing."""
+def run_autoattack(
+    cases, attacks, folder, problem, rounds, lost
+) -> Iterator[tuple[dict[str, Times], dict[str, str]]]:
+    """Runs one attack after the other, each on what ours before it left standing.
+
+    Yields:
+      After each attack the times so far, and what was lost.
+    """
     logits = problem.network.predict(problem.images, verbose=0)
     standing, times = ~losses.misclassified(logits, problem.labels).numpy(), {}
     for attack in attacks:
@@ -100,11 +106,11 @@ def run_autoattack(cases, attacks, folder, problem, rounds, lost) -> dict[str, T
         if f"ours {attack}" not in times:
             raise ValueError(f"ours: {lost[f'ours {attack}']}")
         standing[standing] = np.array(times[f"ours {attack}"].results[0]["standing"], bool)
-    return times
+        yield times, lost
 
 
 def measure(given: types.SimpleNamespace, jobs: Mapping[str, str], problem: problems.Problem):
-    """Starts the contenders and measures; returns times and what was lost."""
+    """Starts the contenders and measures; yields times and what was lost, after each AutoAttack."""
     with tempfile.TemporaryDirectory() as folder:
         problems.save(problem, folder)
         with processes.started(jobs, folder, vars(given)) as (cases, lost):
@@ -112,9 +118,9 @@ def measure(given: types.SimpleNamespace, jobs: Mapping[str, str], problem: prob
             if first in lost:
                 raise ValueError(f"{first}: {lost[first]}")
             if jobs.keys() & AUTOATTACK.keys():
-                arguments = given.attacks, folder, problem, given.rounds, lost
-                return run_autoattack(cases, *arguments), lost
-            return timing.interleaved(cases, given.rounds, lost), lost
+                yield from run_autoattack(cases, given.attacks, folder, problem, given.rounds, lost)
+            else:
+                yield timing.interleaved(cases, given.rounds, lost), lost
 
 
 def main() -> None:
@@ -137,13 +143,13 @@ def main() -> None:
         f"rounds\n{about}\n",
         flush=True,
     )
-    times, lost = measure(given, jobs, problem)
-    rows = table(times)
+    for times, lost in measure(given, jobs, problem):
+        rows = table(times)
+        machine.write(flags.FLAGS.json, about, times, {"table": rows, "not_compared": lost})
     print(aligned(rows))
     if "plain" in times:
         print("packed and plain: the same verdicts, image by image; misclassified images included")
     print(processes.told(lost).lstrip("\n"), end="\n" if lost else "")
-    machine.write(flags.FLAGS.json, about, times, {"table": rows, "not_compared": lost})
 
 
 if __name__ == "__main__":

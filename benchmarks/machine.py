@@ -76,7 +76,7 @@ def _compared() -> dict[str, str]:
 def write(
     path: str | None, about: str, times: Mapping[str, Times], tables: Mapping[str, Any]
 ) -> None:
-    """Writes what was measured and printed as a signed JSON object, and prints where it is.
+    """Writes what was measured and printed as a signed JSON object; prints its path and the cases.
 
     Args:
       path: of the file; None writes none.
@@ -98,7 +98,7 @@ def write(
         **tables,
     }
     sealed.write_json(path, content)
-    print(path)
+    print(f"{path} ({len(times)} cases)", flush=True)
 
 
 def _processor() -> str:

@@ -179,7 +179,10 @@ def test_every_attack_gets_what_ours_before_it_left(small, tmp_path):
         "ours b": case("ours b", [0] * 10),
     }
     cases["ours c"] = None  # never asked: nobody stands
-    times = evaluate.run_autoattack(cases, ["a", "b", "c"], tmp_path, small, 1, {})
+    steps = evaluate.run_autoattack(cases, ["a", "b", "c"], tmp_path, small, 1, {})
+    assert list(next(steps)[0]) == ["ours a", "pyautoattack a"]  # is known before b is run
+    assert [name for name, _ in seen] == ["ours a", "pyautoattack a"]
+    [(times, _)] = steps
     assert list(times) == ["ours a", "pyautoattack a", "ours b"]
     assert seen == [("ours a", 17), ("pyautoattack a", 17), ("ours b", 10)]
 

@@ -180,4 +180,4 @@ def test_all_that_was_measured_is_written(tmp_path, monkeypatch, capsys):
     assert found["machine"] == "a machine" and found["load_at_the_end"] >= 0
     assert found["seconds"] == {"pgd1": {"wall": [1.0, 2.0], "processor": [3.0, 4.0]}}
     assert found["rows"] == [["a", "b"]] and "commit" in found
-    assert capsys.readouterr().out == f"{tmp_path}/x.json\n"
+    assert capsys.readouterr().out == f"{tmp_path}/x.json (1 cases)\n"
