@@ -176,13 +176,14 @@ def test_wrong_settings_are_named(values, words):
         optimizers.make(given(**values), 10, network)
 
 
-def test_what_is_the_recipes_reaches_an_optimizer_of_addons(monkeypatch):
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_what_is_the_recipes_reaches_an_optimizer_of_addons(nesterov, monkeypatch):
     """Which need not be installed."""
     seen = []
     monkeypatch.setattr(
         optimizers.addons, "make", lambda *given, **options: seen.append((given, options)) or "made"
     )
-    values = {"momentum": 0.6, "nesterov": False, "weight_decay": 0.003}
+    values = {"momentum": 0.6, "nesterov": nesterov, "weight_decay": 0.003}
     recipe = given(optimizer="tfa:SGDW", learning_rate=0.4, **values)
     assert optimizers.make(recipe, 1, None) == "made"
     (((spec, rate), options),) = seen
