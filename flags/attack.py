@@ -24,9 +24,9 @@ def define() -> None:
     flags.DEFINE_enum(
         "norm_combination",
         "random",
-        ["random", "max", "avg"],
-        "With --norms: draw a norm for each batch (E-AT), learn from the worst for each image, or "
-        "from all.",
+        ["random", "biased", "max", "avg"],
+        "With --norms: draw a norm for each batch, with equal chances or by how many images each "
+        "breaks (biased: E-AT), learn from the worst for each image, or from all.",
     )
     numbers.pixels(
         "epsilon",

@@ -10,6 +10,7 @@ from absl import flags
 
 from sat_tf import attacks
 from sat_tf.attacks import PGD, several
+from sat_tf.runs import checkpoints, distribution
 from sat_tf.training import AdversarialTrainer, parts, recipe
 from tests import programs
 
@@ -73,6 +74,77 @@ def test_the_draw_of_a_step_is_that_of_a_run_that_goes_on_there():
 
     whole = draws(range(24))
     assert draws(range(12, 24)) == whole[12:] and len(set(whole)) == 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([[30, 40], [10, 40], [20, 80]], [0.6, 0.2, 0.2]),
+        ([[0, 40], [10, 40], [30, 40]], [0, 0.25, 0.75]),
+        ([[30, 40], [10, 40], [0, 0]], [1 / 3] * 3),  # one was never drawn
+        ([[0, 40], [0, 4], [0, 9]], [1 / 3] * 3),
+        ([[3 * 10**9, 6 * 10**9], [10**9, 4 * 10**9], [0, 1]], [2 / 3, 1 / 3, 0]),
+    ],
+)
+def test_the_chance_of_a_norm_is_its_share_of_the_robust_errors(counts, expected):
+    drawn = several.Biased(MADE)
+    drawn.counts.assign(np.array(counts))
+    np.testing.assert_allclose(drawn.probabilities(), expected, atol=1e-6)
+    chosen = tf.function(lambda seeds: tf.map_fn(drawn.chosen, seeds))
+    numbers = chosen(tf.constant([[7, step] for step in range(600)])).numpy()
+    found, mean = np.bincount(numbers, minlength=3), 600 * np.array(expected)
+    assert (np.abs(found - mean) <= 5 * np.sqrt(mean * (1 - np.array(expected)))).all()
+
+
+def test_a_biased_draw_counts_what_it_broke_over_all_replicas():
+    strategy, (images, labels) = distribution.strategy("mirrored"), examples()
+    with strategy.scope():
+        net, drawn = network(), several.Biased(MADE[:2])
+    replicas = strategy.num_replicas_in_sync
+    parts, truth = np.arange(16).reshape(replicas, -1), np.zeros((2, 2), int)
+
+    @tf.function
+    def attacked(step):
+        def of_replica():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            seed, rows = tf.stack([step, replica]), tf.gather(parts, replica)
+            some, theirs = tf.gather(images, rows), tf.gather(labels, rows)
+            return drawn.chosen(seed), drawn(net, some, theirs, seed)
+
+        return strategy.run(of_replica)
+
+    for step in range(8):
+        found = [strategy.experimental_local_results(one) for one in attacked(tf.constant(step))]
+        for chosen, adversarial, rows in zip(*found, parts, strict=True):
+            wrong = net(adversarial).numpy().argmax(1) != labels.numpy()[rows]
+            truth[int(chosen)] += [wrong.sum(), len(rows)]
+    copies = strategy.experimental_local_results(drawn.counts.value)
+    assert len(copies) == replicas == 2 and (truth[:, 1] > 0).all() and 0 < truth[:, 0].sum()
+    for copy in copies:
+        np.testing.assert_array_equal(copy, truth)
+
+
+def test_a_run_that_goes_on_draws_by_what_was_broken_before(tmp_path):
+    images, labels = examples(48)
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8).repeat()
+
+    def trainer(seed):
+        made = AdversarialTrainer(network(seed), several.Biased(MADE[:2]), seed=5)
+        made.compile(keras.optimizers.SGD(0.2, momentum=0.9))
+        return made
+
+    def fit(made, start, steps):
+        made.fit(data.skip(start), steps_per_epoch=steps, verbose=0, shuffle=False)
+        return [v.numpy() for v in made.state]
+
+    whole, other = trainer(0), trainer(1)
+    fit(whole, 0, 7)
+    assert len(set(whole.attack.probabilities().numpy())) == 2  # the chances are unequal by now
+    checkpoints.save(tmp_path, 7, whole.state, {})
+    checkpoints.restore(tmp_path, other.state)
+    for one, same in zip(fit(other, 7, 11), fit(whole, 7, 11), strict=True):
+        np.testing.assert_array_equal(one, same)
+    np.testing.assert_array_equal(other.attack.counts, whole.attack.counts)
 
 
 def test_the_worst_is_the_largest_loss_image_by_image_or_breaks_where_one_breaks():

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from sat_tf import specs
@@ -16,10 +18,6 @@ class Drawn:
 
     The draw depends on the seed that the batch gets alone; a replica's part of a batch, and each
     accumulated piece, has a seed and so a draw of its own.
-
-    Source: Croce and Hein, arXiv 2105.12508, section 3 (E-AT with L-inf and L1, the extremes).
-    Deviation: they draw by running means of the robust errors, which would be state that a resumed
-    run has to keep; equal chances are those of their plain random sampling.
 
     Args:
       attacks: (network, images, labels, seed) -> images; two at least.
@@ -41,6 +39,73 @@ class Drawn:
         """Returns the number of the attack that a seed draws, int32 []."""
         seed = noise.fold_in(seed, _DRAW)
         return tf.random.stateless_uniform([], seed, 0, len(self.attacks), tf.int32)
+
+
+class Biased(Drawn):
+    """Attacks a batch with one of several attacks, the likelier the more images it has broken.
+
+    Attack i is drawn with probability `e_i / sum_j e_j`, where `e_i` is the share of the images
+    attacked by it since the run began that were misclassified afterwards; with equal chances until
+    each was drawn once, and where all are 0. The counts are state of the run, over all replicas: a
+    run that goes on draws as if it had never stopped.
+
+    Source: E-AT with L-inf and L1, Croce and Hein, arXiv 2105.12508, by the authors' released
+    training (github.com/fra31/robust-finetuning, commit 76b8b9a). Deviations: an image counts as
+    broken if the result is misclassified in inference mode, for which the network is evaluated once
+    more; theirs counts any iterate of the attack, which is APGD. Each replica draws for its part of
+    a batch, and each accumulated piece.
+
+    Args:
+      attacks: (network, images, labels, seed) -> images; two at least. Make it in the scope of the
+        strategy.
+
+    Attributes:
+      counts: int64 [attacks, 2], images that each has broken and images that it was given.
+    """
+
+    def __init__(self, attacks: Sequence[Callable[..., tf.Tensor]]):
+        super().__init__(attacks)
+        self.counts = keras.Variable(
+            np.zeros((len(attacks), 2)),
+            dtype="int64",  # float32 would count no image beyond 2^24
+            trainable=False,
+            aggregation="only_first_replica",  # all have the same
+            name="broken_and_given",
+        )
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What a run has to restore."""
+        return [self.counts]
+
+    def __call__(self, network, images, labels, seed=None, **options) -> tf.Tensor:
+        """Returns adversarial images and counts them; arguments as `PGD`, the seed int32 [2]."""
+        seed = noise.fresh_seed() if seed is None else seed
+        chosen = self.chosen(seed)
+        found = super().__call__(network, images, labels, seed, **options)
+        broken = losses.misclassified(network(found, training=False), labels)
+        own = tf.one_hot(chosen, len(self.attacks), dtype=tf.int64)[:, None]
+        more = own * tf.stack([tf.math.count_nonzero(broken), tf.size(broken, tf.int64)])
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            more = context.all_reduce(tf.distribute.ReduceOp.SUM, more)
+        self.counts.assign_add(more)
+        return found
+
+    def chosen(self, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the number of the attack that a seed draws now, int32 []."""
+        limits = tf.cumsum(self.probabilities())
+        point = tf.random.stateless_uniform([], noise.fold_in(seed, _DRAW))
+        # Rounding may leave the last limit below 1.
+        return tf.reduce_sum(tf.cast(point >= limits[:-1], tf.int32))
+
+    def probabilities(self) -> tf.Tensor:
+        """Returns each attack's chance of the next batch, float32 [attacks]."""
+        broken, given = tf.unstack(tf.cast(self.counts.value, tf.float32), axis=1)
+        errors = tf.math.divide_no_nan(broken, given)
+        known = tf.reduce_all(given > 0) & (tf.reduce_sum(errors) > 0)
+        errors = tf.where(known, errors, 1.0)
+        return errors / tf.reduce_sum(errors)
 
 
 class Worst:
@@ -120,7 +185,7 @@ def _known(logits, labels):
 
 # How the worst of several is found: what the attacks make largest.
 _WORST_BY = {"loss": _loss, "margin": _negative_margin}
-COMBINATIONS = {"random": Drawn, "max": Worst, "avg": Each}
+COMBINATIONS = {"random": Drawn, "biased": Biased, "max": Worst, "avg": Each}
 
 
 def _several(attacks):

@@ -69,6 +69,11 @@ class AdversarialTrainer(Fittable):
         self.seed = seed
         self.epsilon_warmup_steps = epsilon_warmup_steps
 
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Everything a run must restore to continue as if it had never stopped."""
+        return [*super().state, *getattr(self.attack, "variables", ())]  # see `several.Biased`
+
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """Perturbs a batch, learns from it and returns the logs."""
         images, labels = self.received(data, self.gradient_accumulation)
