@@ -348,3 +348,13 @@ def test_the_graph_does_not_grow_with_the_number_of_steps():
 def test_wrong_settings_say_what_is_expected(change, message):
     with pytest.raises(ValueError, match=message):
         PGD(**{"epsilon": 8, "step_size": 2, "steps": 3} | change)
+
+
+@pytest.mark.parametrize("norm, order", [("linf", np.inf), ("l2", 2), ("l1", 1)])
+def test_a_random_start_lies_in_the_ball_and_in_the_pixel_range(norm, order):
+    ends = np.where(np.arange(8 * 48) % 3 == 0, 255.0, 2.0).reshape(8, 4, 4, 3)
+    attack = PGD(epsilon=40.0, step_size=1.0, steps=1, norm=norm)
+    found = attack.start(tf.constant(ends, tf.float32), tf.constant([1, 2])).numpy()
+    assert found.min() >= 0 and found.max() <= 255
+    lengths = np.linalg.norm((found.astype(np.float64) - ends).reshape(8, -1), order, axis=1)
+    assert lengths.max() <= 40.001 and lengths.min() > 1
