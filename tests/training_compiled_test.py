@@ -1,6 +1,7 @@
 """The steps of every method, setting and network compile with XLA, which is what a TPU asks."""
 
 import functools
+import re
 import types
 
 import keras
@@ -14,21 +15,27 @@ from sat_tf.data import Info
 from sat_tf.training import methods, parts
 from tests import programs
 
-# Networks as narrow as they can be.
+# Networks as narrow as they can be, one of every kind.
 NETWORKS = {
     "resnet8": {"width": 2},
     "resnet18": {"width": 2},
     "preactresnet18": {},
     "wrn-10-1": {},
     "resnet50": {},
+    "resnext50-32x4d": {},
+    "efficientnet-b0": {},
     "convnext_tiny": {"width": 2, "depth": 1, "patch_size": 1},
     "convnext_tiny_convstem": {"width": 2, "depth": 1, "patch_size": 1},
     "vit_tiny": {"width": 4, "num_heads": 2, "depth": 1, "patch_size": 4},
     "vit_tiny_convstem": {"width": 4, "num_heads": 2, "depth": 1, "patch_size": 2},
 }
-# Its depth is no option: compiling takes as long as there are operations, and one block a stage
-# shows all that blocks do.
-SHALLOW = {"resnet50": ((1, 1, 1, 1), 1, 64)}
+# Those whose depth is no option have as few blocks as show all that blocks do: compiling takes as
+# long as there are operations, and longer for a convolution of many groups.
+SHALLOW = {
+    "resnet50": ((1, 1, 1, 1), 1, 64),
+    "resnext50-32x4d": ((1, 1, 1, 1), 2, 4),  # two groups
+    "efficientnet-b0": (0.1, 0.5, 0.2),  # ten blocks of sixteen
+}
 INFO = Info("pictures", ("a", "b", "c"), (8, 8, 1), {"train": 40, "validation": 4, "test": 4})
 # What flags change of a step, beside the methods; together where nothing is hidden by that.
 FLAGS = {
@@ -36,7 +43,13 @@ FLAGS = {
         "awp_gamma": 0.01, "ema_decay": 0.9, "gradient_accumulation": 2,
         "epsilon_warmup_epochs": 1.0,
     },
+    "float16": {"precision": "mixed_float16", "ema_decay": 0.9},
 }  # fmt: skip
+
+
+def kind(name):
+    """Says what two networks share that differ in size alone."""
+    return re.match("[a-z]+", name)[0], name.endswith("_convstem"), models._body(name).func
 
 
 def named(name):
@@ -134,3 +147,7 @@ def test_the_steps_of_every_kind_of_network_compile(name):
     # Deep networks with batch norm on maps of one pixel: what they log depends on every rounding.
     same = name in ("convnext_tiny_convstem", "vit_tiny")
     assert_compiles(lambda: trained("pgd_at", lambda: named(name)), same)
+
+
+def test_there_is_a_network_of_every_kind():
+    assert {kind(name) for name in NETWORKS} == {kind(name) for name in models.NAMES}
