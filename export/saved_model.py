@@ -81,6 +81,7 @@ def export(network: keras.Model, directory: str | Path, options: Options = Optio
         same directory at the same time; a name or a label that a server would not take. Nothing
         is left then.
     """
+    atomic.refuse_remote(directory)
     directory = Path(directory)
     image_shape, num_classes = checks.check_network(network)
     names = options.class_names

@@ -8,7 +8,9 @@ from flags import numbers
 def define() -> None:
     """Defines the flags; only a program calls it."""
     flags.DEFINE_string(
-        "workdir", None, "Directory that holds the whole state of the run; default: runs/DATASET."
+        "workdir",
+        None,
+        "The whole state of the run: a directory, or gs://BUCKET/RUN; default: runs/DATASET.",
     )
     flags.DEFINE_bool("overwrite", False, "Delete what the workdir holds and start again.")
     numbers.whole("seed", 0, "Seed of weights, order, augmentation and attacks.", 0)

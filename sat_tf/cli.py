@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from sat_tf import flagfiles, help, quiet
-from sat_tf.runs import Interrupted
+from sat_tf.runs import Interrupted, places
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Keras writes them into its messages
 
@@ -132,6 +132,8 @@ def _for_user(error):
     )
     if isinstance(error, mended):
         return error
+    if isinstance(error, tf.errors.OpError) and places.is_of_store(error):
+        return error.message
     if isinstance(error, tf.errors.InvalidArgumentError):
         # What the graph of the input pipeline refuses (see `data.crops`), it says in an assertion.
         refused = re.search(r"assertion failed: (\[.*\])", str(error))

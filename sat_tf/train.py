@@ -19,7 +19,7 @@ from sat_tf import data as datasets
 from sat_tf.callbacks import tensorboard
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.evaluation.report.union import Union
-from sat_tf.runs import checkpoints, distribution, workdir, workers
+from sat_tf.runs import checkpoints, distribution, places, workdir, workers
 from sat_tf.training import AdversarialTrainer, fitting, networks, parts, summary, watchers
 from sat_tf.training.recipe import Recipe
 
@@ -29,6 +29,7 @@ def train() -> AdversarialTrainer:
     recipe = Recipe.of(FLAGS).settled(FLAGS["deterministic"].present)
     # First of all, as TensorFlow keeps the threads and devices that it starts with.
     parts.set_up_process(recipe)
+    places.of(recipe.workdir or "")  # a store that cannot be reached is said at once
     # Before anything slow: workers whose flags differ, or one that is missing, are named at once.
     settings = flagfile.lines(vars(recipe))
     distribution.find_cluster(recipe.cluster, recipe.strategy)

@@ -47,8 +47,8 @@ def test_other_flags_are_named(tmp_path, old, new, message):
         claim(tmp_path / "run", [line.replace(old, new) for line in SETTINGS])
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", pathlib.Path("gs://b")])
-def test_an_address_is_refused_and_is_no_folder(address, tmp_path, monkeypatch):
+@pytest.mark.parametrize("address", ["s3://bucket/run", "hdfs://a/b", pathlib.Path("s3://b/c")])
+def test_a_store_that_tensorflow_does_not_reach_is_no_folder(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     doors = {
         "a workdir": lambda: claim(address),
@@ -57,9 +57,18 @@ def test_an_address_is_refused_and_is_no_folder(address, tmp_path, monkeypatch):
         "a network": lambda: loading.load(str(address)),
     }
     for door in doors.values():
-        with pytest.raises(ValueError, match=r"^(gs|s3):// is no directory: locks, and files"):
+        with pytest.raises(ValueError, match=r"^(s3|hdfs):// is no store that TensorFlow"):
             door()
+    for bucket in ("gs://bucket", "gs://bucket/", "gs://"):
+        with pytest.raises(ValueError, match="names no place inside a bucket; write gs://BUCKET"):
+            claim(bucket)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_needs_a_directory_takes_no_address():
+    for address in ("gs://bucket/run", "s3://b", pathlib.Path("gs://b"), "gs:"):
+        with pytest.raises(ValueError, match=r"^(gs|s3):// is no directory, which this needs"):
+            atomic.refuse_remote(address)
     for path in ("gs", "./a:b", "module:function", "/gs:/x"):
         atomic.refuse_remote(path)
 

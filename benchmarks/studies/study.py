@@ -21,7 +21,7 @@ from absl import flags
 
 from benchmarks.studies import page, pictures, plan, record
 from flags import numbers
-from sat_tf.runs import sealed, workdir
+from sat_tf.runs import atomic, sealed, workdir
 
 
 def define_flags() -> None:
@@ -123,6 +123,7 @@ def main() -> None:
     asked = plan.read(given.plan)
     results = pathlib.Path(given.results or f"docs/results/study/{asked.name}")
     runs = pathlib.Path(given.runs or f"runs/study/{asked.name}")
+    atomic.refuse_remote(runs)  # which also waits for the locks of what a killed study began
     known = sorted({seed for row in asked.rows.values() for seed in row.seeds})
     seeds = plan.chosen("seed", given.seeds, map(str, known))
     names = plan.chosen("evaluation", given.evaluations, asked.evaluations)

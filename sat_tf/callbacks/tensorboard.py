@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from tensorboard.plugins.hparams import api as hparams
 from sat_tf.callbacks import curves
 from sat_tf.callbacks.pictures import PictureGrid
 from sat_tf.callbacks.throughput import Throughput
+from sat_tf.runs import atomic, places
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -69,7 +69,7 @@ class TensorBoard(keras.callbacks.Callback):
         super().__init__()
         if every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}; give a number of steps, at least 1")
-        self.log_dir = pathlib.Path(log_dir)
+        self.log_dir = places.of(log_dir)
         self.batch_size = batch_size
         self.every_steps = every_steps
         self.pictures = pictures
@@ -173,10 +173,9 @@ def _named(directory):
         yield
     except (tf.errors.OpError, OSError) as error:
         reason = getattr(error, "message", None) or error.strerror or str(error)
-        free = shutil.disk_usage(directory.parent).free
         raise OSError(
-            f"cannot write {directory}: {reason.rpartition('; ')[2]} ({free:,} bytes are free); "
-            "with that mended the same command goes on from the last checkpoint"
+            f"cannot write {directory}: {reason.rpartition('; ')[2]}{atomic.room(directory.parent)}"
+            "; with that mended the same command goes on from the last checkpoint"
         ) from error
 
 
@@ -227,7 +226,7 @@ def start_session(directory: pathlib.Path, step: int) -> bool:
       directory: of one run; made if it is missing.
       step: the last one that counts; 0 voids everything.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    atomic.make_directory(directory, "--workdir")
     files = sorted(directory.glob("*tfevents*"))
     now, event = time.time(), tf.compat.v1.Event
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)

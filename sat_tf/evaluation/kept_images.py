@@ -28,7 +28,7 @@ class KeptImages:
     What `flush` has seen outlives a crash.
 
     Args:
-      path: of the file.
+      path: of the file, which is written in place: a store has none such.
       shape: [N, H, W, C].
       image_type: one of `IMAGE_TYPES`.
 
@@ -42,6 +42,9 @@ class KeptImages:
     checksums: np.ndarray = dataclasses.field(init=False)
     _file: BinaryIO | None = dataclasses.field(default=None, init=False)
     _offset: int = dataclasses.field(default=0, init=False)
+
+    def __post_init__(self):
+        atomic.refuse_remote(self.path)
 
     def create(self, batches: Iterable[np.ndarray]) -> None:
         """Writes all rows, so that a disk that is too small is noticed before any attack."""

@@ -15,7 +15,7 @@ import tensorflow as tf
 from sat_tf import data, loading, quiet
 from sat_tf.attacks import geometry
 from sat_tf.data import classes, selection
-from sat_tf.runs import distribution
+from sat_tf.runs import distribution, places
 
 _LARGEST_RADIUS = 1e9  # in pixels, as of --epsilon
 _LONGEST_NAME = 150  # so that every file beside the report has a name of at most 255 bytes
@@ -94,7 +94,7 @@ def complete(flags: Any) -> Settings:
     return Settings(
         flags=flags,
         source=source,
-        report=pathlib.Path(flags.json) if flags.json else _default_report(flags),
+        report=places.of(flags.json) if flags.json else _default_report(flags),
         dataset=choose("dataset"),
         split=flags.split,
         data_dir=choose("data_dir"),
@@ -221,7 +221,7 @@ def _default_report(flags):
     name = "_".join(parts)
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
-    return pathlib.Path(flags.workdir or "") / f"{name}.json"
+    return places.of(flags.workdir or "") / f"{name}.json"
 
 
 def _plain(text):

@@ -17,6 +17,7 @@ from sat_tf.evaluation.packing.packed import Verdict
 from sat_tf.evaluation.runner import Clean
 from sat_tf.evaluation.stream import Batch, Stream
 from sat_tf.evaluation.verdicts import VerdictFile
+from sat_tf.runs import places
 
 # Images of the picture grid, from the beginning of the data set.
 NUM_EXAMPLES = 8
@@ -49,7 +50,7 @@ class Store:
             self.images = KeptImages(path, (num_images, *shape), options.image_type)
         if options.verdict_file is not None:
             self.verdicts = VerdictFile(
-                pathlib.Path(options.verdict_file),
+                places.of(options.verdict_file),
                 self._identity(options, weights),
                 options.overwrite,
                 None if self.images is None else options.image_type,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sat_tf.evaluation.sweep import Sweep
-from sat_tf.runs import sealed
+from sat_tf.runs import places, sealed
 
 # 2: verdicts of format 1 may have been found by a PGD without a gradient on sure images.
 FORMAT = 2
@@ -61,7 +61,8 @@ class VerdictFile:
         """
         if self.overwrite or not self.path.exists():
             return False
-        stored, header = self._read()
+        with places.fetched(self.path) as local:
+            stored, header = self._read(local)
         found = header["identity"]
         for name in _OF_ROUNDING:
             found.setdefault(name, self.identity.get(name))
@@ -111,11 +112,11 @@ class VerdictFile:
         with sealed.replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
-    def _read(self):
+    def _read(self, path):
         try:
-            sealed.check_archive(self.path)
+            sealed.check_archive(path)
             # Opened here, as NumPy leaves open what it finds damaged.
-            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 stored = {name: file[name] for name in file.files}
             header = json.loads(str(stored["header"]))
             if header["format"] != FORMAT:
@@ -189,4 +190,4 @@ def _num_done(sweeps):
 
 def verdict_path(report: str | os.PathLike) -> pathlib.Path:
     """Returns where the verdicts of a report are kept: `report.json` has `report.verdicts.npz`."""
-    return pathlib.Path(report).with_suffix(".verdicts.npz")
+    return places.of(report).with_suffix(".verdicts.npz")

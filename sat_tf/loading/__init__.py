@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import pathlib
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ from sat_tf.loading.adapted import Adapted, adapt
 from sat_tf.loading.chosen import Chosen, chosen
 from sat_tf.loading.form import check_images, image_form
 from sat_tf.loading.served import Served
-from sat_tf.runs import atomic, sealed, workdir
+from sat_tf.runs import places, sealed, workdir
 
 __all__ = [
     "Adapted",
@@ -36,11 +35,12 @@ def load(source: str, *, download: bool = False) -> Any:
     """Loads a network that maps pixels to logits and takes `training`.
 
     Args:
-      source: a run's directory (its `network.keras` is taken), a `.keras` file, a SavedModel or the
-        directory of its versions (the highest is taken), "zoo:NAME" for a trained network that
-        comes along (see `sat_tf.zoo`), "keras.applications:NAME" for the classifier of ImageNet
-        with its weights (see `applications.build`), or "module:function" for a function of no
-        arguments that returns a Keras model.
+      source: a run's directory (its `network.keras` is taken) or a `.keras` file, which may be in a
+        store, as gs://bucket/run; a SavedModel or the directory of its versions (the highest is
+        taken), "zoo:NAME" for a trained network that comes along (see `sat_tf.zoo`),
+        "keras.applications:NAME" for the classifier of ImageNet with its weights (see
+        `applications.build`), or "module:function" for a function of no arguments that returns a
+        Keras model.
       download: whether Keras may fetch the weights of its applications.
 
     Returns:
@@ -55,8 +55,7 @@ def load(source: str, *, download: bool = False) -> Any:
     import sat_tf.addons.activations  # noqa: F401
     import sat_tf.models  # noqa: F401
 
-    atomic.refuse_remote(source)
-    path = pathlib.Path(zoo.located(source))
+    path = places.of(zoo.located(source))
     if path.is_dir():
         saved = served.find(path)
         return _load_file(path / "network.keras") if saved is None else Served(saved)
@@ -65,7 +64,7 @@ def load(source: str, *, download: bool = False) -> Any:
     if source.startswith(applications.PREFIX):
         spec = source.removeprefix(applications.PREFIX)
         return applications.build(spec, weights="imagenet", download=download)
-    if ":" in source:
+    if ":" in source and not places.is_remote(path):
         return _call(source)
     found = "is a file, but no .keras file" if path.exists() else "is not there"
     raise ValueError(
@@ -86,7 +85,7 @@ def refuse_prepared(source: str) -> None:
     Raises:
       ValueError: it is one of these.
     """
-    path = pathlib.Path(zoo.located(source))
+    path = places.of(zoo.located(source))
     run = _run(path)
     is_run = run is not None and (path.is_dir() or (run / "metrics.json").is_file())
     if is_run or source.startswith(applications.PREFIX):
@@ -108,7 +107,7 @@ def class_names(source: str) -> list[str] | None:
     Raises:
       ValueError: damaged metrics.
     """
-    path = pathlib.Path(zoo.located(source))
+    path = places.of(zoo.located(source))
     saved = served.find(path) if path.is_dir() else None
     if saved is not None:
         labels = saved / "assets.extra" / "labels.txt"
@@ -153,14 +152,19 @@ def weights_hash(network: Any) -> str:
 def _load_file(path):
     if not path.is_file():
         raise ValueError(f"{path} is not there; give a finished run, or a .keras file")
+    with places.fetched(path) as local:
+        return _load_local(path, local)
+
+
+def _load_local(path, local):
     try:
-        sealed.check_archive(path)
+        sealed.check_archive(local)
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be loaded: damaged or no .keras file ({error}); copy or train it again"
         ) from error
     try:
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(local, compile=False)
     except Exception as error:  # an unsealed file's damage may be anything to a parser
         # Keras wraps what a layer says into the configurations of all layers around it.
         cause = str(error).rpartition("Exception encountered: ")[2]

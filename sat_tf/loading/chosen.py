@@ -1,9 +1,9 @@
 """Which network the flags of a program choose, and what its training says of it."""
 
-import pathlib
 from typing import Any, NamedTuple
 
 from sat_tf import zoo
+from sat_tf.runs import places
 from sat_tf.runs import workdir as workdirs
 
 
@@ -23,7 +23,7 @@ def chosen(workdir: str | None, network: str | None) -> Chosen:
     """Returns the network that one of two flags names.
 
     Args:
-      workdir: --workdir, the directory of a run.
+      workdir: --workdir, the directory of a run, or its address in a store.
       network: --network, any other source.
 
     Raises:
@@ -34,9 +34,9 @@ def chosen(workdir: str | None, network: str | None) -> Chosen:
         raise ValueError("give either --workdir=RUN or --network=FILE.keras")
     if workdir is None:
         return Chosen(network, zoo.metrics(network))
-    if not pathlib.Path(workdir).is_dir():
+    if not places.of(workdir).is_dir():
         raise ValueError(
             f"--workdir={workdir} is not there; give the directory of a run, or another network as "
             "--network=FILE.keras or zoo:NAME"
         )
-    return Chosen(workdir, workdirs.read_metrics(pathlib.Path(workdir)))
+    return Chosen(workdir, workdirs.read_metrics(places.of(workdir)))

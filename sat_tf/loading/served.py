@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
-from sat_tf.runs import sealed
+from sat_tf.runs import atomic, sealed
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
@@ -25,10 +25,12 @@ class Served:
       directory: holds `saved_model.pb`.
 
     Raises:
-      ValueError: no such signature, not one float input [N, H, W, C], or no output to take.
+      ValueError: it is in a store; no such signature, not one float input [N, H, W, C], or no
+        output to take.
     """
 
     def __init__(self, directory: pathlib.Path):
+        atomic.refuse_remote(directory)
         sealed.check_sums(directory)
         # The object owns the variables; the signature alone would lose them.
         self._loaded = _load(directory)

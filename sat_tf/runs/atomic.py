@@ -5,42 +5,60 @@ import fcntl
 import glob
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 
+from sat_tf.runs import lease, places
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path in the same directory; afterwards it takes the place of `path`.
+    """Yields a temporary path on a disk; afterwards what is there takes the place of `path`.
 
     The temporary name keeps the suffix, as Keras and NumPy choose the format by it. If the block
-    raises, the temporary file is removed and `path` is as it was. The data reach the disk before
-    the name does, so a crash of the machine leaves one version or the other.
+    raises, the temporary file is removed and `path` is as it was. On a disk it is in the same
+    directory and is renamed, and the data reach the disk before the name does, so a crash of the
+    machine leaves one version or the other. In a store it is put as one object.
 
     Raises:
       OSError: the disk is full or not writable, and the message names the file that is still the
-        old; or it is no file but a directory, or a device such as /dev/null.
+        old; or it is no file but a directory, or a device such as /dev/null; or another process has
+        taken over the lock of a store's directory.
     """
-    path = pathlib.Path(path)
-    refuse_remote(path)
+    path = places.of(path)
     refuse_special(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    _make_parent(path)
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _put(path) if places.is_remote(path) else _renamed(path) as temporary:
+            yield temporary
     except OSError as error:
         reason = error.strerror or error
         raise OSError(
             f"cannot write {path}: {reason}; what was there before is untouched, so with that "
             "mended the same command goes on"
         ) from error
+
+
+@contextlib.contextmanager
+def _renamed(path):
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _put(place):
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = pathlib.Path(folder, place.name)
+        yield temporary
+        lease.require(place)
+        places.put(temporary, place)
 
 
 def refuse_special(path: pathlib.Path) -> None:
@@ -51,30 +69,35 @@ def refuse_special(path: pathlib.Path) -> None:
 
 
 def refuse_remote(path: str | os.PathLike) -> None:
-    """Raises ValueError for an address such as gs://bucket/run, which would be a folder "gs:"."""
-    first = pathlib.Path(path).parts[:1]
-    if first and re.fullmatch(r"[a-z][a-z0-9+.-]+:", first[0]):
+    """Raises ValueError for an address such as gs://bucket/run, where a directory is needed."""
+    if places.is_remote(path):
         raise ValueError(
-            f"{first[0]}// is no directory: locks, and files that are written whole or not at all, "
-            "need a file system; give a directory, of this machine or shared as by NFS, and copy "
-            "it afterwards"
+            f"{os.fspath(path).partition(':')[0]}:// is no directory, which this needs; give one "
+            "of this machine, or shared as by NFS, and copy it afterwards"
         )
 
 
 def make_directory(path: pathlib.Path, flag: str) -> None:
     """Makes a directory, and those above it, unless it is there.
 
+    A store has none, and needs none.
+
     Raises:
       OSError: it cannot be made; the message names the flag that gives another.
-      ValueError: as `refuse_remote`.
     """
-    refuse_remote(path)
+    if places.is_remote(path):
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"cannot make the directory {path}: {error.strerror}; give another {flag}"
         ) from error
+
+
+def _make_parent(path):
+    if not places.is_remote(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -84,16 +107,26 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
-    """Holds a lock file, which exists only while it is held.
+def locked(path: str | os.PathLike, refusal: str, stays: bool = False) -> Iterator[None]:
+    """Holds a lock file, by `flock` on a disk and as `lease` in a store.
+
+    Args:
+      path: of the file.
+      refusal: what to say where another process holds it.
+      stays: whether a file on a disk stays when it is no longer held.
 
     Raises:
-      ValueError: another process holds it; the message is `refusal`. Or as `refuse_remote`.
+      ValueError: another process holds it; the message is `refusal`.
       OSError: it cannot be made, so nothing beside it can be written.
     """
-    path = pathlib.Path(path)
-    refuse_remote(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = places.of(path)
+    _make_parent(path)
+    with lease.held(path, refusal) if places.is_remote(path) else _flock(path, refusal, stays):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(path, refusal, stays):
     while True:
         with open(path, "w") as file:
             try:
@@ -105,7 +138,8 @@ def locked(path: str | os.PathLike, refusal: str) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink()
+                if not stays:
+                    path.unlink()
             return
 
 
@@ -120,6 +154,7 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
       ValueError: another process is making the same; or as `refuse_remote`.
       OSError: nothing can be written there.
     """
+    refuse_remote(target)
     refusal = f"another process is writing {target}; wait until it has ended"
     with locked(target.with_name(f".{target.name}.lock"), refusal):
         hidden = f".{target.name}.partial-"
@@ -130,7 +165,7 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def require_space(directory: str | os.PathLike, num_bytes: int, what: str) -> None:
-    """Looks whether what is to be written fits on the disk, by estimate.
+    """Looks whether what is to be written fits on the disk, by estimate; a store has room.
 
     Args:
       directory: where it goes; it need not be there yet.
@@ -140,6 +175,8 @@ def require_space(directory: str | os.PathLike, num_bytes: int, what: str) -> No
     Raises:
       OSError: it does not fit; with the bytes that are missing.
     """
+    if places.is_remote(directory):
+        return
     place = pathlib.Path(directory).absolute()
     while not place.exists():
         place = place.parent
@@ -149,3 +186,10 @@ def require_space(directory: str | os.PathLike, num_bytes: int, what: str) -> No
             f"cannot write {directory}: {what} take about {num_bytes:,} bytes and {free:,} are "
             f"free, {num_bytes - free:,} too few; make room, or name another directory"
         )
+
+
+def room(directory: pathlib.Path) -> str:
+    """Returns what to say of the room in a directory, " (7 bytes are free)"; of a store nothing."""
+    if places.is_remote(directory):
+        return ""
+    return f" ({shutil.disk_usage(directory).free:,} bytes are free)"

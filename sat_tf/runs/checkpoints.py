@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from sat_tf.runs import atomic, sealed
+from sat_tf.runs import atomic, places, sealed
 
 _RECORD = "record.json"
 # Keras counts what a process has made: its second SGD is "sgd_1", whatever else is the same.
@@ -54,15 +54,17 @@ def restore(directory: pathlib.Path, state: Sequence[keras.Variable]) -> tuple[i
 
     Raises:
       ValueError: files exist but none is readable, or one belongs to another network.
+      OSError: a store does not give one, which says nothing of its content.
     """
     paths = _newest_first(directory)
     for path in paths:
-        try:
-            arrays, record = _read(path)
-        except Exception as error:  # an unsealed file's damage may be anything to a parser
-            warning = f"checkpoint {path} is damaged ({error}); trying the one before it"
-            print(f"warning: {warning}", file=sys.stderr)
-            continue
+        with places.fetched(path) as local:
+            try:
+                arrays, record = _read(local)
+            except Exception as error:  # an unsealed file's damage may be anything to a parser
+                warning = f"checkpoint {path} is damaged ({error}); trying the one before it"
+                print(f"warning: {warning}", file=sys.stderr)
+                continue
         _assign(path, arrays, state)
         return _step(path), record
     if paths:
@@ -84,7 +86,7 @@ def require_space(workdir: pathlib.Path, state: Sequence[keras.Variable], keep: 
     """
     size = sum(_value(variable).nbytes for variable in state)
     there = [*_newest_first(workdir / "checkpoints"), *workdir.glob("network.keras")]
-    written = sum(file.stat().st_size for file in there)
+    written = sum(map(places.size, there))
     atomic.require_space(workdir, (keep + 1) * size - written + 2 * size, "the run's checkpoints")
 
 

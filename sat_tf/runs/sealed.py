@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sat_tf.runs import atomic
+from sat_tf.runs import atomic, places
 
 SUMS = pathlib.Path("assets.extra") / "SHA256SUMS"
 _KEY = "sha256"
@@ -77,7 +77,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
       ValueError: it is damaged, or no object; the message names it.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        content = json.loads(places.read(path).decode())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
@@ -103,7 +103,7 @@ def read_text(path: str | os.PathLike) -> str:
       ValueError: it is damaged; the message names it.
     """
     try:
-        text = pathlib.Path(path).read_bytes().decode()
+        text = places.read(path).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     before, line, digest = text.rpartition(_LINE)

@@ -1,19 +1,17 @@
 """The directory that is the whole state of a run."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 
 import sat_tf
-from sat_tf.runs import atomic, sealed
+from sat_tf.runs import atomic, places, sealed
 
 # None of these changes a weight, though the loop of steps_per_execution may round one otherwise.
 NO_WEIGHT = frozenset(
@@ -37,7 +35,7 @@ def claim(
     run again. Other `DEVICES` are said on stderr.
 
     Args:
-      path: the directory.
+      path: the directory, or an address in a store.
       settings: a line for each flag, such as "--epsilon=8\n".
       overwrite: delete what is there.
       defaults: those of the settings that are their flags' defaults. A run that was made before
@@ -48,15 +46,10 @@ def claim(
       ValueError: the directory holds something else, a run with other settings (which are
         listed), or one that is going on.
     """
-    path = pathlib.Path(path)
+    path = places.of(path)
     atomic.make_directory(path, "--workdir")
-    with open(path / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is training in {path}; wait for it or use another --workdir"
-            ) from None
+    refusal = f"another process is training in {path}; wait for it or use another --workdir"
+    with atomic.locked(path / "lock", refusal, stays=True):
         _sweep(path)
         flags_file = path / "flags.txt"
         others = [child for child in path.iterdir() if child.name != "lock"]
@@ -83,7 +76,7 @@ def read_metrics(path: pathlib.Path) -> dict:
     Raises:
       ValueError: it is damaged, or not a JSON object.
     """
-    file = path / "metrics.json"
+    file = places.of(path) / "metrics.json"
     if not file.is_file():
         return {}
     return sealed.read_json(file)
@@ -146,7 +139,7 @@ def _sweep(path):
 def _empty(children):
     # The flags last: without them what a kill leaves half deleted would pass for no run.
     for child in sorted(children, key=lambda child: child.name == "flags.txt"):
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+        places.remove(child)
 
 
 def _commit():

@@ -20,6 +20,7 @@ from sat_tf.runs import (
     distribution,
     handling_stops,
     meeting,
+    places,
     workdir,
 )
 
@@ -100,7 +101,7 @@ def claim(
       ConnectionError: while the directory is claimed, another worker ends or answers no more.
       Interrupted: the same after a signal.
     """
-    path = pathlib.Path(path)
+    path = places.of(path)
     with contextlib.ExitStack() as stack:
         if distribution.is_chief(strategy):
             stack.enter_context(workdir.claim(path, settings, overwrite, defaults))
@@ -114,6 +115,8 @@ def claim(
             distribution.agree(strategy, _seen(path), f"the flags.txt in {path} (checksums)")
             yield path
         except _GONE as error:
+            if places.is_of_store(error):
+                raise
             if heard:
                 name = signal.Signals(heard[0]).name
                 raise Interrupted(f"stopped by {name}; {_saved(path)}", heard[0]) from error
@@ -193,7 +196,7 @@ def _relevant(settings):
 def _seen(path):
     """Returns a checksum of the settings that worker 0 has written, 0 where they are not here."""
     file = path / "flags.txt"
-    return zlib.crc32(file.read_bytes()) if file.is_file() else 0
+    return zlib.crc32(places.read(file)) if file.is_file() else 0
 
 
 def _saved(path):

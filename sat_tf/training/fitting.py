@@ -10,7 +10,7 @@ import tensorflow as tf
 from sat_tf import data
 from sat_tf.callbacks.checkpoint import Checkpoint
 from sat_tf.injection.layer_state import renew
-from sat_tf.runs import checkpoints, distribution, sealed
+from sat_tf.runs import checkpoints, distribution, places, sealed
 from sat_tf.training import AdversarialTrainer
 
 
@@ -116,7 +116,8 @@ def _num_batches(strategy, make):
 
 def _require_intact(best: pathlib.Path) -> None:
     try:
-        sealed.check_archive(best)
+        with places.fetched(best) as local:
+            sealed.check_archive(local)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{best}, the best network of this run so far, is damaged or gone ({error}); bring it "

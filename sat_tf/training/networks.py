@@ -1,7 +1,6 @@
 """The network of a run: by name, one's own, or one that was trained before."""
 
 import dataclasses
-import pathlib
 import re
 
 import keras
@@ -9,6 +8,7 @@ import keras
 from sat_tf import data as datasets
 from sat_tf import injection, loading, models
 from sat_tf.loading import applications
+from sat_tf.runs import places
 from sat_tf.training import finetuning
 from sat_tf.training.recipe import Recipe
 
@@ -79,6 +79,12 @@ def _named(recipe, info):
             num_channels=channels,
         )
         return _activated(made, recipe)
+    place = places.of(recipe.model)
+    if places.is_remote(place) or place.suffix == ".keras" or place.is_dir():
+        raise ValueError(
+            f"--model={recipe.model} is a file, and a model an architecture by name; to go on from "
+            f"its weights, give --initial_network={recipe.model}"
+        )
     if kind not in models.NAMES and re.fullmatch(r"[^=:]+", rest):
         made = loading.load(recipe.model)
         _check_form(recipe.model, made, recipe, info)
@@ -89,11 +95,6 @@ def _named(recipe, info):
                 "where its head is replaced"
             )
         return _activated(made, recipe)
-    if recipe.model.endswith(".keras") or pathlib.Path(recipe.model).is_dir():
-        raise ValueError(
-            f"--model={recipe.model} is a file, and a model an architecture by name; to go on from "
-            f"its weights, give --initial_network={recipe.model}"
-        )
     if recipe.activation == "keep":
         raise ValueError(
             f"the network {recipe.model} is built with an activation and has none to keep; give "
@@ -113,7 +114,7 @@ def _named(recipe, info):
 def _initial(recipe, info):
     """Returns the network that the run goes on from, with the data's classes."""
     source = recipe.initial_network
-    if recipe.workdir and pathlib.Path(source).resolve() == pathlib.Path(recipe.workdir).resolve():
+    if recipe.workdir and places.of(source).resolve() == places.of(recipe.workdir).resolve():
         raise ValueError(
             f"the run {source} cannot be trained in its own place; use another --workdir"
         )

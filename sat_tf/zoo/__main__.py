@@ -127,6 +127,7 @@ def main() -> None:
         raise ValueError(f"{', '.join(missing)} missing; a run comes in by {', '.join(asked)}")
     else:
         reports = list(map(pathlib.Path, given.reports))
+        atomic.refuse_remote(given.workdir)
         print(add(given.name, pathlib.Path(given.workdir), reports) / "card.md")
 
 

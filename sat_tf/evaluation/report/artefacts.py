@@ -107,8 +107,15 @@ def require_space(
 
 
 def image_file(names: Sequence[str], path: pathlib.Path) -> pathlib.Path | None:
-    """Returns where the images of a report are kept, or None where `names` asks for none."""
-    return path.with_suffix(".images.npy") if set(names) & _IMAGES.keys() else None
+    """Returns where the images of a report are kept, or None where `names` asks for none.
+
+    Raises:
+      ValueError: it would be in a store.
+    """
+    if not set(names) & _IMAGES.keys():
+        return None
+    atomic.refuse_remote(path)
+    return path.with_suffix(".images.npy")
 
 
 def write(
