@@ -2,6 +2,7 @@
 
 import sys
 import urllib.error
+import warnings
 
 import keras
 import numpy as np
@@ -84,6 +85,21 @@ def test_nothing_is_fetched_that_was_not_asked_for(fetched, tmp_path, capfd):
     with pytest.raises(ValueError, match=r"MobileNetV2 cannot be made: .*no route to host$"):
         loading.load(source, download=True)
     assert len(fetched) == 1 and not list(tmp_path.rglob("*.h5"))
+
+
+def test_an_error_is_all_that_is_said_and_a_warning_is_said_where_there_is_none(
+    fetched, monkeypatch
+):
+    asked = {"num_classes": 4, "image_size": 32}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match="are not at"):
+            applications.build("MobileNetV2", weights="imagenet", **asked)
+        assert not said  # Keras warns of the size
+        odd = lambda _, images: warnings.warn("odd", stacklevel=1) or images  # noqa: E731
+        monkeypatch.setattr(applications, "_prepared", odd)
+        applications.build(SMALLEST, weights=None, **asked)
+    assert [str(one.message) for one in said] == ["odd"]
 
 
 @pytest.mark.parametrize(

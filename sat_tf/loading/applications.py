@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import keras
@@ -98,11 +99,15 @@ def _prepared(make: Callable, images: keras.KerasTensor) -> keras.KerasTensor:
 
 @contextlib.contextmanager
 def _named_errors(name: str) -> Iterator[None]:
+    """Makes one line of an error; what Keras warns of is said where there is none."""
     try:
-        yield
+        with warnings.catch_warnings(record=True) as said:
+            yield
     except Exception as error:  # Keras raises a bare Exception where it cannot fetch
         brief = " ".join(str(error).split())[:600]
         raise ValueError(f"keras.applications.{name} cannot be made: {brief}") from error
+    for one in said:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 @contextlib.contextmanager
