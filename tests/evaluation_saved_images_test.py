@@ -278,7 +278,7 @@ def test_pixels_between_whole_numbers_are_rounded_where_the_ball_has_room_and_el
     rounded = ball.whole_pixels(clean, np.clip(clean + 2, 0, 255), 2.0, "linf")
     assert distances(clean, rounded, "linf").max() <= 2.0
     for epsilon, norm in ((0.2, "linf"), (50.0, "l2"), (50.0, "l1")):
-        with pytest.raises(ValueError, match="not whole pixels.*take image_type float32"):
+        with pytest.raises(ValueError, match="not whole pixels.*take --image_type=float32"):
             ball.whole_pixels(clean, clean, epsilon, norm)
 
 
