@@ -3,10 +3,11 @@
 import contextlib
 import pathlib
 import re
-import runpy
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from sat_tf.data import info, service
 from tests import data_shards_test as shards
 
 PROGRAM = str(pathlib.Path(__file__).parent.parent / "docs/scaling/data_service.py")
-START = runpy.run_path(PROGRAM)
 folder, numbers, BATCH = shards.folder, shards.numbers, shards.BATCH
 
 
@@ -31,29 +31,49 @@ def addresses(count):
 
 
 class Service:
-    """A dispatcher and its workers in this process, as the documented program starts them."""
+    """A dispatcher and its workers, each the documented program in a process of its own.
 
-    def __init__(self, num_workers, num_started=None):
+    They are killed in the end: a worker that is stopped waits for up to ten seconds.
+    """
+
+    def __init__(self, forked, num_workers, num_started=None, told=True):
+        self._forked = forked
         self.dispatcher, *self.workers = addresses(1 + num_workers)
         self.address = f"grpc://{self.dispatcher}"
-        port = self.dispatcher.rpartition(":")[2]
-        self.servers = [START["start"]("dispatcher", port, *self.workers)]
+        self.servers = [self._started("dispatcher", self.dispatcher, *self.workers * told)]
+        service._await_dispatcher(self.address, time.monotonic() + service.PATIENCE)
         for number in range(num_workers if num_started is None else num_started):
             self.start(number)
 
     def start(self, number):
-        self.servers.append(START["start"]("worker", self.workers[number], self.dispatcher))
+        self.servers.append(self._started("worker", self.workers[number], self.dispatcher))
+
+    def kill(self):
+        server = self.servers.pop()
+        server.send_signal(signal.SIGKILL)
+        server.communicate()
+
+    def _started(self, *order):
+        return self._forked.start("docs.scaling.data_service", *order)
 
 
 @pytest.fixture(scope="module")
-def two():
-    return Service(2)
+def services(forked):
+    """Starts services and ends them."""
+    started = []
+    yield lambda *options, **more: started.append(Service(forked, *options, **more)) or started[-1]
+    for one in started:
+        while one.servers:
+            one.kill()
+
+
+@pytest.fixture(scope="module")
+def two(services):
+    return services(2)
 
 
 @pytest.mark.parametrize("kind, augmentation, start_step, shard", [
-    ("digits", "crop_flip", 0, data.WHOLE),
-    ("folder", "inception", 7, data.WHOLE),
-    ("folder", "crop_flip", 3, data.Shard(1, 2, 2)),
+    ("digits", "crop_flip", 0, data.WHOLE), ("folder", "inception", 7, data.Shard(1, 2, 2)),
 ])  # fmt: skip
 def test_a_service_of_two_makes_the_batches_of_one_process_from_any_step_on(
     kind, augmentation, start_step, shard, folder, two
@@ -75,25 +95,24 @@ def test_validation_is_read_where_it_is_used():
     assert data.load("digits", "validation", **options).cardinality() == 3
 
 
-@pytest.mark.parametrize("lanes", [1, 4])
-def test_records_too_come_in_the_order_that_seed_epoch_and_lanes_decide(lanes, numbers, two):
-    request = info.Request(BATCH, training=True, seed=5, lanes=lanes)
+def test_records_too_come_in_the_order_that_seed_epoch_and_lanes_decide(numbers, two):
+    request = info.Request(BATCH, training=True, seed=5, lanes=4)
 
     def make(part):
         batches = numbers.training(part).batch(len(part.own), drop_remainder=True)
         return batches.map(lambda place, _, label: (place[:, None], label))
 
     found = shards.elements(service.distributed(make, two.address, request), 9)
-    assert [labels.tolist() for _, labels in found] == shards.oracle(numbers, 5, 3, lanes, 3)
+    assert [labels.tolist() for _, labels in found] == shards.oracle(numbers, 5, 3, 4, 3)
     assert np.ravel([places for places, _ in found]).tolist() == list(range(9 * BATCH))
 
 
-def test_a_worker_that_is_started_again_ends_the_stream():
-    own = Service(2)
+def test_a_worker_that_is_started_again_ends_the_stream(services):
+    own = services(2)
     options = {"batch_size": BATCH, "training": True, "data_service": own.address}
     stream = iter(data.load("digits", "train", start_step=7, **options))
     next(stream)
-    own.servers.pop().stop()
+    own.kill()
     own.start(1)
     said = "a worker of the data service was lost or started again: start the run again"
     with pytest.raises(tf.errors.InvalidArgumentError, match=said):
@@ -101,15 +120,15 @@ def test_a_worker_that_is_started_again_ends_the_stream():
             next(stream)
 
 
-@pytest.mark.slow  # a server takes half a minute to stop
-def test_a_worker_that_stays_away_is_named_and_ends_the_stream(monkeypatch, capsys):
-    own = Service(2)
+@pytest.mark.slow
+def test_a_worker_that_stays_away_is_named_and_ends_the_stream(services, monkeypatch, capsys):
+    own = services(2)
     options = {"batch_size": BATCH, "training": True, "data_service": own.address}
     stream = iter(data.load("digits", "train", **options))
     next(stream)
     monkeypatch.setattr(service, "SILENCE", 3.0)
     monkeypatch.setattr(service, "SAY_EVERY", 1.0)
-    own.servers.pop().stop()
+    own.kill()
     name = f"worker 1 (of 2, from 0) of the data service {own.address}"
     said = f"{name} has sent nothing for 3 seconds: start it again, then the run"
     with pytest.raises(tf.errors.InvalidArgumentError, match=re.escape(said)) as error:
@@ -118,7 +137,6 @@ def test_a_worker_that_stays_away_is_named_and_ends_the_stream(monkeypatch, caps
     assert "\n" not in cli._for_user(error.value)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) > 1 and all(line.startswith(f"waiting for {name}: ") for line in lines)
-    own.start(1)  # so that nothing waits for it any more
 
 
 @pytest.mark.slow
@@ -190,8 +208,8 @@ def test_an_address_of_no_service_is_refused(address, said):
         service.num_workers(address)
 
 
-def test_who_is_not_there_in_time_is_told(monkeypatch):
-    none, one = Service(2, 0), Service(2, 1)
+def test_who_is_not_there_in_time_is_told(services, monkeypatch):
+    none, one = services(2, 0), services(2, 1)
     for address, patience, said in (
         (*addresses(1), 0.5, r"no dispatcher of a data service answers .*refused.*; start it"),
         (none.dispatcher, 0.5, "none came within 0.5 seconds; start all of them"),
@@ -202,10 +220,6 @@ def test_who_is_not_there_in_time_is_told(monkeypatch):
             service.num_workers(f"grpc://{address}")
 
 
-def test_a_dispatcher_that_was_not_told_its_workers_is_refused():
-    (address,) = addresses(1)
-    kept = START["start"]("dispatcher", address.rpartition(":")[2])
-    worker = START["start"]("worker", *addresses(1), address)
+def test_a_dispatcher_that_was_not_told_its_workers_is_refused(services):
     with pytest.raises(ValueError, match="shares out no data .* with the addresses of all"):
-        service.num_workers(f"grpc://{address}")
-    del kept, worker
+        service.num_workers(services(1, told=False).address)
