@@ -17,8 +17,9 @@ from sat_tf.data.selection import Selected
 from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation.stream import Stream
 from sat_tf.runs import atomic
-from tests import linear_network
+from tests import engines, linear_network
 
+traced_once = engines.traced_once
 EPSILON = 8.0
 
 

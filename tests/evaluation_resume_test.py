@@ -1,6 +1,7 @@
 """A killed evaluation goes on where it stopped, and nothing that is there is lost."""
 
 import dataclasses
+import functools
 import json
 import signal
 import time
@@ -14,9 +15,10 @@ from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation import runner, sweep, verdicts
-from tests import linear_network
+from tests import engines, linear_network
 from tests.killed import kill
 
+traced_once = engines.traced_once
 ATTACKS = [
     PGD(epsilon=9, step_size=2, steps=4),
     APGD(epsilon=9, iterations=6),
@@ -29,6 +31,7 @@ evaluation_resume_test.evaluate_here(sys.argv[1])
 """
 
 
+@functools.cache
 def network_of(seed=0):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input(linear_network.SHAPE)

@@ -15,10 +15,11 @@ from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation import ball
 from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.report import artefacts
-from tests import linear_network
+from tests import engines, linear_network
 from tests.killed import kill
 from tests.telling import telling
 
+traced_once = engines.traced_once
 COUNT, EPSILON = 40, 9.0
 ATTACKS = [
     PGD(epsilon=EPSILON, step_size=2, steps=2),
