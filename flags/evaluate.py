@@ -16,6 +16,11 @@ THEMES = {
 
 def define() -> None:
     """Defines the flags; only a program calls it."""
+    for theme in (_network, _images, _attacks, _corruptions, _run):
+        theme()
+
+
+def _network():
     flags.DEFINE_string("workdir", None, "A run: its network.keras is evaluated on its data set.")
     flags.DEFINE_string(
         "network",
@@ -35,6 +40,8 @@ def define() -> None:
         "names it: tf, torch or caffe.",
     )
 
+
+def _images():
     flags.DEFINE_string("dataset", None, "Data set; default: the one of training.")
     flags.DEFINE_string("split", "test", "Part of the data set: test, validation or train.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; default: TFDS_DATA_DIR.")
@@ -54,7 +61,6 @@ def define() -> None:
     flags.DEFINE_string(
         "ids", None, "A file with one image a line: its path in a folder, or its number from 0."
     )
-
     flags.DEFINE_string(
         "classes",
         None,
@@ -63,6 +69,8 @@ def define() -> None:
         "from 0 or by name; default: both have the same classes, or it is refused.",
     )
 
+
+def _attacks():
     flags.DEFINE_list(
         "attacks",
         ["pgd-10", "pgd-20", "pgd-50", "pgd-200"],
@@ -108,6 +116,8 @@ def define() -> None:
     flags.DEFINE_bool("steps_curve", False, "Print what stands after so many steps of each attack.")
     numbers.whole("seed", 0, "Seed of all noise.", 0)
 
+
+def _corruptions():
     flags.DEFINE_list(
         "corruptions",
         [],
@@ -122,6 +132,8 @@ def define() -> None:
         "Another network's JSON of --corruptions, to which the mean corruption error is relative.",
     )
 
+
+def _run():
     numbers.whole("batch_size", 128, "Images evaluated at once, over all replicas.", 1, 2**20)
     flags.DEFINE_bool(
         "fold_batch_norm",
