@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -19,6 +20,7 @@ from sat_tf.data import selection
 from sat_tf.evaluate import Options, evaluate
 from sat_tf.evaluation import settings
 from sat_tf.loading import served
+from sat_tf.runs import Interrupted
 from tests import linear_network, programs
 
 
@@ -246,6 +248,18 @@ def broken():
 def test_what_is_no_network_is_refused_in_words(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_a_stop_is_taken_for_no_damaged_file(monkeypatch, tmp_path):
+    def stopped(*_, **__):
+        raise Interrupted("stopped", signal.SIGTERM)
+
+    path = tmp_path / "network.keras"
+    path.touch()
+    monkeypatch.setattr(loading.sealed, "check_archive", lambda _: None)
+    monkeypatch.setattr(keras.saving, "load_model", stopped)
+    with pytest.raises(Interrupted, match="^stopped$"):
+        loading.load(str(path))
 
 
 def test_a_damaged_keras_file_is_refused_by_name(tmp_path):

@@ -9,8 +9,11 @@ from typing import Any
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A program was told to stop and has saved its state.
+
+    No Exception, as KeyboardInterrupt is none: what takes any error for a damaged file, ours or a
+    library, is not to take a stop for one.
 
     Args:
       message: what was saved and how to go on.
