@@ -333,7 +333,32 @@ def test_slots_are_filled_evenly_in_as_few_rounds_as_possible(images):
 
 @pytest.mark.parametrize("at_most, slots", [(100, 96), (64, 64), (50, 48), (20, 16), (15, 15)])
 def test_a_batch_that_is_no_multiple_of_a_packet_is_cut_to_one(at_most, slots):
-    assert even_slots(1000, at_most) == slots or at_most == 15 and even_slots(1005, 15) == slots
+    assert even_slots(1005, at_most) == slots
+
+
+@pytest.mark.parametrize("at_most", [128, 100, 64, 33, 20, 17, 16, 7])
+def test_slots_cost_at_most_a_quarter_where_nothing_falls(at_most):
+    for images in range(1, 301):
+        slots = even_slots(images, at_most)
+        fewest = even_slots(images, at_most, distribution.strategy("one_device"))
+        paid = -(-images // slots) * slots
+        assert slots <= at_most and (slots == fewest or slots % 16 == 0 and paid <= 1.25 * images)
+
+
+def test_sizes_are_tried_on_the_images_that_wait_and_none_too_small(network, images, labels):
+    class Seen(Answers):
+        def exact(self, size, images, gradients):
+            self.tried.append((size, images.copy()))
+            return False
+
+    rungs = Seen()
+    rungs.tried = []
+    engine = Packed(network, attack_of(steps=2), 128, rungs=rungs)
+    items = [Waiting(i, images[i], int(labels[i]), seeds_of([i])[0], np.zeros(4)) for i in range(5)]
+    assert len(list(engine.run(items))) == 5
+    assert [size for size, _ in rungs.tried] == [128, 112, 96]
+    for _, tried in rungs.tried:
+        np.testing.assert_array_equal(tried, images[np.arange(16) % 5])
 
 
 class Odd(Liar):

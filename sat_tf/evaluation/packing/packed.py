@@ -144,11 +144,11 @@ class Packed:
         """Returns how many slots there are to be at the beginning."""
         if self._stays:
             return self.num_slots
-        images = np.zeros((PACKET, *first[0].image.shape), np.float32)
-        images[: len(first)] = [one.image for one in first]
-        size = self.rungs.largest(self.num_slots, images, self.attack.takes_gradients)
-        self._stays = size < ENOUGH * self.num_slots
-        return self.num_slots if self._stays else size
+        images = np.stack([first[row % len(first)].image for row in range(PACKET)])
+        takes, least = self.attack.takes_gradients, int(np.ceil(ENOUGH * self.num_slots))
+        size = self.rungs.largest(self.num_slots, images, takes, least)
+        self._stays = size == 0
+        return size or self.num_slots
 
     def _rung_below(self, size, slots):
         """Returns the next smaller number of slots, or 0 where there is none to go to."""

@@ -43,9 +43,11 @@ class Rungs:
             self._exact[size, gradients] = np.array_equal(found, expected[order])
         return self._exact[size, gradients]
 
-    def largest(self, at_most: int, images: np.ndarray, gradients: bool) -> int:
-        """Returns the largest such multiple of `PACKET` up to a number, or 0; see `exact`."""
-        for size in range(at_most // PACKET * PACKET, 0, -PACKET):
+    def largest(
+        self, at_most: int, images: np.ndarray, gradients: bool, at_least: int = PACKET
+    ) -> int:
+        """Returns the largest such multiple of `PACKET` between two numbers, or 0; see `exact`."""
+        for size in range(at_most // PACKET * PACKET, at_least - 1, -PACKET):
             if self.exact(size, images, gradients):
                 return size
         return 0

@@ -85,8 +85,8 @@ def even_slots(
 
     Images that stand take all steps, so they leave in rounds; 130 images in 128 slots would take a
     second round for two of them. 65 slots take two rounds as well, at half the cost. One device
-    gets the next multiple of `PACKET`, or the one before where there may not be so many, if that is
-    at most a quarter off: only such slots become fewer as images fall.
+    gets the next multiple of `PACKET`, or the one before where there may not be so many, if all
+    rounds together then take at most a quarter more: only such slots become fewer as images fall.
 
     Args:
       num_images: on their way.
@@ -99,4 +99,5 @@ def even_slots(
     if strategy is not None:
         return -(-slots // replicas) * replicas
     rounded = min(-(-slots // PACKET), at_most // PACKET) * PACKET
-    return rounded if 4 * abs(rounded - slots) <= slots else slots
+    fits = rounded and 4 * -(-num_images // rounded) * rounded <= 5 * num_images
+    return rounded if fits else slots
