@@ -170,6 +170,10 @@ def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
         with pytest.raises(ZeroDivisionError):
             evaluate.main()
     assert len(measured) == 2 and json.loads((pictures / "found.json").read_text()) == found
+    (pictures / "found.json").write_text("notes")
+    asked(*command)
+    with pytest.raises(ValueError, match="found.json is .*; give another --json, or --overwrite"):
+        evaluate.main()
 
 
 class SatTintsCorrupted(tfds.core.GeneratorBasedBuilder):

@@ -92,3 +92,6 @@ def test_several_machines_are_refused_before_anything_is_waited_for():
     values.strategy = "multi_worker"
     with pytest.raises(ValueError, match="multi_worker is of training; .* --strategy=mirrored"):
         settings.load_network(settings.complete(values))
+    values.strategy = "mirorred"  # and what is refused is not offered
+    with pytest.raises(ValueError, match="use one of: one_device, mirrored, tpu$"):
+        settings.load_network(settings.complete(values))

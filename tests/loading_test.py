@@ -17,10 +17,9 @@ from flags import evaluate as own_flags
 from sat_tf import loading, models
 from sat_tf.attacks import PGD
 from sat_tf.data import selection
-from sat_tf.evaluate import Options, evaluate
+from sat_tf.evaluate import Interrupted, Options, evaluate
 from sat_tf.evaluation import settings
 from sat_tf.loading import served
-from sat_tf.runs import Interrupted
 from tests import linear_network, programs
 
 

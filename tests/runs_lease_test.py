@@ -44,6 +44,24 @@ def test_who_finds_an_owner_alive_is_refused_and_told_who_it_is(objects, capsys)
         pass
 
 
+def test_one_that_is_stopped_while_it_looks_again_leaves_none(objects, monkeypatch):
+    def stopped(seconds):
+        assert LOCK in objects
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lease.time, "sleep", stopped)
+    with pytest.raises(KeyboardInterrupt), lease.held(LOCK, "no"):
+        pass
+    assert objects == {}
+
+
+def test_a_lock_that_was_removed_is_said_to_be(objects):
+    with lease.held(LOCK, "no"):
+        objects.clear()
+        with pytest.raises(OSError, match="has been removed, so another may write"):
+            lease.require(LOCK.with_name("network.keras"))
+
+
 def test_a_dead_owners_is_taken_over_once_it_has_expired(objects, monkeypatch):
     monkeypatch.setattr(lease, "EXPIRY", 0.2)
     objects[LOCK] = b"old, process 1 (0) 000000007\n"

@@ -57,4 +57,6 @@ def make(attack: Any, surrogate: Callable[..., tf.Tensor], source: str) -> Trans
     vars(made)["source"] = source
     steps = getattr(run, "pgd", run)
     made.step_size, made.steps_of_surrogate = steps.step_size, steps.steps
+    # Which class is the least likely, the surrogate is asked first.
+    made.steps_of_surrogate += getattr(run, "target", None) == "least_likely"
     return made

@@ -109,7 +109,7 @@ def _in_time(made: dict[str, tf.data.Dataset], start_step: int) -> Iterator[tupl
             iterators.extend(map(iter, () if iterators else made.values()))
             for one in iterators:
                 found.append(next(one))
-        except (StopIteration, tf.errors.OpError) as error:
+        except Exception as error:  # said below, by the thread that waits
             found.append(error)
 
     for step in itertools.count(start_step):
@@ -117,9 +117,9 @@ def _in_time(made: dict[str, tf.data.Dataset], start_step: int) -> Iterator[tupl
         late = _late(threading.Thread(target=read, args=(found,), daemon=True), found, list(made))
         if late:
             said = f"{late} has sent nothing for {SILENCE:g} seconds: start it again, then the run"
-        elif isinstance(found[-1], tf.errors.OpError):
-            said = f"the data service failed ({found[-1].message.splitlines()[0]}): start the run"
-            said += " again when that is mended"
+        elif isinstance(found[-1], Exception) and not isinstance(found[-1], StopIteration):
+            why = getattr(found[-1], "message", str(found[-1])).partition("\n")[0]
+            said = f"the data service failed ({why}): start the run again when that is mended"
         elif isinstance(found[-1], StopIteration) or {int(own) for own, _ in found} != {step}:
             said = "a worker of the data service was lost or started again: start the run again"
         else:

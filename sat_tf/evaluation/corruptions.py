@@ -75,7 +75,10 @@ def refuse_other(settings: Settings, network: Any) -> None:
     path = settings.report
     if settings.flags.overwrite or not path.is_file():
         return
-    there = sealed.read_json(path)
+    try:
+        there = sealed.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; give another --json, or --overwrite to replace it") from error
     flags = there.get("flags", {})
     different = [
         f"--{name}"

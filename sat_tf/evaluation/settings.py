@@ -123,6 +123,8 @@ def load_network(settings: Settings) -> tuple[Any, tf.distribute.Strategy | None
             "--strategy=multi_worker is of training; an evaluation takes the devices of one "
             "machine, and all its GPUs with --strategy=mirrored"
         )
+    if name not in (valid := [one for one in distribution.NAMES if one != "multi_worker"]):
+        raise ValueError(f"--strategy is {name!r}; use one of: {', '.join(valid)}")
     if settings.input_range is not None or settings.flags.preprocessing != "none":
         loading.refuse_prepared(settings.source)
     if settings.flags.logical_cpus > 1:

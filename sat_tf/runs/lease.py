@@ -36,19 +36,19 @@ def held(place: pathlib.Path, refusal: str) -> Iterator[None]:
       ValueError: another process holds it; the message is `refusal` and who it is.
       OSError: the store does not answer.
     """
-    lease = Lease(place)
-    lease.take(refusal)
-    over = threading.Event()
+    lease, over = Lease(place), threading.Event()
     thread = threading.Thread(target=lease.renew_until, args=(over,), daemon=True)
-    thread.start()
-    _held.add(lease)
     try:
+        lease.take(refusal)
+        thread.start()
+        _held.add(lease)
         yield
     finally:
-        _held.remove(lease)
+        _held.discard(lease)
         over.set()
-        thread.join()
-        lease.give_back()
+        if thread.ident is not None:
+            thread.join()
+        lease.give_back()  # also of one that is stopped while it looks again
 
 
 def require(place: pathlib.Path) -> None:
@@ -91,7 +91,9 @@ class Lease:
 
     def require(self) -> None:
         """Raises OSError where it is another's."""
-        if not self._is_mine(found := self._read()):
+        if (found := self._read()) is None:
+            raise OSError(f"{self.place} has been removed, so another may write; this process ends")
+        if not self._is_mine(found):
             raise OSError(
                 f"{self.place} has been taken over by {_named(found)}, as this process did not "
                 f"renew it for {EXPIRY:g} seconds or both began at once; this one ends"

@@ -37,10 +37,9 @@ def of(path: str | os.PathLike) -> pathlib.Path:
     import tensorflow as tf
 
     if scheme not in _STORES or scheme not in tf.io.gfile.get_registered_schemes():
-        why = "" if scheme != "s3" else " without tensorflow-io (see docs/scaling.md)"
         raise ValueError(
-            f"{scheme}:// is no store that TensorFlow {tf.__version__} reaches{why}; give a "
-            "directory, of this machine or shared as by NFS, or gs://BUCKET/RUN"
+            f"{scheme}:// is no store that TensorFlow {tf.__version__} reaches; give a "
+            "directory, of this machine or shared as by NFS, or gs://BUCKET/RUN (docs/scaling.md)"
         )
     bucket = rest.partition("/")[0]
     if not bucket or bucket == rest.rstrip("/"):

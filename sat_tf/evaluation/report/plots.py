@@ -58,7 +58,8 @@ def landscape(report: Report, class_names: Sequence[str] | None = None) -> Any:
     loss, margin = (np.ma.masked_invalid(one.T) for one in (found.loss, found.margin))
     filled = axes.contourf(found.offsets, found.offsets, loss, 20, cmap="viridis")
     figure.colorbar(filled, label="cross-entropy of the label")
-    said = "the network is right everywhere here"
+    where = "wherever it answers" if loss.mask.any() else "everywhere here"
+    said = f"the network is right {where}"
     if (margin < 0).any():
         said = "white line: beyond it the network says another class"
         lines = {"colors": "white", "linewidths": 1.5}
