@@ -59,12 +59,14 @@ def test_it_ends_where_the_target_gains_most_and_all_others_lose_most(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_with_two_classes_it_is_pgd_to_the_bit(target, norm):
+def test_with_two_classes_it_is_pgd(target, norm):
     network, (images, labels) = linear_network.LinearNetwork(2), batch()
     seeds = tf.constant(np.arange(32).reshape(16, 2), tf.int32)
     options = {**BALL, "norm": norm}
     found = TargetedPGD(target, **options)(network, images, labels % 2, seeds)
-    np.testing.assert_array_equal(found, PGD(**options)(network, images, labels % 2, seeds))
+    expected = PGD(**options)(network, images, labels % 2, seeds)
+    # The slopes p - 1 and -p of either label round apart; in L-inf their signs are all that counts.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if norm == "linf" else 1e-4)
 
 
 @pytest.mark.parametrize("each", [False, True])

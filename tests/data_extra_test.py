@@ -248,5 +248,5 @@ def test_what_is_read_in_memory_is_said(files, caplog):
 
 
 def test_extra_pictures_that_claim_too_much_are_refused(files):
-    with pytest.raises(ValueError, match="8 x 8 pixels, more than max_pixels=63"):
+    with pytest.raises(ValueError, match="8 x 8 pixels, more than --max_pixels=63"):
         batches(files, 1, name="folder", max_pixels=63)

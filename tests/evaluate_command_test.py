@@ -405,10 +405,10 @@ def test_attacks_of_a_surrogate_are_computed_on_the_network_that_the_flag_names(
     assert [(names.name_of(one), *more) for one, *more in made] == [
         ("pgd-2", *rest), ("pgd-3-random", *rest)
     ]  # fmt: skip
-    assert seen["load.source"] == "s.keras" and seen["evaluate.about"]["network"] == {
+    assert seen["load.source"] == "s.keras" and seen["run.about"]["network"] == {
         "source": "n.keras"
     }
-    assert seen["evaluate.attacks"] == [one for one, *_ in made]
+    assert seen["Session.attacks"] == [one for one, *_ in made]
     made.clear()
     run(*asked)
     assert not made
@@ -436,7 +436,7 @@ def test_the_library_and_the_program_evaluate_alike_unless_told(parse):
 def test_what_is_written_is_asked_of_the_evaluation(run, name):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2")
     seen, _ = run(*asked, f"--write={name}")
-    options = seen["evaluate.options"]
+    options = seen["Session.options"]
     assert options.landscape == (name == "landscape")
     assert (options.image_file is not None) == (name in ("npz", "tfrecord"))
     assert seen["write.names"] == [name]

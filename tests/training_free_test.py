@@ -121,7 +121,7 @@ def test_what_cannot_be_trained_for_free_is_named():
         )
     with pytest.raises(ValueError, match="gradient_accumulation=2"):
         trainer().compile(keras.optimizers.SGD(), gradient_accumulation=2)
-    with pytest.raises(ValueError, match="fixed image_size"):
+    with pytest.raises(ValueError, match="fixed --image_size"):
         inputs = keras.Input((None, None, 1))
         network = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
         free.FreeTrainer(network, batch_size=4, epsilon=1.0, validation_attack=attacks.identity)

@@ -150,7 +150,7 @@ def test_a_perturbation_twice_as_large_raises_the_loss_twice_as_much():
         (lambda: trainer(make("free"), pgd(norm="l2")), "knows the norm linf, not l2"),
         (lambda: trainer(make("free"), attacks.identity), "free needs a ball"),
         (lambda: trainer(make("trades"), attacks.identity), "trades needs a ball"),
-        (lambda: trainer(make("trades"), pgd(random_start=False)), "leave random_start on"),
+        (lambda: trainer(make("trades"), pgd(random_start=False)), "leave --random_start on"),
         (lambda: trainer(make("mart"), label_smoothing=0.1), "mart has no label smoothing"),
         (lambda: trainer(make("pgd_at", awp_gamma=-1.0)), "gamma is -1.0"),
         (

@@ -254,7 +254,7 @@ def test_what_cannot_be_shared_out_or_scheduled_is_refused(given, built):
         parts.trainer(given(attack="none", epsilon_warmup_epochs=1.0, batch_size=10), INFO, 1)
     with pytest.raises(ValueError, match="31 and --epochs=30, so epsilon would not be reached"):
         parts.trainer(given(epsilon_warmup_epochs=31.0, batch_size=10), INFO, 1)
-    with pytest.raises(ValueError, match="attack_batch_norm is batch and batch norm is synchron"):
+    with pytest.raises(ValueError, match="--attack_batch_norm=batch and batch norm is synchron"):
         parts.training_attack(given(attack_batch_norm="batch", synchronized_batch_norm=True))
     for wrong in ({"schedule": "step"}, {"schedule": "cosine", "boundary": [3.0]}):
         with pytest.raises(ValueError, match="'step' needs at least one --boundary"):
