@@ -16,8 +16,8 @@ from sat_tf.evaluation.packing.slots import PACKET, Slots, Waiting
 CHUNK = 25
 # Fraction of the slots that must be finished before the host stops to refill them.
 REFILL = 0.125
-# Part of the slots that there may be of which at least the most must be that show no difference;
-# where it is less, the slots that were asked for are kept, and stay as many.
+# Least part of the slots that were asked for at which a smaller size, whose rows all have the same
+# bits, is begun with; where there is none, the slots are as many as were asked for, and stay so.
 ENOUGH = 0.75
 
 
