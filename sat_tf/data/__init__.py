@@ -136,41 +136,38 @@ def load(
             f"--lanes={lanes} are of record files, and the images of {name} are read one by one; "
             "leave it at 1"
         )
+    if extra_data is None and extra_fraction is not None:
+        raise ValueError(
+            f"--extra_fraction={extra_fraction:g} is of no --extra_data; give both, or none"
+        )
     crop, distorting = augmentation.parse(augment, source.info.num_channels)
     request = Request(
         batch_size, image_size, training, seed, start_step, crop, eval_resize, max_pixels,
         shard, lanes,
     )  # fmt: skip
-    options = tf.data.Options()
-    options.deterministic = True
-    if extra_data is None and extra_fraction is not None:
-        raise ValueError(
-            f"--extra_fraction={extra_fraction:g} is of no --extra_data; give both, or none"
-        )
+
+    def served(make):
+        return functools.partial(service.distributed, make, data_service) if data_service else make
 
     def own(request: Request) -> tf.data.Dataset:
         return source.load(split, request)
 
-    def made(request: Request) -> tf.data.Dataset:
-        if not training:
-            return own(request)
-        if extra_data is None:
-            batches = own(request)
-        else:
-            # A service does not see this process, which opens the extra images: they join here.
-            load = (
-                functools.partial(service.distributed, own, data_service) if data_service else own
-            )
-            batches = _with_extra(load, source, request, extra_data, extra_fraction)
+    def finished(batches: tf.data.Dataset, request: Request) -> tf.data.Dataset:
         batches = augmentation.distorted(batches, distorting, request)
         return mixing.mixed(batches, request, source.info.num_classes, mixup, cutmix)
 
-    if training and data_service and extra_data is None:
-        batches = service.distributed(made, data_service, request)
+    if not training:
+        batches = own(request)
+    elif extra_data is None:
+        batches = served(lambda piece: finished(own(piece), piece))(request)
     else:
-        batches = made(request)
+        # A service does not see this process, which opens the extra images: they join here.
+        batches = _with_extra(served(own), source, request, extra_data, extra_fraction)
+        batches = finished(batches, request)
     if shard.replicas > 1 or not training:
         batches = _in_pieces(batches, request, source.info.num_examples[split])
+    options = tf.data.Options()
+    options.deterministic = True
     return shared_out(batches.prefetch(2 * shard.replicas).with_options(options))
 
 
