@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from absl import flags
 
-from export import checks, expectations, torch_module
+from export import checks, expectations, torch_convnext, torch_module
 from flags import pytorch as own_flags
 from sat_tf import cli, loading
 from sat_tf.evaluation.report.model_info import model_info
@@ -35,7 +35,7 @@ def export(
     """Writes the directory, whole or not at all.
 
     Args:
-      network: a residual network; see `torch_module.source`.
+      network: a residual network or a ConvNeXt; see `torch_module` and `torch_convnext`.
       directory: a new one.
       info: content of `model_info.json`.
       verified: whether PyTorch must give the same logits before the directory counts.
@@ -49,7 +49,8 @@ def export(
         raise ValueError(f"{directory} is there already; --directory names a new one")
     _require_packages(verified)
     image_shape, _ = checks.check_network(network)
-    module, arrays = torch_module.source(network), torch_module.state_dict(network)
+    writer = torch_convnext if torch_convnext.is_convnext(network) else torch_module
+    module, arrays = writer.source(network), writer.state_dict(network)
     atomic.require_space(directory, sum(one.nbytes for one in arrays.values()), "the weights")
     with atomic.making(directory) as partial:
         files = partial / "files"

@@ -1,6 +1,7 @@
 """A residual network of ours as a PyTorch module and its state_dict."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -42,20 +43,28 @@ def state_dict(network: keras.Model) -> dict[str, np.ndarray]:
     arrays = {}
     for weight in network.weights:
         value, (layer, _, kind) = weight.numpy(), weight.path.rpartition("/")
-        if value.ndim == 4:
-            value = value.transpose(3, 2, 0, 1)
-        name = _torch_name(layer, order)
-        arrays[f"{name}.{_KINDS[kind]}"] = np.ascontiguousarray(
-            value.T if value.ndim == 2 else value, np.float32
-        )
-    normalise, channels = layers["normalise"], network.input_shape[-1]
+        arrays[f"{_torch_name(layer, order)}.{_KINDS[kind]}"] = as_torch(value)
+    return arrays | statistics(network)
+
+
+def as_torch(value: np.ndarray) -> np.ndarray:
+    """Returns a weight as PyTorch keeps it: kernels [out, in, h, w], matrices [out, in]."""
+    if value.ndim == 4:
+        value = value.transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(value.T if value.ndim == 2 else value, np.float32)
+
+
+def statistics(network: keras.Model) -> dict[str, np.ndarray]:
+    """Returns mean and deviation of images in [0, 1], [1, C, 1, 1], of the layer "normalise"."""
+    normalise, channels = network.get_layer("normalise"), network.input_shape[-1]
     scale, offset = (
         np.broadcast_to(np.asarray(one, np.float64), channels)
         for one in (normalise.scale, normalise.offset)
     )
-    for name, value in (("mean", -offset / (255 * scale)), ("std", 1 / (255 * scale))):
-        arrays[name] = value.astype(np.float32).reshape(1, channels, 1, 1)
-    return arrays
+    values = {"mean": -offset / (255 * scale), "std": 1 / (255 * scale)}
+    return {
+        name: value.astype(np.float32).reshape(1, channels, 1, 1) for name, value in values.items()
+    }
 
 
 def source(network: keras.Model) -> str:
@@ -85,7 +94,7 @@ def source(network: keras.Model) -> str:
         height=height,
         width=width,
         classes=network.output_shape[-1],
-        activation=_activation(layers),
+        activation=activation_of(layers),
         stem=stem.filters,
         stem_side=stem.kernel_size[0],
         stem_stride=stem.strides[0],
@@ -101,12 +110,17 @@ def _layers(network):
     layers = {layer.name: layer for layer in network.layers}
     unknown = [name for name in layers if not re.fullmatch(_KNOWN, name)]
     if unknown or not {"normalise", "conv0", "logits"} <= layers.keys() or not _blocks(layers):
-        which = f"its layer {unknown[0]} has" if unknown else "its layers have"
-        raise ValueError(
-            f"{network.name} cannot be written for PyTorch, where {which} no counterpart; the "
-            "ResNets, wide ResNets and ResNeXts of sat_tf.models, and converted ones, can"
-        )
+        raise without_counterpart(network, unknown)
     return layers
+
+
+def without_counterpart(network: keras.Model, unknown: Sequence[str]) -> ValueError:
+    """Returns what is said of a network with layers that PyTorch's modules here do not have."""
+    which = f"its layer {unknown[0]} has" if unknown else "its layers have"
+    return ValueError(
+        f"{network.name} cannot be written for PyTorch, where {which} no counterpart; the ResNets, "
+        "wide ResNets, ResNeXts and ConvNeXts of sat_tf.models, and converted ones, can"
+    )
 
 
 def _blocks(layers):
@@ -124,7 +138,12 @@ def _torch_name(layer, order):
     return {"conv0": "stem", "conv0_bn": "norm", "last_bn": "norm"}.get(layer, layer)
 
 
-def _activation(layers):
+def activation_of(layers: Mapping[str, keras.layers.Layer]) -> str:
+    """Returns the activation of all layers that end in "_act" as an expression in x.
+
+    Raises:
+      ValueError: more than one, or one that has no counterpart.
+    """
     found = {
         (getattr(layer, "function", type(layer).__name__), str(getattr(layer, "parameters", "")))
         for name, layer in layers.items()

@@ -24,13 +24,13 @@ def define() -> None:
         "model",
         None,
         "Network; default: what a checkpoint of this released name holds, or whose tensors a file "
-        "of robustbench has.",
+        "of robustbench has; convnext-convstem:patch_size=2 where its stem is not of 4 pixels.",
     )
     flags.DEFINE_string(
         "activation",
         None,
         "Activation; default: by the released name, or swish for EfficientNet; of robustbench, "
-        "swish for DeepMind's networks and relu for all others.",
+        "swish for DeepMind's networks, gelu for ConvNeXts and relu for all others.",
     )
     numbers.whole(
         "image_size",

@@ -1,5 +1,6 @@
 """A network written for PyTorch answers there as it does here."""
 
+import importlib
 import importlib.util
 import inspect
 import json
@@ -12,11 +13,13 @@ import types
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from export import expectations, pytorch, torch_module
-from sat_tf import activations, loading, models
-from sat_tf.robustbench import networks
+from export import expectations, pytorch, torch_convnext, torch_module
+from sat_tf import activations, convert, loading, models
+from sat_tf.robustbench import conversion, networks
 from tests import pytorch_in_numpy
+from tests.released_graphs import given
 
 TORCH = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
@@ -47,6 +50,11 @@ NETWORKS = {
     "bottlenecks, pooled": lambda: converted(
         "torchvision-resnet", inner=9, stem_kernel=7, last_norm=False
     ),
+    "ConvNeXt": lambda: of_models("convnext_tiny", "gelu", width=4, depth=1),
+    "ConvNeXt's stem": lambda: of_models("convnext_base_convstem", "swish", width=8, depth=1),
+    "ConvNeXt's stem of 2 pixels": lambda: of_models(
+        "convnext_tiny_convstem", "relu", width=4, depth=1, patch_size=2, layer_scale=0
+    ),
 }  # fmt: skip
 
 
@@ -59,6 +67,9 @@ def randomised(network):
         )
         if "kernel" not in weight.path:
             weight.assign(rng.uniform(low, high, weight.shape))
+        elif weight.path.startswith("st"):  # stem and stages of a ConvNeXt, which begin near 0
+            fan_in = 49 if "depthwise" in weight.path else np.prod(weight.shape[:-1])
+            weight.assign(rng.normal(0, 2 / np.sqrt(fan_in), weight.shape))
         elif len(weight.shape) == 2:  # logits that tell images apart
             weight.assign(rng.normal(0, 1, weight.shape))
     return network
@@ -99,14 +110,18 @@ def test_another_answer_is_seen_and_leaves_nothing(folder, monkeypatch):
     assert not (folder / "wrong").exists() and not list(folder.glob(".wrong*"))
 
 
+def writer(network):
+    return torch_convnext if torch_convnext.is_convnext(network) else torch_module
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_module_has_every_number_once_and_computes_the_logits(name, monkeypatch):
     """By NumPy in PyTorch's place, which need not be installed."""
     network = randomised(NETWORKS[name]())
-    arrays = torch_module.state_dict(network)
+    arrays = writer(network).state_dict(network)
     for module, stand_in in pytorch_in_numpy.modules().items():
         monkeypatch.setitem(sys.modules, module, stand_in)
-    exec(compile(torch_module.source(network), name, "exec"), found := {})
+    exec(compile(writer(network).source(network), name, "exec"), found := {})
     ours = found["Network"]()
     ours.load_state_dict(arrays)
     images = expectations.probes(*network.input_shape[1:])[[0, 8, 14]]
@@ -119,9 +134,43 @@ def test_a_module_has_every_number_once_and_computes_the_logits(name, monkeypatc
     assert sum(one.size for one in arrays.values()) == total + 2 * network.input_shape[-1]
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("ConvNeXt")])
+def test_a_convnext_can_be_read_as_timms_and_as_it_was(name, monkeypatch, tmp_path):
+    network = randomised(NETWORKS[name]())
+    arrays = torch_convnext.state_dict(network)
+    save_file(arrays, tmp_path / "network.safetensors")
+    images = expectations.probes(*network.input_shape[1:])[[0, 8, 14]]
+    logits = expectations.logits_of(network, images)
+
+    stem = {"model": "convnext-convstem:patch_size=2"} if name.endswith("2 pixels") else {}
+    again = conversion.convert(
+        given(checkpoint=str(tmp_path / "network.safetensors"), image_size=32,
+              activation=network.get_layer("stage0_block0_act").function, **stem)
+    )  # fmt: skip
+    convert.fill(again.network, again.checkpoint, again.plan, "rgb")
+    tolerance = {"rtol": 0, "atol": 1e-4 * max(1, np.abs(logits).max())}
+    np.testing.assert_allclose(again.network(images, training=False), logits, **tolerance)
+    if name != "ConvNeXt":  # which has timm's activation
+        return
+    for module, stand_in in pytorch_in_numpy.modules().items():
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    monkeypatch.delitem(sys.modules, "tests.robustbench_convnext", raising=False)
+    theirs = importlib.import_module("tests.robustbench_convnext").Network(
+        4, (1, 1, 3, 1), None, 10
+    )
+    monkeypatch.delitem(sys.modules, "tests.robustbench_convnext")
+    mean, std = arrays.pop("mean"), arrays.pop("std")
+    assert set(theirs.state_dict()) == set(arrays)
+    theirs.load_state_dict(arrays)
+    found = theirs((np.moveaxis(images, -1, 1) / 255 - mean) / std)
+    np.testing.assert_allclose(found, logits, **tolerance)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: of_models("vit_tiny", "gelu", width=4, num_heads=2, depth=1, patch_size=4),
+         "no counterpart; the ResNets, .* and ConvNeXts"),
         (lambda: of_models("efficientnet-b0", "swish"), "its layer stem_conv.* has no counterpart"),
         (lambda: of_models("resnet8", "smoothrelu"), "activation SmoothReLU has no counterpart"),
         (
@@ -138,7 +187,7 @@ def test_what_has_no_counterpart_is_named_and_nothing_is_written(make, words, tm
     assert not list(tmp_path.iterdir())
 
 
-def given(monkeypatch, **values):
+def export_given(monkeypatch, **values):
     names = ("workdir", "network", "directory", "report")
     flags = type("Flags", (), {**dict.fromkeys(names), "verify": False, **values})
     monkeypatch.setattr(pytorch.flags, "FLAGS", flags)
@@ -179,7 +228,7 @@ def test_the_program_writes_the_figures_of_a_report_of_this_network_alone(monkey
     }  # fmt: skip
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
-    given(monkeypatch, network=source, directory=str(tmp_path / "new"), report=str(path))
+    export_given(monkeypatch, network=source, directory=str(tmp_path / "new"), report=str(path))
     assert sorted(os.listdir(tmp_path / "new")) == [
         "model_info.json", "network.py", "network.safetensors"
     ]  # fmt: skip
@@ -199,7 +248,7 @@ def test_the_program_writes_the_figures_of_a_report_of_this_network_alone(monkey
         ("is no report of this network", {"report": str(other(tmp_path)), "directory": "new"}),
     ):
         with pytest.raises(ValueError, match=words):
-            given(monkeypatch, **{"network": source} | values)
+            export_given(monkeypatch, **{"network": source} | values)
     assert not pathlib.Path("new").exists() and not pathlib.Path("gs:").exists()
 
 
@@ -216,7 +265,7 @@ def test_every_activation_is_the_same_function_by_the_name_of_pytorch(spec):
     layer, x = activations.make(spec, name="conv0_act"), np.linspace(-30, 30, 601)
     functions = types.SimpleNamespace(**pytorch_in_numpy.FUNCTIONAL)
     names = {"x": x, "F": functions, "torch": pytorch_in_numpy.modules()["torch"]}
-    found = eval(torch_module._activation({"conv0_act": layer}), names)
+    found = eval(torch_module.activation_of({"conv0_act": layer}), names)
     np.testing.assert_allclose(found, layer(x.astype(np.float32)), rtol=1e-4, atol=1e-5)
 
 
@@ -230,13 +279,13 @@ def test_a_logit_may_be_rounded_as_its_arithmetic_rounds():
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_the_program_exports_the_run_that_it_is_given(monkeypatch, tmp_path, verify):
+def test_the_program_exports_the_run_that_it_is_export_given(monkeypatch, tmp_path, verify):
     about = {"model": "resnet8", "dataset": "pets"}
     (tmp_path / "metrics.json").write_text(json.dumps(about))
     seen = []
     monkeypatch.setattr(pytorch.loading, "load", lambda source: source)
     monkeypatch.setattr(pytorch, "export", lambda *given: seen.append(given))
-    given(monkeypatch, workdir=str(tmp_path), directory="new", verify=verify)
+    export_given(monkeypatch, workdir=str(tmp_path), directory="new", verify=verify)
     ((network, directory, info, verified),) = seen
     assert (network, directory) == (str(tmp_path), pathlib.Path("new"))
     assert (info["name"], info["dataset"], info["clean_acc"]) == ("resnet8", "pets", None)

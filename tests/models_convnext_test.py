@@ -12,14 +12,17 @@ from sat_tf.models.branches import LayerScale, StochasticDepth
 from tests.telling import telling, tinted
 
 # Width and depths of the papers, the stem's convolutions, and trained weights at 1000 classes:
-# published for those with patches; those of 2303.01870 are given as 28.6, 50.3 and 88.8 million.
+# published for those with patches; those of 2303.01870 are given as 28.6, 50.3, 88.8 and
+# 198.1 million.
 TABLE = {
     "tiny": (96, (3, 3, 9, 3), None, 28_589_128),
     "small": (96, (3, 3, 27, 3), None, 50_223_688),
     "base": (128, (3, 3, 27, 3), None, 88_591_464),
     "tiny_convstem": (96, (3, 3, 9, 3), (48, 96), 28_627_432),
     "small_convstem": (96, (3, 3, 27, 3), (48, 96), 50_261_992),
+    "large": (192, (3, 3, 27, 3), None, 197_767_336),
     "base_convstem": (128, (3, 3, 27, 3), (64, 96, 128), 88_753_416),
+    "large_convstem": (192, (3, 3, 27, 3), (96, 144, 192), 198_134_680),
 }
 NARROW = {"width": 8, "depth": 1, "patch_size": 1}
 
@@ -61,9 +64,9 @@ def test_widths_depths_and_stems_give_the_papers_parameters(name):
     assert closed_form(*TABLE[name][:3]) == TABLE[name][-1]
     width, depths, stem, _ = TABLE[name]
     body = convnext.NETWORKS[f"convnext_{name}"]
-    rate = {"tiny": 0.1, "small": 0.4, "base": 0.5}[name.split("_")[0]]
+    rate = {"tiny": 0.1, "small": 0.4, "base": 0.5, "large": 0.5}[name.split("_")[0]]
     assert body.keywords == {"width": width, "stochastic_depth": rate}
-    assert body.args[1] == depths[2] // depths[0]
+    assert tuple(3 * times for times in body.args[1]) == depths
 
 
 def test_logits_equal_those_of_kerass_network_with_the_same_weights():

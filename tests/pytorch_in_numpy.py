@@ -22,20 +22,33 @@ class Module:
             assert getattr(at, last).shape == array.shape, name
             setattr(at, last, np.float64(array))
 
+    def state_dict(self):
+        parts = enumerate(self) if isinstance(self, list) else vars(self).items()
+        arrays = {}
+        for name, part in parts:
+            if isinstance(part, Module):
+                arrays |= {f"{name}.{inside}": one for inside, one in part.state_dict().items()}
+            elif isinstance(part, np.ndarray):
+                arrays[str(name)] = part
+        return arrays
+
     def __call__(self, x):
         return self.forward(x)
 
 
 class Conv2d(Module):
     def __init__(self, i, o, side, stride=1, padding=0, groups=1, bias=True):
-        assert not (padding or bias)
-        self.weight, self.stride, self.groups = (
+        self.weight, self.stride, self.padding, self.groups = (
             np.zeros((o, i // groups, side, side)),
             stride,
+            padding,
             groups,
         )
+        if bias:
+            self.bias = np.zeros(o)
 
     def forward(self, x):
+        x = pad(x, (self.padding,) * 4)
         side, parts = self.weight.shape[-1], []
         places = [(x.shape[axis] - side) // self.stride + 1 for axis in (2, 3)]
         kernels = np.split(self.weight, self.groups)
@@ -46,7 +59,17 @@ class Conv2d(Module):
                 seen = seen[:, :, : places[0], : places[1]]
                 total = total + np.einsum("nchw,oc->nohw", seen, kernel[:, :, row, column])
             parts.append(total)
-        return np.concatenate(parts, 1)
+        maps = np.concatenate(parts, 1)
+        return maps + self.bias[:, None, None] if hasattr(self, "bias") else maps
+
+
+class LayerNorm(Module):
+    def __init__(self, channels, eps):
+        self.weight, self.bias, self.eps = np.ones(channels), np.zeros(channels), eps
+
+    def forward(self, x):
+        scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + self.eps)
+        return self.weight * scaled + self.bias
 
 
 class BatchNorm2d(Module):
@@ -68,11 +91,11 @@ class Linear(Module):
         return x @ self.weight.T + self.bias
 
 
-class Sequential(list):
+class Sequential(list, Module):
     def __init__(self, *modules):
         super().__init__(modules)
 
-    def __call__(self, x):
+    def forward(self, x):
         for module in self:
             x = module(x)
         return x
@@ -111,11 +134,12 @@ def modules():
     """Returns {name: module} for `sys.modules`."""
     functional = types.SimpleNamespace(**FUNCTIONAL)
     nn = types.SimpleNamespace(
-        Module=Module, Conv2d=Conv2d, BatchNorm2d=BatchNorm2d, Linear=Linear,
+        Module=Module, Conv2d=Conv2d, BatchNorm2d=BatchNorm2d, LayerNorm=LayerNorm, Linear=Linear,
+        Parameter=lambda array: array,
         Sequential=Sequential, ModuleList=Sequential, functional=functional,
     )  # fmt: skip
     torch = types.SimpleNamespace(
         nn=nn, sigmoid=special.expit, inf=np.inf, zeros=lambda *s: np.zeros(s),
-        ones=lambda *s: np.ones(s),
+        ones=lambda *s: np.ones(s), einsum=np.einsum, moveaxis=np.moveaxis,
     )  # fmt: skip
     return {"torch": torch, "torch.nn": nn, "torch.nn.functional": functional}

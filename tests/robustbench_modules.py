@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests import robustbench_convnext
+
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 
 
@@ -167,6 +169,9 @@ def make(name):
     """Returns a network, and the mean and deviation of its images."""
     half, imagenet = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     wide = tuple(f"block{n}.layer" for n in (1, 2, 3))
+    if name in robustbench_convnext.NARROW:
+        statistics = imagenet if name == "liu" else ((0.0,) * 3, (1.0,) * 3)
+        return robustbench_convnext.Network(*robustbench_convnext.NARROW[name]), statistics
     if name in ("carmon", "rice"):
         statistics = ((0.0,) * 3, (1.0,) * 3) if name == "carmon" else CIFAR
         return Network(Wide, wide, "conv1", "fc", "bn1", True, width=32, start=16), statistics
@@ -195,7 +200,7 @@ def make(name):
 
 
 NAMES = ("carmon", "rice", "rebuffi_wide", "rebuffi_preact", "wong", "rice_l2", "resnet18",
-         "imagenet18", "imagenet50")  # fmt: skip
+         "imagenet18", "imagenet50", *robustbench_convnext.NARROW)  # fmt: skip
 
 
 def saved(name, state, mean, std):
@@ -218,11 +223,17 @@ def saved(name, state, mean, std):
         own |= {"normalizer.new_mean": mean, "normalizer.new_std": std}
         inside = own | {f"attacker.{key}": one for key, one in own.items()}
         return {"model": {f"module.{key}": one for key, one in inside.items()}, "epoch": 1}
+    if name == "singh_t":  # DataParallel, and a module that attacks in training
+        return {f"module.base_model.{key}": one for key, one in state.items()}
     return state
 
 
 def randomise(network, half):
     """Weights and statistics that keep the signal alive, none of them as it begins."""
+    if isinstance(network, robustbench_convnext.Network):
+        for name, weight in network.named_parameters():
+            nn.init.uniform_(weight, *robustbench_convnext.spread(name, weight.shape))
+        return
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.7, 1.3)
@@ -242,7 +253,7 @@ def main(folder):
         network, (mean, std) = make(name)
         randomise(network, half=name == "rice_l2")
         network.eval()
-        side = 64 if name.startswith("imagenet") else 32
+        side = 32 if name in NAMES[:7] else 64
         colours = np.random.default_rng(seed).uniform(0, 1, (3, 3, 4, 4)).astype(np.float32)
         images = torch.tensor(colours.repeat(side // 4, 2).repeat(side // 4, 3))
         shift, scale = (torch.tensor(one).view(-1, 1, 1) for one in (mean, std))

@@ -1,5 +1,6 @@
 """A network converted from RobustBench's names answers as the PyTorch module that they name."""
 
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -15,6 +16,7 @@ from sat_tf import convert, loading, models
 from sat_tf.robustbench import conversion
 from sat_tf.robustbench.families import FAMILIES
 from sat_tf.robustbench.networks import Architecture, architecture, build
+from tests import pytorch_in_numpy
 from tests.released_graphs import given
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -38,6 +40,13 @@ FILES = {
     ),
     "imagenet50": ({"image_size": 64}, "resnet26", "torchvision-resnet"),
 }  # fmt: skip
+CONVNEXTS = {
+    "liu": ({"normalization": ["imagenet"]}, "convnext-1-2-3-1-8", "convnext"),
+    "singh_t": ({"normalization": ["none"]}, "convnext-2-1-1-1-8_convstem", "convnext-convstem"),
+    "singh_b": ({"normalization": ["none"]}, "convnext-1-1-2-2-8_convstem", "convnext-convstem"),
+    "unscaled": ({"normalization": ["none"]}, "convnext-1-1-1-2-4", "convnext"),
+}
+FILES |= {name: (flags | {"image_size": 64}, *more) for name, (flags, *more) in CONVNEXTS.items()}
 
 
 def run(monkeypatch, **values):
@@ -69,7 +78,7 @@ def test_logits_are_those_of_the_torch_module(folder, name, monkeypatch, tmp_pat
     metrics = json.loads((output / "metrics.json").read_text("utf-8"))
     assert metrics["model"] == network.name == model
     assert metrics["activation"] == FAMILIES[family].activation
-    if name.startswith("imagenet"):
+    if metrics["num_classes"] == 1000:
         assert (metrics["dataset"], metrics["epsilon"]) == ("imagenet2012", 4.0)
         assert metrics["eval_resize"] == "shorter_side"
 
@@ -210,13 +219,123 @@ def test_a_file_that_is_none_or_needs_a_package_is_named(monkeypatch, tmp_path):
             run(monkeypatch, checkpoint=str(pickled), output=str(tmp_path / "new"))
 
 
+@pytest.fixture
+def timm(monkeypatch):
+    """tests.robustbench_convnext by NumPy in PyTorch's place, which need not be installed."""
+    for module, stand_in in pytorch_in_numpy.modules().items():
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    monkeypatch.delitem(sys.modules, "tests.robustbench_convnext", raising=False)
+    yield importlib.import_module("tests.robustbench_convnext")
+    sys.modules.pop("tests.robustbench_convnext", None)
+
+
+def random_state(timm, name, seed=0):
+    """A narrow module, all its numbers drawn, and them as the arrays of a file."""
+    network, rng = timm.Network(*timm.NARROW[name]), np.random.default_rng(seed)
+    drawn = {
+        key: rng.uniform(*timm.spread(key, one.shape), one.shape).astype(np.float32)
+        for key, one in network.state_dict().items()
+    }
+    network.load_state_dict(drawn)
+    return network, drawn
+
+
+@pytest.mark.parametrize("name", CONVNEXTS)
+def test_a_convnext_answers_as_timms_module(name, timm, monkeypatch, tmp_path):
+    theirs, arrays = random_state(timm, name)
+    flags, model, _ = FILES[name]
+    prefix = {"liu": "model.", "singh_t": "module.base_model."}.get(name, "")
+    path = saved(tmp_path, {f"{prefix}{key}": one for key, one in arrays.items()})
+    output = tmp_path / "run"
+    run(monkeypatch, checkpoint=path, output=str(output), **flags)
+    network = loading.load(str(output))
+    assert network.name == model
+    assert models.num_parameters(network) == sum(one.size for one in arrays.values())
+    mean, std = (
+        np.reshape(one, (3, 1, 1)) for one in conversion.NORMALIZATIONS[flags["normalization"][0]]
+    )
+    colours = np.random.default_rng(1).uniform(0, 255, (3, 3, 4, 4))
+    images = colours.repeat(16, 2).repeat(16, 3)
+    expected = theirs((images / 255 - mean) / std)
+    assert np.abs(np.diff(expected, axis=0)).max() > 0.1  # the images matter
+    found = network(np.moveaxis(images, 1, -1).astype(np.float32), training=False)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+# Published at 1000 classes by Liu et al.; those of 2303.01870 are given as 28.6, 50.3, 88.8 and
+# 198.1 million.
+COUNTS = {
+    "tiny": 28_589_128, "small": 50_223_688, "base": 88_591_464, "large": 197_767_336,
+    "tiny_convstem": 28_627_432, "small_convstem": 50_261_992, "base_convstem": 88_753_416,
+    "large_convstem": 198_134_680,
+}  # fmt: skip
+
+
+def test_the_published_convnexts_are_counted_and_called_by_their_size(timm):
+    assert set(COUNTS) == set(timm.SIZES)
+    for size, (width, depths, filters) in timm.SIZES.items():
+        state = timm.Network(width, depths, filters).state_dict()
+        assert sum(one.size for one in state.values()) == COUNTS[size]
+        order = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+        shapes = {
+            key: tuple(one.shape[axis] for axis in order[one.ndim]) for key, one in state.items()
+        }
+        family = "convnext" if filters is None else "convnext-convstem"
+        found = architecture(family, shapes)
+        assert found.name == f"convnext_{size}" and found.patch_size == 4 and found.for_imagenet
+        assert (found.width, found.num_blocks, found.num_classes) == (width, depths, 1000)
+
+
+def changed(**more):
+    return lambda arrays: arrays | more
+
+
+WRONG_CONVNEXTS = {
+    "a tensor is missing": (
+        lambda arrays: without(arrays, "stages.2.blocks.1.mlp.fc2.bias"), {},
+        "1 missing: stages.2.blocks.1.mlp.fc2.bias",
+    ),
+    "of another version": (
+        changed(**{"stages.0.blocks.0.mlp.grn.weight": np.ones(32, np.float32)}), {},
+        "1 not known: stages.0.blocks.0.mlp.grn.weight",
+    ),
+    "another kernel": (
+        changed(**{"stages.3.blocks.0.conv_dw.weight": np.ones((64, 1, 5, 5), np.float32)}), {},
+        r"stages.3.blocks.0.conv_dw.weight \(float32 \[5, 5, 1, 64\], expected float32 \[7, 7",
+    ),
+    "five stages": (
+        changed(**{"stages.4.blocks.0.gamma": np.ones(8, np.float32)}), {},
+        r"has four stages .* this one's blocks are 1, 2, 3, 1, 1, the kernels of its stem \[4, 4",
+    ),
+    "no head": (
+        lambda arrays: without(arrays, "head.fc.weight"), {},
+        "the nearest, ConvNeXt .timm, Liu., would have head.fc.weight as well",
+    ),
+    "an option that its file tells": (
+        lambda arrays: arrays, {"model": "convnext:patch_size=4"},
+        "convnext has not; known are preactresnet:raw_shortcut=bool, convnext-convstem:patch_size=",
+    ),
+    "no normalisation": (lambda arrays: arrays, {"normalization": None}, "normalisation .* missin"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_CONVNEXTS)
+def test_a_convnext_that_does_not_fit_is_named(case, timm, monkeypatch, tmp_path):
+    change, flags, words = WRONG_CONVNEXTS[case]
+    path = saved(tmp_path, change(random_state(timm, "liu")[1]))
+    flags = FILES["liu"][0] | flags
+    with pytest.raises(ValueError, match=words):
+        run(monkeypatch, checkpoint=path, output=str(tmp_path / "new"), **flags)
+    assert [one.name for one in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_the_shortcut_of_a_preactresnet_starts_where_its_last_norm_or_the_model_says():
     family, ours = FAMILIES["preactresnet"], ("conv0", "group0_block0_conv1", "logits")
     shapes = {family.tensor(f"{one}/kernel"): (3, 3, 3, 8) for one in ours}
     for last_norm in (False, True):
         shapes |= {"bn.weight": (8,)} if last_norm else {}
         for said in (None, False, True):
-            found = architecture("preactresnet", shapes, said)
+            found = architecture("preactresnet", shapes, raw_shortcut=said)
             assert found.raw_shortcut == (not last_norm if said is None else said)
     assert conversion._model("preactresnet:raw_shortcut=false") == (
         "preactresnet", {"raw_shortcut": False}
@@ -235,7 +354,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FORMS)
 def test_every_family_has_the_blocks_of_its_modules(family):
     kernel, zeros, start, activation = FORMS[family]
     before = family.endswith(("wideresnet", "preactresnet"))
@@ -317,7 +436,12 @@ KINDS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "
          "moving_variance": "running_var"}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_compared():
+    compared = {family for _, _, family in FILES.values()}
+    assert compared == set(FAMILIES) and {*FORMS, "convnext", "convnext-convstem"} == compared
+
+
+@pytest.mark.parametrize("family", NAMES)
 def test_every_tensor_has_the_name_of_its_module(family):
     block, parts, shortcut, ends = NAMES[family]
     names = {f"group1_block0_{ours}": f"{block}.{theirs}" for ours, theirs in parts.items()}

@@ -1,8 +1,9 @@
 """ConvNeXt: residual networks as a transformer would have them; any image size.
 
 Source: Liu et al. 2022, arXiv 2201.03545; "_convstem": Singh, Croce and Hein 2023, arXiv
-2303.01870 (two convolutions, three in the base network). Both papers activate by gelu; here the
-activation is handed in. Stochastic depth is Liu et al.'s; the released code of Singh et al. has 0.
+2303.01870 (two convolutions, three in the base and the large network). Both papers activate by
+gelu; here the activation is handed in. Stochastic depth is Liu et al.'s; the released code of Singh
+et al. has 0.
 
 Layer names: "stem_conv", "stage0_block0_depthwise" with "_norm", "_expand", "_act", "_project",
 "_scale", "_drop" and "_add", "stage1_down", "head_norm", "logits".
@@ -20,7 +21,7 @@ from sat_tf.models.layers import Activate
 Stem = Callable[[keras.KerasTensor, Activate, int, int], keras.KerasTensor]
 
 
-def _patches(
+def patches(
     images: keras.KerasTensor, activate: Activate, width: int, patch_size: int
 ) -> keras.KerasTensor:
     """Cuts images into patches that do not overlap: one convolution, then a norm."""
@@ -55,9 +56,9 @@ def _block(
     return added(block_input, x, drop_rate=drop_rate, layer_scale=layer_scale, name=name)
 
 
-def _convnext(
+def body(
     stem: Stem,
-    third_stage: int,
+    stages: tuple[int, ...],
     images: keras.KerasTensor,
     activate: Activate,
     num_classes: int,
@@ -72,9 +73,9 @@ def _convnext(
 
     Args:
       stem: makes the first maps of (images, activate, width, patch_size).
-      third_stage: how many times as deep as the others the third stage is.
+      stages: how many times `depth` blocks each stage has; (1, 1, 3, 1) in the tiny network.
       width: channels of the first stage.
-      depth: blocks of the first, second and fourth stage.
+      depth: blocks of the first stage.
       patch_size: pixels along a side of what the stem makes one position of; 4 in the papers, 1 or
         2 for images of 32 pixels.
       stochastic_depth: probability that training leaves the last block out; linearly less before.
@@ -96,7 +97,7 @@ def _convnext(
             f"Images of {images.shape[1]} x {images.shape[2]} pixels are too small for "
             f"patch_size={patch_size}, whose four stages need {8 * patch_size}; {mend}."
         )
-    depths = (depth, depth, third_stage * depth, depth)
+    depths = [depth * times for times in stages]
     rates = iter(drop_rates(stochastic_depth, sum(depths)))
     x = stem(images, activate, width, patch_size)
     for stage, num_blocks in enumerate(depths):
@@ -109,14 +110,16 @@ def _convnext(
     return dense(layer_norm(x, name="head_norm"), num_classes, dtype="float32", name="logits")
 
 
-# What the third stage is deep over the others, then width and rate of the papers.
-_SIZES = {
-    "tiny": (3, {"width": 96, "stochastic_depth": 0.1}, (1 / 2, 1)),
-    "small": (9, {"width": 96, "stochastic_depth": 0.4}, (1 / 2, 1)),
-    "base": (9, {"width": 128, "stochastic_depth": 0.5}, (1 / 2, 3 / 4, 1)),
+# How many times as deep as the first a stage is, then width and rate of the papers, and the widths
+# of a convolutional stem over the first stage's.
+SIZES = {
+    "tiny": ((1, 1, 3, 1), {"width": 96, "stochastic_depth": 0.1}, (1 / 2, 1)),
+    "small": ((1, 1, 9, 1), {"width": 96, "stochastic_depth": 0.4}, (1 / 2, 1)),
+    "base": ((1, 1, 9, 1), {"width": 128, "stochastic_depth": 0.5}, (1 / 2, 3 / 4, 1)),
+    "large": ((1, 1, 9, 1), {"width": 192, "stochastic_depth": 0.5}, (1 / 2, 3 / 4, 1)),
 }
 NETWORKS = {
-    f"convnext_{size}{ending}": partial(_convnext, stem, third_stage, **options)
-    for size, (third_stage, options, shares) in _SIZES.items()
-    for ending, stem in (("", _patches), ("_convstem", partial(_convolutions, shares)))
+    f"convnext_{size}{ending}": partial(body, stem, stages, **options)
+    for size, (stages, options, shares) in SIZES.items()
+    for ending, stem in (("", patches), ("_convstem", partial(_convolutions, shares)))
 }

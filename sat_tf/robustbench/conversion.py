@@ -9,7 +9,9 @@ import numpy as np
 
 from sat_tf import activations, specs
 from sat_tf.released.plan import Plan
-from sat_tf.robustbench.families import FAMILIES, Family, recognise
+from sat_tf.robustbench.convnext import ConvNeXt
+from sat_tf.robustbench.families import FAMILIES, recognise
+from sat_tf.robustbench.family import Family
 from sat_tf.robustbench.files import TorchCheckpoint
 from sat_tf.robustbench.networks import Architecture, architecture, build
 
@@ -77,7 +79,7 @@ def convert(given: Any) -> Conversion:
         )
     family = FAMILIES[found_name]
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    found = architecture(found_name, shapes, options.get("raw_shortcut"))
+    found = architecture(found_name, shapes, **options)
     activation = _activation(given.activation, found, family)
     statistics, mean, std = _statistics(given, checkpoint, found.num_channels)
     image_size = given.image_size or (224 if found.for_imagenet else 32)
@@ -88,7 +90,7 @@ def convert(given: Any) -> Conversion:
         _plan(network, family, checkpoint.tensors, statistics),
         _facts(found, activation, image_size, mean, std),
         f"{family.what}: {found.name}, {activation}, {image_size} pixels, mean {_list(mean)}, "
-        f"deviation {_list(std)}" + (", shortcuts from raw maps" if found.raw_shortcut else ""),
+        f"deviation {_list(std)}{found.remark}",
     )
 
 
@@ -103,19 +105,22 @@ def _model(spec: str | None) -> tuple[str | None, Mapping[str, Any]]:
         return None, {}
     name, options = specs.parse(spec)
     specs.one_of("--model", name, FAMILIES)
-    known = {"raw_shortcut"} if FAMILIES[name].raw_shortcut is None else set()
     for option, value in options.items():
-        if option not in known or not isinstance(value, bool):
+        if type(value) is not FAMILIES[name].options.get(option):
+            known = [
+                f"{one}:{own}={kind.__name__}"
+                for one, family in FAMILIES.items()
+                for own, kind in family.options.items()
+            ]
             raise ValueError(
-                f"--model={spec} has an option that {name} has not; raw_shortcut=true or =false is "
-                "one of preactresnet alone"
+                f"--model={spec} has an option that {name} has not; known are {', '.join(known)}"
             )
     return name, options
 
 
-def _activation(asked: str | None, found: Architecture, family: Family) -> str:
+def _activation(asked: str | None, found: Architecture | ConvNeXt, family: Family) -> str:
     activation = family.activation if asked is None else asked
-    if found.for_imagenet and activations.parse(activation)[0] != "relu":
+    if found.family == "torchvision-resnet" and activations.parse(activation)[0] != "relu":
         raise ValueError(
             f"--activation={asked} does not apply to {family.what}: its pooling is padded, which "
             "is known for relu alone"
@@ -166,12 +171,20 @@ def _numbers(asked, path):
 
 
 def _plan(network, family, tensors, statistics):
-    shapes = {weight.path: tuple(weight.shape) for weight in network.weights}
+    shapes = {weight.path: _shape_in_file(weight) for weight in network.weights}
     used = {path: family.tensor(path) for path in shapes}
     ignored = dict.fromkeys(statistics, "normalisation, in the network as constants")
     for pattern, reason in (_IGNORED | dict(family.unused)).items():
         ignored |= {name: reason for name in tensors if re.fullmatch(pattern, name)}
     return Plan(network.name, shapes, dict(tensors), used, ignored)
+
+
+def _shape_in_file(weight):
+    """Returns the shape of a weight's tensor, of the same numbers in the same order."""
+    shape = tuple(weight.shape)
+    if weight.path.endswith("_depthwise/kernel"):  # [h, w, C, 1] here
+        return *shape[:2], 1, shape[2]
+    return shape
 
 
 def _facts(found, activation, image_size, mean, std):

@@ -14,14 +14,14 @@ from sat_tf.released.plan import Tensor
 from sat_tf.runs import sealed
 
 # Prefixes of names: DataParallel's, and those of a module around the network.
-_PREFIXES = ("module.", "model.")
+_PREFIXES = ("module.", "model.", "base_model.")
 
 
 class TorchCheckpoint:
     """The arrays of a PyTorch checkpoint, kernels as Keras has them.
 
     Kernels [out, in, h, w] become [h, w, in, out] and matrices [out, in] become [in, out]. Prefixes
-    that wrappers gave the names, "module." and "model.", are taken off.
+    that wrappers gave the names, "module.", "model." and "base_model.", are taken off.
 
     Args:
       path: a `.safetensors` file, or any other for `torch.load(weights_only=True)`, which runs no

@@ -1,22 +1,24 @@
 """The networks of RobustBench's architectures, from what the shapes of a file tell."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from sat_tf.models import cifar, resnet
 from sat_tf.models.layers import (
+    Activate,
     activation_sites,
     convolution,
     norm_act,
     pooled_logits,
     residual_groups,
 )
-from sat_tf.robustbench.families import FAMILIES, Family
-
-Shapes = Mapping[str, tuple[int, ...]]
+from sat_tf.robustbench import convnext
+from sat_tf.robustbench.convnext import ConvNeXt
+from sat_tf.robustbench.families import FAMILIES
+from sat_tf.robustbench.family import Family, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +62,46 @@ class Architecture:
         """Tells whether it begins with a strided convolution and a pooling."""
         return self.family == "torchvision-resnet"
 
+    @property
+    def remark(self) -> str:
+        """Returns what a file did not tell, for the terminal."""
+        return ", shortcuts from raw maps" if self.raw_shortcut else ""
 
-def architecture(name: str, shapes: Shapes, raw_shortcut: bool | None = None) -> Architecture:
+    def logits(self, images: keras.KerasTensor, activate: Activate) -> keras.KerasTensor:
+        """Assembles the network behind the normalised images."""
+        family = FAMILIES[self.family]
+        strides = 2 if self.for_imagenet else 1
+        x = convolution(images, self.stem, self.stem_kernel, strides=strides, name="conv0")
+        if not family.preactivation:
+            x = norm_act(x, activate, name="conv0")
+        if self.for_imagenet:
+            # After relu a zero is as good as PyTorch's minus infinity: every window holds a pixel.
+            x = keras.layers.ZeroPadding2D(1, name="pool0_pad")(x)
+            x = keras.layers.MaxPooling2D(3, strides=2, name="pool0")(x)
+        x = residual_groups(x, _block(self, family, activate), self.num_blocks, self.width)
+        if self.last_norm:
+            x = norm_act(x, activate, name="last")
+        return pooled_logits(x, self.num_classes)
+
+
+def architecture(name: str, shapes: Shapes, **options) -> Architecture | ConvNeXt:
     """Reads the architecture off the shapes of a family's tensors.
 
     Args:
       name: of the family.
       shapes: of the tensors, kernels as Keras has them.
-      raw_shortcut: where a shortcut starts; None: as `Family.raw_shortcut` has it.
+      **options: of `Family.options`: `raw_shortcut`, where a shortcut starts (default: as
+        `Family.raw_shortcut` has it), or `patch_size`.
 
     Raises:
       ValueError: shapes that no network of the family has.
     """
+    if name.startswith("convnext"):
+        return convnext.architecture(name, FAMILIES[name], shapes, **options)
+    return _residual(name, shapes, **options)
+
+
+def _residual(name: str, shapes: Shapes, raw_shortcut: bool | None = None) -> Architecture:
     family = FAMILIES[name]
 
     def shape(weight):
@@ -109,7 +139,7 @@ def architecture(name: str, shapes: Shapes, raw_shortcut: bool | None = None) ->
 
 
 def build(
-    found: Architecture,
+    found: Architecture | ConvNeXt,
     *,
     activation: str,
     image_size: int,
@@ -128,26 +158,14 @@ def build(
       image_size: side of the images in pixels.
       mean, std: of images in [0, 1], a number for each channel.
     """
-    activate, family = activation_sites(activation), FAMILIES[found.family]
     mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     pixels = keras.Input(
         (image_size, image_size, found.num_channels), dtype="float32", name="pixels"
     )
-    x = keras.layers.Rescaling(
+    images = keras.layers.Rescaling(
         (1 / (255 * std)).tolist(), offset=(-mean / std).tolist(), dtype="float32", name="normalise"
     )(pixels)
-    strides = 2 if found.for_imagenet else 1
-    x = convolution(x, found.stem, found.stem_kernel, strides=strides, name="conv0")
-    if not family.preactivation:
-        x = norm_act(x, activate, name="conv0")
-    if found.for_imagenet:
-        # After relu a zero is as good as PyTorch's minus infinity: every window holds a pixel.
-        x = keras.layers.ZeroPadding2D(1, name="pool0_pad")(x)
-        x = keras.layers.MaxPooling2D(3, strides=2, name="pool0")(x)
-    x = residual_groups(x, _block(found, family, activate), found.num_blocks, found.width)
-    if found.last_norm:
-        x = norm_act(x, activate, name="last")
-    return keras.Model(pixels, pooled_logits(x, found.num_classes), name=found.name)
+    return keras.Model(pixels, found.logits(images, activation_sites(activation)), name=found.name)
 
 
 def _block(found: Architecture, family: Family, activate):
