@@ -36,8 +36,8 @@ def define() -> None:
     flags.DEFINE_string(
         "extra_data",
         None,
-        "Other training images, such as generated ones, in every batch: file.npz, file.tfrecord or "
-        "a folder of class folders.",
+        "Other training images, such as generated ones, in every batch: file.npz, file.tfrecord, "
+        "several of these (extra-*.tfrecord, or their folder) or a folder of class folders.",
     )
     numbers.real("extra_fraction", None, "Their share of a batch; default: 0.7.", 0, 1)
     numbers.real(

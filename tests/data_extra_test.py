@@ -14,9 +14,9 @@ IMAGES = np.broadcast_to(np.arange(100, 150, dtype=np.uint8)[:, None, None, None
 SOFT = np.random.default_rng(0).dirichlet([1.0] * 10, COUNT).astype(np.float32)
 
 
-def write_records(path, labels):
+def write_records(path, labels, part=slice(None)):
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for image, label in zip(IMAGES, labels, strict=True):
+        for image, label in zip(IMAGES[part], labels[part], strict=True):
             picture = tf.train.BytesList(value=[tf.io.encode_png(image).numpy()])
             number = (
                 {"int64_list": tf.train.Int64List(value=[label])}
@@ -38,6 +38,11 @@ def files(tmp_path_factory):
     np.savez_compressed(root / "small.npz", image=IMAGES, label=LABELS.astype(np.uint8))
     write_records(root / "plain.tfrecord", LABELS)
     write_records(root / "soft.tfrecord", SOFT)
+    for kind, labels in (("plain", LABELS), ("soft", SOFT)):
+        (root / f"{kind}_shards").mkdir()
+        for number, part in enumerate((slice(0, 1), slice(1, 33), slice(33, 50))):
+            name = f"extra-{number:05}-of-00003.tfrecord"
+            write_records(root / f"{kind}_shards" / name, labels, part)
     for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
         folder = root / "folder" / str(label)
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,7 @@ def test_the_sets_own_images_are_those_of_a_stream_of_their_number(files):
 
 
 @pytest.mark.parametrize("name, counts, mixup", [
-    ("plain.npz", (2, 4), 0.3), ("soft.tfrecord", (2,), 0.0),
+    ("plain.npz", (2, 4), 0.3), ("soft_shards/extra-*-of-*.tfrecord", (2,), 0.0),
 ])  # fmt: skip
 def test_resumed_and_shared_out_it_is_the_same_stream(files, name, counts, mixup):
     options = {"augment": "crop", "mixup": mixup, "extra_fraction": 0.3, "name": name}
@@ -127,7 +132,8 @@ def test_a_worker_without_an_extra_image_has_soft_labels_as_the_others(files):
 
 
 @pytest.mark.parametrize("names", [
-    ("plain.npz", "small.npz", "plain.tfrecord", "folder"), ("soft.npz", "soft.tfrecord"),
+    ("plain.npz", "small.npz", "plain.tfrecord", "plain_shards", "folder"),
+    ("soft.npz", "soft.tfrecord", "soft_shards/extra-*-of-*.tfrecord"),
 ])  # fmt: skip
 def test_the_kinds_of_files_give_the_same_batches(files, names):
     first, *others = (batches(files, 6, name=name, augment="crop") for name in names)
@@ -211,9 +217,10 @@ def refuse(directory, name, said, **options):
 
 
 def test_files_that_are_damaged_or_of_another_kind_are_refused(files, tmp_path):
-    refuse(tmp_path, "gone.npz", "gone.npz is not there; expected file.npz, file.tfrecord or a")
+    refuse(tmp_path, "gone.npz", "gone.npz is not there; expected file.npz, file.tfrecord, se")
     (tmp_path / "a.csv").write_text("1")
-    refuse(tmp_path, "a.csv", "a.csv is neither file.npz, file.tfrecord or a folder")
+    refuse(tmp_path, "a.csv", "a.csv is neither file.npz, file.tfrecord, several")
+    refuse(tmp_path, "extra-*.tfrecord", "extra-[*].tfrecord is not there; expected")
     for name in ("plain.npz", "plain.tfrecord"):
         content = (files / name).read_bytes()
         (tmp_path / name).write_bytes(content[:-9])
@@ -229,6 +236,26 @@ def test_files_that_are_damaged_or_of_another_kind_are_refused(files, tmp_path):
     (tmp_path / "pictures" / "ten").mkdir(parents=True)
     (tmp_path / "pictures" / "ten" / "a.png").write_bytes((files / "folder/1/05.png").read_bytes())
     refuse(tmp_path, "pictures", "pictures has classes that are not in train: ten")
+
+
+def test_shards_that_do_not_make_one_set_are_refused(files, tmp_path):
+    def folder(name, *shards):
+        (tmp_path / name).mkdir()
+        for kind, number in shards:
+            part = f"extra-{number:05}-of-00003.tfrecord"
+            content = (files / f"{kind}_shards" / part).read_bytes()
+            (tmp_path / name / part).write_bytes(content)
+        return tmp_path / name
+
+    folder("gap", ("plain", 0), ("plain", 2))
+    for name in ("gap", "gap/extra-*.tfrecord"):
+        refuse(tmp_path, name, "means 2 of the 3 files of extra.tfrecord; missing: 1$")
+    folder("mixed", ("plain", 0), ("soft", 1), ("plain", 2))
+    refuse(tmp_path, "mixed", "00001.* has a float for each class as label, and .*00000.* an int")
+    two = folder("two", ("plain", 0), ("plain", 1), ("plain", 2))
+    write_records(two / "other.tfrecord-00000-of-00001", LABELS)  # as TFDS calls its files
+    refuse(tmp_path, "two", "several sets, extra.tfrecord, other.tfrecord; .*two/extra[*].tfrecord")
+    assert (batches(tmp_path, 1, name="two/extra*.tfrecord")[2] >= 0).sum() == 14
 
 
 @pytest.mark.parametrize("options, said", [

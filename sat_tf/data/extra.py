@@ -8,11 +8,14 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.data import crops
+from sat_tf.data import crops, record_files
 from sat_tf.data.extra_files import Examples, Pictures, Pixels
 from sat_tf.data.info import Info, Request
 
-_KINDS = "file.npz, file.tfrecord or a folder of class folders"
+_KINDS = (
+    "file.npz, file.tfrecord, several of these (extra-*.tfrecord, or their folder) or a folder of "
+    "class folders"
+)
 FRACTION = 0.7  # of Gowal et al. with a million images, and of Wang et al.
 _SEED = 0x657874726100  # the extra images' numbers are not those of the set's own
 
@@ -39,24 +42,25 @@ def opened(path: str, info: Info, max_pixels: int = crops.MAX_PIXELS) -> Extra:
     Args:
       path: `….npz` with `image` uint8 [M, H, W, C] of the set's size and `label`, integers [M] or
         floats [M, classes] (or `images` and `labels`); `….tfrecord` of `tf.train.Example` with
-        `image`, a JPEG or PNG, and `label`, an integer or a float for each class; or a folder of
-        class folders, named as the set's classes are.
+        `image`, a JPEG or PNG, and `label`, an integer or a float for each class; several of these,
+        as a pattern of their names or the folder that they lie in, which come in the order of their
+        names as one file would; or a folder of class folders, named as the set's classes are.
       info: the set.
       max_pixels: as in `data.load`.
 
     Raises:
       ValueError: nothing there, another kind of file, keys, types or shapes that do not fit, labels
-        beyond the set's classes.
+        beyond the set's classes, a shard that is missing.
     """
     place = pathlib.Path(path).expanduser()
+    if records := record_files.found(place):
+        return Examples([one.resolve() for one in records], info)
     if place.is_dir():
         return Pictures(place.resolve(), info, max_pixels)
-    kinds = {".npz": Pixels, ".tfrecord": Examples}
-    found = [kind for ending, kind in kinds.items() if ending in place.name]
-    if not place.is_file() or not found:
-        what = "is neither" if place.exists() else "is not there; expected"
-        raise ValueError(f"the extra data {path} {what} {_KINDS}")
-    return found[0](place.resolve(), info)
+    if place.is_file() and ".npz" in place.name:
+        return Pixels(place.resolve(), info)
+    what = "is neither" if place.exists() else "is not there; expected"
+    raise ValueError(f"the extra data {path} {what} {_KINDS}")
 
 
 def joined(

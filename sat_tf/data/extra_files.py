@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -67,22 +68,35 @@ class Pixels:
 
 
 class Examples:
-    """Pictures of a TFRecord file, which are found by their offsets."""
+    """Pictures of TFRecord files in a row, which are found by their offsets."""
 
-    def __init__(self, path: pathlib.Path, info: Info):
-        self._path, self._info = path, info
-        starts, sizes, labels = _index(path, info.num_classes)
-        _, self.soft = _checked(labels, info, f"{path}: label")
-        self._starts, self._sizes = starts, sizes
-        self.num_examples = len(starts)
+    def __init__(self, paths: Sequence[pathlib.Path], info: Info):
+        self._paths, self._info = paths, info
+        indices = [_index(path, info.num_classes) for path in paths]
+        soft = [
+            _checked(labels, info, f"{path}: label")[1]
+            for path, (_, _, labels) in zip(paths, indices, strict=True)
+        ]
+        if len(set(soft)) > 1:
+            raise ValueError(
+                f"{paths[soft.index(True)]} has a float for each class as label, and "
+                f"{paths[soft.index(False)]} an integer; write all in one way"
+            )
+        self.soft = soft[0]
+        self._starts, self._sizes = (
+            np.concatenate(column) for column in list(zip(*indices, strict=True))[:2]
+        )
+        self._files = np.repeat(np.arange(len(paths)), [len(sizes) for _, sizes, _ in indices])
+        self.num_examples = len(self._starts)
 
     def training(self, name: str, request: Request) -> tf.data.Dataset:
         """Makes batches, as `encoded.training`."""
-        content = np.memmap(self._path, np.uint8, "r")
 
         def record(index: np.ndarray) -> np.ndarray:
-            start = self._starts[index]
-            return np.array(content[start : start + self._sizes[index]].tobytes(), object)
+            # Opened anew, as there may be more files than a process may hold open.
+            with open(self._paths[self._files[index]], "rb") as file:
+                file.seek(self._starts[index])
+                return np.array(file.read(self._sizes[index]), object)
 
         def read(place: tf.Tensor, index: tf.Tensor):
             found = tf.numpy_function(record, [index], tf.string, stateful=False)

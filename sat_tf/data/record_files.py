@@ -1,0 +1,43 @@
+"""Which TFRecord files a path means: one, those of a pattern, or those in a folder."""
+
+import pathlib
+import re
+from collections import defaultdict
+
+_ENDING = ".tfrecord"  # TFDS has the number behind it: "name.tfrecord-00000-of-00004"
+_NUMBER = re.compile(r"-(\d+)-of-(\d+)")
+
+
+def found(place: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the TFRecord files of a path in the order of their names; none: it means others.
+
+    Args:
+      place: a file; a pattern of their names in one folder, such as `extra-*-of-*.tfrecord`; or
+        a folder in which they lie.
+
+    Raises:
+      ValueError: of numbered files ("-00001-of-00004") some are missing; a folder of several sets.
+    """
+    if place.is_file():
+        return [place] if _ENDING in place.name else []
+    inside = place.iterdir() if place.is_dir() else place.parent.glob(place.name)
+    files = sorted(one for one in inside if _ENDING in one.name and one.is_file())
+    sets = defaultdict(dict)
+    for one in files:
+        if match := _NUMBER.search(one.name):
+            count = int(match[2])
+            sets[_NUMBER.sub("", one.name), count][int(match[1])] = one
+    for (name, count), numbered in sets.items():
+        missing = [str(number) for number in range(count) if number not in numbered]
+        if missing:
+            raise ValueError(
+                f"{place} means {len(numbered)} of the {count} files of {name}; missing: "
+                f"{', '.join(missing[:8])}"
+            )
+    if place.is_dir() and len(sets) > 1:
+        names = sorted(name for name, _ in sets)
+        raise ValueError(
+            f"{place} holds the files of several sets, {', '.join(names)}; name those of one, such "
+            f"as {place / names[0].replace(_ENDING, '*' + _ENDING)}"
+        )
+    return files
