@@ -87,6 +87,9 @@ def test_the_noise_is_the_images_own_and_the_seeds(network):
     first = around(network)
     np.testing.assert_array_equal(around(network).loss, first.loss)
     assert np.abs(around(network, seed=1).loss - first.loss).max() > 1e-3
+    options = {"label": first.label, "epsilon": 8.0, "norm": "linf", "seed": 0}
+    elsewhere = landscape.around(network, IMAGES[3], index=4, **options)
+    assert np.abs(elsewhere.loss - first.loss).max() > 1e-3
 
 
 def test_the_report_has_that_of_the_first_image_which_is_right(network, tmp_path):
@@ -110,6 +113,16 @@ def test_the_report_has_that_of_the_first_image_which_is_right(network, tmp_path
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20  # levels of the loss
     report = evaluate(network, (IMAGES, 1 - network.labels(IMAGES)), [attack], asked)
     assert report.landscape is None  # nothing is right
+
+
+def test_json_holds_every_entry_of_the_plane(network):
+    found = around(network)
+    found.wrong[:5] = True
+    read = found.to_dict()
+    assert (read["index"], read["label"]) == (3, found.label)
+    np.testing.assert_allclose(read["offsets"], np.linspace(-8, 8, landscape.POINTS), atol=1e-6)
+    np.testing.assert_array_equal(read["wrong"], found.wrong)
+    assert not found.wrong.all()
 
 
 def test_the_line_of_the_picture_is_the_boundary_and_its_title_says_of_what_it_is(network):

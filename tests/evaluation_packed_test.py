@@ -241,6 +241,23 @@ def test_no_size_is_begun_with_in_which_rounding_could_decide():
     assert [careless[i].steps for i in range(80)] != [expected[i].steps for i in range(80)]
 
 
+def test_a_size_is_exact_for_logits_and_for_gradients_apart():
+    """Whichever is asked for first, the other is found out too."""
+
+    @tf.custom_gradient
+    def odd(x):
+        return tf.identity(x), lambda slope: tf.where(tf.shape(x)[0] == 32, 1.5, 1.0) * slope
+
+    def network(images, training=False):
+        return odd(tf.reshape(images, [-1, 4]))
+
+    images = np.random.default_rng(0).uniform(0, 255, (16, 2, 2, 1)).astype(np.float32)
+    for gradients in (False, True):
+        rungs = Rungs(network)
+        assert rungs.exact(32, images, gradients) != gradients
+        assert rungs.largest(47, images, False) == 32 and rungs.largest(47, images, True) == 16
+
+
 def sweep_of(attack, count):
     return Sweep.blank("sweep", attack, count, title="title", noise="noise")
 

@@ -10,7 +10,7 @@ from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.attacks.square import Square
 from sat_tf.attacks.targeted import SteppedTargetedPGD
 from sat_tf.attacks.trajectory import Trajectory
-from sat_tf.evaluation import plan
+from sat_tf.evaluation import plan, store
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.runner import Clean
 from sat_tf.evaluation.session import Session
@@ -143,3 +143,16 @@ def test_every_option_reaches_the_part_that_it_is_for(tmp_path):
     options = Options(batch_size=6, verdict_file=tmp_path / "v.npz")
     verdicts = Store(planned, made.stream, clean, options, "").verdicts
     assert verdicts.image_type is None and verdicts.overwrite is False
+
+
+def test_verdicts_are_saved_once_the_time_between_two_saves_has_passed(monkeypatch):
+    now, saved = [100.0], []
+    monkeypatch.setattr(store, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    kept = object.__new__(Store)
+    kept.plan, kept.examples, kept.images = types.SimpleNamespace(sweeps=[]), None, None
+    kept.verdicts = types.SimpleNamespace(save=lambda *_: saved.append(now[0]))
+    kept.save_every, kept.saved_at = 30.0, 100.0
+    for moment in (110.0, 130.0, 131.0, 140.0, 161.0, 162.0):
+        now[0] = moment
+        kept.save_if_due()
+    assert saved == [131.0, 162.0]

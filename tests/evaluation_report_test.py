@@ -457,3 +457,21 @@ def test_the_names_of_the_classes_reach_every_picture(report, tmp_path, monkeypa
         assert asked == [(names,)], kind
         asked.clear()
     assert drawn(report, names) != png  # which shows them
+
+
+def test_model_info_says_what_report_and_run_know_and_leaves_the_rest_to_its_authors(report):
+    about = {"model": "resnet18:width=16", "dataset": "cifar10"}
+    of_run = {"name": "resnet18:width=16", "architecture": "resnet18:width=16"}
+    of_report = {"eps": "8/255", "clean_acc": "80.00", "reported": "30.00", "unreliable": True,
+                 "footnote": "10 images, sat_tf 0", "autoattack_acc": None}  # fmt: skip
+    of_authors = {"link": "", "authors": "", "venue": "", "additional_data": False,
+                  "number_forward_passes": 1}  # fmt: skip
+    known = of_run | {"dataset": "cifar10"} | of_authors
+    assert artefacts.model_info(report.to_dict(), about) == known | of_report
+    nothing = dict.fromkeys(of_report) | {"footnote": "", "unreliable": False}
+    assert artefacts.model_info(None, about) == known | nothing
+    content = report.to_dict()
+    told = artefacts.model_info(content, {})  # of no run
+    assert (told["name"], told["architecture"], told["dataset"]) == ("n", "", None)
+    content["checks"] = [{"passed": True}, {"passed": None}]
+    assert artefacts.model_info(content, about)["unreliable"] is False

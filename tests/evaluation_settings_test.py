@@ -82,6 +82,15 @@ def test_what_differs_from_an_older_evaluation_is_said_in_few_words(tmp_path):
     same = "pgd-10,20,50,200"
     assert refusal(file(200, same, epsilon=4.0)) == "epsilon 4.0 here, 8.0 there"
     assert refusal(file(200, same, runs=3)) == "3 runs of attacks here, 1 there"
+    forth = [["main/0/square", {"queries": 9}], ["main/1/square", {"queries": 9}]]
+    for asked, said in (("squares", "the order of the attacks"), ("", "attacks main/1/square,")):
+        one, turned = (
+            verdicts.VerdictFile(tmp_path / "w.npz", {"attacks": keys}, True, asked=asked)
+            for keys in (forth, forth[::-1])
+        )
+        one.save([], [])
+        turned.overwrite = False
+        assert refusal(turned).startswith(said)
     other = file(200, same)
     other.identity |= {"network": "cd", "batch_size": 64}
     assert refusal(other) == "batch_size 64 here, 128 there; other weights of the network"
