@@ -167,6 +167,18 @@ def test_the_parts_of_a_run_get_what_they_need_in_order(module, program, capsys)
     )
 
 
+def test_the_first_lines_of_a_run_say_what_is_trained_on_what_and_where():
+    give(**DATA, initial_network="zoo:one", extra_data="more.npz", norm_combination="max",
+         norms=["l2", "l1"], epsilons=["90", "300.5"])  # fmt: skip
+    made = trainer_of("mirrored")
+    made.network.layers[-1].bias.trainable = False
+    recipe = dataclasses.replace(given(), activation="celu")
+    assert summary.headline(recipe, INFO, made, pathlib.Path("the/run")) == (
+        "net (34 weights, 32 trained, celu) from zoo:one on 50 images of sat and of more.npz, "
+        "2 x CPU\nl2 epsilon 90, l1 epsilon 300.5 (max) pixels of 255, workdir the/run"
+    )
+
+
 def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, program):
     calls, _ = program
     give(dataset="cifar10")

@@ -155,3 +155,10 @@ def averages(objective):
 def test_a_gamma_that_perturbs_nothing_is_refused(gamma):
     with pytest.raises(ValueError, match="gamma is"):
         awp.perturbed(objectives.trades(), gamma)
+
+
+def test_a_kernel_that_plays_no_part_stays_where_it_is():
+    kernel = tf.constant([[3.0, -4.0]])
+    np.testing.assert_array_equal(awp._perturbation(kernel, tf.zeros_like(kernel), 0.5), [[0, 0]])
+    moved = awp._perturbation(kernel, tf.constant([[0.0, 2e-6]]), 0.5)
+    np.testing.assert_allclose(moved, [[0, 2.5]], rtol=1e-5)

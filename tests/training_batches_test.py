@@ -200,3 +200,29 @@ def test_images_look_like_ones_in_0_to_1_if_all_of_them_do(dark):
         watch.report(3)
     watch.look(pixels, labels, 3, 1)
     watch.report(3)  # what was seen before is forgotten
+
+
+def test_pieces_keep_every_image_in_its_place_and_differ_by_one_at_most():
+    for size in range(1, 12):
+        images, labels = tf.range(size)[:, None] * 2, -tf.range(size)
+        for count in range(1, size + 1):
+            cut = list(batches.pieces(images, labels, count))
+            sizes = [len(some) for some, _ in cut]
+            assert len(cut) == count and max(sizes) - min(sizes) <= 1
+            for whole, parts in zip((images, labels), zip(*cut, strict=True), strict=True):
+                np.testing.assert_array_equal(tf.concat(parts, 0), whole)
+
+
+def test_the_first_batch_is_looked_at_after_every_change_of_the_steps_at_a_time(monkeypatch):
+    def make(self, force=False):
+        if force or self.train_function is None:
+            self.train_function = lambda iterator: {}
+
+    made, looks = trainer(), []
+    monkeypatch.setattr(keras.Model, "make_train_function", make)
+    monkeypatch.setattr(made._watch, "report", looks.append)
+    for force, seen in ((False, 1), (False, 1), (True, 2)):
+        made.make_train_function(force)
+        for _ in range(3):
+            made.train_function(None)
+        assert looks == [3] * seen

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sat_tf import attacks, models
+from sat_tf import attacks, injection, models
 from sat_tf.data import Info
 from sat_tf.training import AdversarialTrainer, averages, finetuning, networks
 from sat_tf.training.recipe import Recipe
@@ -106,6 +106,23 @@ def test_equal_classes_keep_the_head_and_lose_a_softmax(images, end, form):
         assert not np.allclose(logits.sum(1), 1)  # no probabilities any more
         logits = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(logits, before, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_that_is_kept_keeps_its_settings_and_a_new_one_gives_float32():
+    pixels = keras.Input((8, 8, 1))
+    options = {"use_bias": False, "kernel_regularizer": "l2", "name": "top"}
+    head = keras.layers.Dense(5, activation="softmax", **options)
+    source = keras.Model(pixels, head(keras.layers.Flatten()(pixels)), name="mine")
+    made = finetuning.with_logits(source, 5)
+    assert finetuning.head(made).get_config() == {**head.get_config(), "activation": "linear"}
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        other = finetuning.with_logits(source, 3)
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+    assert finetuning.head(other).compute_dtype == "float32"
+    assert made.name == other.name == "mine"
 
 
 def test_equally_many_classes_of_other_names_are_others(tmp_path):
@@ -286,6 +303,68 @@ def test_a_recipe_keeps_what_it_begins_with_and_learns_its_size():
     assert networks.sized(initial, anyhow, network).image_size == 8
     assert networks.sized(initial, INFO, network) == initial
     assert networks.activation(initial, network) == "relu"
+
+
+def deep(name, count):
+    x = pixels = keras.Input((4, 4, 1))
+    for number in range(count):
+        x = keras.layers.Dense(4, name=f"layer{number}")(x)
+    logits = keras.layers.Dense(3, name="top")(keras.layers.Flatten()(x))
+    return keras.Model(pixels, logits, name=name)
+
+
+def test_a_network_with_a_layer_more_or_less_is_of_another_architecture():
+    shapes = re.escape("layer2 (kernel [4, 4], bias [4])")
+    for own, theirs, said in (
+        (2, 3, f"it is no own: {shapes} stands there where own has nothing"),
+        (3, 2, f"it is no own: nothing stands there where own has {shapes}"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            finetuning.take_weights(deep("own", own), deep("theirs", theirs), "it")
+
+
+def test_all_activations_that_a_network_keeps_are_named():
+    pixels = keras.Input((4,))
+    x = keras.layers.Dense(4, activation="swish")(keras.layers.ReLU()(pixels))
+    several = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.ReLU()(x)))
+    plain = keras.Model(pixels, keras.layers.Dense(3)(pixels))
+    found = [networks.activation(given(), one) for one in (several, plain, own_code())]
+    assert found == ["relu and silu", "keep", "keep"]
+    assert networks.activation(given(activation="celu"), several) == "celu"
+
+
+SOURCES = [
+    {"initial_network": "a.keras"},
+    {"initial_network": "keras.applications:N"},
+    {"model": "keras:N"},
+    {"model": "tests.training_finetuning_test:make"},
+    {"initial_network": "a.keras", "model": "keras:N"},
+]
+
+
+@pytest.mark.parametrize("values", SOURCES)
+def test_the_activation_is_injected_whatever_the_network_comes_from(values, monkeypatch):
+    monkeypatch.setattr(networks.loading, "load", lambda *_, **__: make())
+    monkeypatch.setattr(networks.applications, "build", lambda *_, **__: make())
+    five = dataclasses.replace(INFO, class_names=tuple("abcde"))
+    for activation, found in (("swish", ["swish"]), ("keep", ["relu"])):
+        made = networks.make(given(activation=activation, **values), five)
+        assert list(injection.hidden_activations(made).values()) == found
+
+
+def test_what_is_no_network_of_images_to_one_output_is_refused_as_an_initial_one(monkeypatch):
+    pixels = keras.Input((8, 8, 1))
+    top = keras.layers.Dense(5)
+    two = keras.Model(pixels, [top(keras.layers.Flatten()(pixels))] * 2)
+    monkeypatch.setattr(networks.applications, "build", lambda *_, **__: make())
+    for found, values, said in (
+        (object(), {}, "it is a SavedModel, which cannot be trained; give the run"),
+        (two, {}, "it: the network gives 2 tensors"),
+        (two, {"model": "keras:N"}, "the network gives 2 tensors"),
+    ):
+        monkeypatch.setattr(networks.loading, "load", lambda *_, found=found, **__: found)
+        with pytest.raises(ValueError, match=said):
+            networks.make(given(initial_network="it", **values), INFO)
 
 
 def test_every_source_is_asked_for_as_the_recipe_says(monkeypatch):

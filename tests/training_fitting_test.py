@@ -351,3 +351,24 @@ def test_an_epoch_is_validated_on_every_image(whole):
     found = run.trainer.evaluate(examples(), verbose=0, return_dict=True)
     last = record["history"][-1]
     assert {f"val_{name}": value for name, value in found.items()}.items() <= last.items()
+
+
+def test_a_worker_reads_its_own_part_again_and_again_and_validates_on_all_batches(monkeypatch):
+    asked = []
+
+    def make(shard):
+        asked.append(shard)
+        return tf.data.Dataset.range(5 if shard == fitting.data.WHOLE else 2)
+
+    context = tf.distribute.InputContext(
+        num_input_pipelines=3, input_pipeline_id=2, num_replicas_in_sync=6
+    )
+    strategy = types.SimpleNamespace(
+        distribute_datasets_from_function=lambda of_worker: of_worker(context)
+    )
+    for workers, count, first in ((True, 5, [0, 1, 0, 1]), (False, None, [0, 1, 2, 3])):
+        monkeypatch.setattr(distribution, "has_workers", lambda _, workers=workers: workers)
+        stream = fitting._feed(strategy, make)
+        assert list(stream.take(4).as_numpy_iterator()) == first
+        assert fitting._num_batches(strategy, make) == count
+    assert asked == [fitting.data.Shard(2, 3, 2), fitting.data.WHOLE, fitting.data.WHOLE]

@@ -155,6 +155,8 @@ def test_efficientnets_rate_falls_by_three_percent_every_2_4_epochs():
     changed = given(schedule="exponential", decay_epochs=0.01, decay_factor=0.5)
     found = [float(optimizers.schedule(changed, 10)(t)) for t in (0, 1, 2)]
     assert found == pytest.approx([0.05, 0.025, 0.0125])
+    hundred = given(schedule="exponential", decay_epochs=0.29)  # times 100 it is 28.999…
+    assert optimizers.schedule(hundred, 100).decay_steps == 29
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,7 @@ def test_efficientnets_rate_falls_by_three_percent_every_2_4_epochs():
         ({"optimizer": "adam:beta_1=nan"}, "beta_1=nan; give a number above 0"),
         ({"optimizer": "adam:beta_1=true"}, "beta_1=True; give a number above 0"),
         ({"optimizer": "lamb", "learning_rate_base_size": 256}, "grows with the square root"),
+        ({"optimizer": "tfa:LAMB", "learning_rate_base_size": 256}, "grows with the square root"),
         ({"optimizer": "adamw", "body_learning_rate_multiplier": 0.1}, "one rate for all weights"),
     ],
 )
@@ -192,3 +195,15 @@ def test_what_is_the_recipes_reaches_an_optimizer_of_addons(nesterov, monkeypatc
     weights = [types.SimpleNamespace(name=name) for name in SHAPES]
     assert [decays(weight) for weight in weights] == [True, False, False]
     assert optimizers.decays_itself("tfa:SGDW") and not optimizers.decays_itself("tfa:SWA(sgd)")
+
+
+@pytest.mark.parametrize("spec, decay", [("sgd", DECAY), ("adamw", 0.0), ("adam", DECAY)])
+def test_the_body_has_a_rate_of_its_own_where_no_step_decays_by_another(spec, decay, monkeypatch):
+    seen = []
+    monkeypatch.setattr(optimizers.finetuning, "in_body", lambda network: (network, "the body"))
+    monkeypatch.setattr(optimizers.finetuning, "slow_down", lambda *given: seen.append(given))
+    network = types.SimpleNamespace(trainable_variables=[])
+    for multiplier in (1.0, 0.25):
+        values = {"weight_decay": decay, "body_learning_rate_multiplier": multiplier}
+        made = optimizers.make(given(optimizer=spec, **values), 1, network)
+    assert seen == [(made, (network, "the body"), 0.25)]
