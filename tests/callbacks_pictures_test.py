@@ -187,3 +187,40 @@ def test_ticks_are_round_and_inside():
         assert all(low <= tick <= high for tick in ticks)
         for gap in np.diff(ticks):
             assert re.fullmatch(r"[125]\.0+e[+-]\d+", f"{gap:.6e}")
+
+
+def test_captions_say_the_class_how_far_the_attack_went_and_the_answer():
+    far = np.zeros([2, 2, 1], np.float32)
+    far[0, 0], far[1, 1] = -3.0, 4.0
+    chances = [np.array([0.25, 0.75]), np.array([0.9, 0.1])]
+
+    def said(column, moved=far):
+        lines = pictures._caption(column, 1, moved, chances)
+        return [text if name is None else text.format(name) for text, name, _ in lines]
+
+    assert said(0) == ["true 1", "says 1, 75 %"] and said(2) == ["says 0, 90 %"]
+    assert said(1) == ["largest change 4", "L2 norm 5.0"]
+    assert said(1, np.full([100, 100, 3], -4.0)) == ["largest change 4", "L2 norm 693"]
+
+
+def test_the_perturbation_is_amplified_as_far_as_nothing_is_clipped():
+    assert pictures._amplification(0.0) == 1
+    for largest, factor in ((0.5, 254), (3.0, 42), (127.0, 1), (128.0, 127 / 128), (254.0, 0.5)):
+        assert pictures._amplification(np.float32(largest)) == factor
+
+
+def test_a_curve_of_a_weight_a_channel_is_the_mean_over_the_channels():
+    layer = keras.layers.PReLU(shared_axes=[1, 2])
+    layer.build([None, 1, 1, 3])
+    layer.alpha.assign([[[0.1, 0.2, 0.6]]])
+    points = np.array([-2.0, -0.5, 1.5], np.float32)
+    value, slope = curves.evaluate(layer, points)
+    np.testing.assert_allclose(value, [-0.6, -0.15, 1.5], rtol=1e-6)
+    np.testing.assert_allclose(slope, [0.3, 0.3, 1.0], rtol=1e-6)
+
+
+def test_lines_run_from_blue_at_the_first_layer_to_red_at_the_last():
+    first, middle, last = (np.array(curves._colour(index, 3)) for index in range(3))
+    assert first.argmax() == 2 and last.argmax() == 0
+    assert (np.abs(middle - (first + last) / 2) <= 0.5).all()
+    assert curves._colour(0, 1) == tuple(first) and curves._colour(1, 2) == tuple(last)

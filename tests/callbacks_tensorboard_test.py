@@ -211,3 +211,19 @@ def test_two_replicas_write_like_one(tmp_path):
     train = events(tmp_path / "train")
     assert train["epoch/loss"] == [(STEPS, np.float32(records.epochs[0]["loss"]))]
     assert [step for step, _ in train["trained_activation/scale/factor"]] == [0, STEPS]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_is_written_from_its_beginning(tmp_path):
+    layer = Scale(name="scale")
+    layer.build([None, 4])
+    strategy = types.SimpleNamespace(extended=types.SimpleNamespace(should_save_summary=True))
+    optimizer = types.SimpleNamespace(iterations=keras.Variable(0, dtype="int64"))
+    model = types.SimpleNamespace(distribute_strategy=strategy, optimizer=optimizer)
+    for step, written in ((0, 1), (0, 2), (4, 2)):  # what was there is void, but at step 4
+        optimizer.iterations.assign(step)
+        board = TensorBoard(tmp_path, batch_size=1, settings={"seed": 0}, activations=[layer])
+        board.set_model(model)
+        board.on_train_begin()
+        board.on_train_end()
+        assert len(events(tmp_path / "train")["activation/curve"]) == written
+        assert len(events(tmp_path)["flags"]) == written
