@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from sat_tf.attacks import PGD, noise, starts
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
+from sat_tf.attacks.several import Drawn
 from sat_tf.attacks.square import Square
+from sat_tf.attacks.targeted import TargetedPGD
 
 COUNT = 1000
 
@@ -138,3 +140,16 @@ def test_a_stepped_attack_of_one_seed_gives_every_image_its_own_points():
         assert len(np.unique(points.reshape(6, -1), axis=0)) == 6, attack.name
         again = attack(never_wrong, images, labels, tf.constant([1, 2])).numpy()
         np.testing.assert_array_equal(points, again)
+
+
+def test_every_number_of_a_seed_is_drawn_for_one_thing(monkeypatch):
+    folded, fold = [], noise.fold_in
+    monkeypatch.setattr(
+        noise, "fold_in", lambda seed, data: folded.append(data) or fold(seed, data)
+    )
+    ball = {"epsilon": 8.0, "step_size": 1.0, "steps": 1, "norm": "l2", "random_start": 0.5}
+    attack = Drawn([TargetedPGD("random", **ball)] * 2)
+    images = tf.fill([2, 2, 2, 1], 128.0)
+    attack(lambda x, training: tf.reshape(x, [-1, 4]), images, [0, 1], tf.constant([1, 2]))
+    # Which attack, which class, how far the start is, and whether there is one.
+    assert len(folded) == len(set(folded)) == 4

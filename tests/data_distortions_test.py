@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from sat_tf import data
-from sat_tf.data import augment, distortions, info
+from sat_tf.data import augment, distortions, info, mixing
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.uniform(0, 255, (10, 12, 3)).astype(np.float32)
@@ -145,3 +145,9 @@ def test_what_is_no_augmentation_is_refused_with_what_is_one(spec, said):
         data.load("digits", "train", batch_size=8, training=True, augment=spec)
     with pytest.raises(ValueError, match="num_ops=1.5 of rand_augment; give a whole number"):
         augment.parse("none+rand_augment:num_ops=1.5", 3)
+
+
+def test_crops_distortions_and_mixtures_of_one_place_have_numbers_of_their_own():
+    streams = (augment._AUGMENT_STREAM, augment._DISTORTION_STREAM, mixing._STREAM)
+    seeds = {tuple(augment.seed_of(3, tf.constant(5), one).numpy()) for one in streams}
+    assert len(seeds) == len(streams)

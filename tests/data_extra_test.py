@@ -87,6 +87,11 @@ def test_no_image_comes_twice_in_a_pass_and_each_pass_has_an_order_of_its_own(fi
         assert len(set(one)) == 42
 
 
+def test_all_extra_images_may_be_in_every_batch(files):
+    _, _, numbers = batches(files, 2, batch_size=2 * COUNT, extra_fraction=0.5)
+    assert [sorted(one[one >= 0]) for one in numbers] == [list(range(COUNT))] * 2
+
+
 def test_the_sets_own_images_are_those_of_a_stream_of_their_number(files):
     images, labels, numbers = batches(files, 70, batch_size=200, extra_fraction=0.2)
     own, classes, _ = batches(files, 70, name=None, batch_size=160)  # eight steps a pass

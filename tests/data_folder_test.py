@@ -12,7 +12,7 @@ from PIL import Image
 
 from sat_tf import data
 from sat_tf.data import crops
-from sat_tf.data.folder import Folder, _size, scan
+from sat_tf.data.folder import Folder, _report, _size, scan
 
 
 def fill(directory, classes, num_images, sizes=((20, 30),)):
@@ -187,6 +187,19 @@ def test_one_percent_of_corrupt_images_is_left_out(cats_and_dogs):
     for number in range(2):
         (cats_and_dogs / "dog" / f"{number:03}.png").write_bytes(b"nonsense")
     assert sum(data.describe(f"folder:{cats_and_dogs}").num_examples.values()) == 198
+
+
+def test_ten_corrupt_images_are_named_and_the_others_counted(tmp_path, caplog):
+    files = [f"{number}.png" for number in range(12)]
+    said = f"12 of the 1200 images in {tmp_path} are corrupt, or neither JPEG nor PNG: "
+    said += ", ".join(files[:10]) + " and 2 more"
+    _report(tmp_path, files, 1200)
+    assert f"{said}; left out" in caplog.text
+    with pytest.raises(ValueError, match="12 of the 1199 .* and 2 more; at most 1 % may be"):
+        _report(tmp_path, files, 1199)
+    caplog.clear()
+    _report(tmp_path, files[:10], 1200)
+    assert "9.png; left out" in caplog.text
 
 
 def test_what_is_not_a_folder_of_class_folders_is_refused(tmp_path):

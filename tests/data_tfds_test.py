@@ -153,6 +153,40 @@ def test_a_split_of_which_some_labels_are_known_is_kept(monkeypatch):
     assert tfds_sets._labelled("pets", None, sizes) == {"train": 2, "validation": 2}
 
 
+def test_the_labels_of_a_split_are_looked_for_in_its_first_eight_examples(monkeypatch):
+    opened = []
+
+    def reader(builder, split, start, stop):
+        opened.append((split, start, stop))
+        return types.SimpleNamespace(evaluation=lambda: [(b"", 0)])
+
+    monkeypatch.setattr(tfds_sets, "Records", reader)
+    sizes = {"train": 100, "validation": 5, "test": 7, "more": 9}
+    assert tfds_sets._labelled("imagenet2012_subset", None, sizes) == sizes
+    assert opened == [("train", 0, 8), ("validation", 0, 5)]  # its test split need not be there
+    assert tfds_sets._labelled("pets", None, sizes) == sizes
+    assert opened[2:] == [("train", 0, 8), ("validation", 0, 5), ("test", 0, 7)]
+
+
+@pytest.mark.parametrize(
+    "shape, more, lanes",
+    [((64, 64, 4), 0, False), ((64, 64, 4), 1, True), ((None, 64, 4), 0, True)],
+)
+def test_a_set_is_held_in_memory_up_to_a_gibibyte_of_its_largest_split(
+    shape, more, lanes, monkeypatch
+):
+    sizes = {"test": 4, "train": 2**30 // (64 * 64 * 4) + more, "validation": 4}
+    splits = {name: types.SimpleNamespace(num_examples=size) for name, size in sizes.items()}
+    features = {
+        "image": types.SimpleNamespace(shape=shape),
+        "label": types.SimpleNamespace(names=["a", "b"]),
+    }
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(splits=splits, features=features))
+    monkeypatch.setattr(tfds_sets, "_prepared", lambda *_: builder)
+    monkeypatch.setattr(tfds_sets, "_labelled", lambda name, builder, sizes: sizes)
+    assert tfds_sets.Tfds("pets", None).has_lanes is lanes
+
+
 def test_the_records_of_one_file_come_in_another_order_every_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "_CHUNK", 100)
     path = tmp_path / "numbers.tfrecord"

@@ -83,3 +83,9 @@ def test_answers_that_are_no_logits_are_refused(tmp_path, make, words):
 def test_logits_of_every_size_are_taken(end):
     network = ending(3, end)
     checks.check_answers(network, (4, 4, 3))  # log-probabilities are logits, too
+
+
+def test_pictures_of_twice_the_size_must_be_allowed():
+    checks.check_max_pixels(17 * 21, (8, 10, 3))
+    with pytest.raises(ValueError, match="--max_pixels=356; .* 8 x 10 .*: give at least 357"):
+        checks.check_max_pixels(17 * 21 - 1, (8, 10, 3))

@@ -361,6 +361,47 @@ def test_a_network_that_takes_the_images_passes(shape):
         loading.image_form(unbuilt)
 
 
+@pytest.mark.parametrize(
+    "inputs, outputs, said",
+    [
+        ({"x": [None, 2, 2, 1]}, ["logits", "classes"], None),
+        ({"x": [None, 2, 2, 1]}, ["dense_3"], None),
+        ({"x": [None, 2, 2, 1]}, ["dense", "classes"], "returns classes, dense; expected one of"),
+        ({"x": [None, 4]}, ["logits"], "expected one float32 input"),
+        ({"x": [None, 2, 2, 1], "y": [None]}, ["logits"], "expected one float32 input"),
+        (None, [], "has no signature serving_default"),
+    ],
+)
+def test_a_saved_model_takes_images_and_one_of_its_outputs_is_logits(
+    inputs, outputs, said, tmp_path, monkeypatch
+):
+    answers = {name: tf.TensorSpec([None, 3 + n]) for n, name in enumerate(outputs)}
+    specs = {name: tf.TensorSpec(shape) for name, shape in (inputs or {}).items()}
+
+    def signature(**given):
+        return {name: (name, given) for name in outputs}
+
+    signature.structured_input_signature, signature.structured_outputs = ((), specs), answers
+    signature.variables = [
+        types.SimpleNamespace(name=name, trainable=name == "a") for name in ("b", "a")
+    ]
+    found = {} if inputs is None else {"serving_default": signature}
+    loaded = types.SimpleNamespace(signatures=found)
+    monkeypatch.setattr(served, "_load", lambda directory: loaded)
+    if said is not None:
+        with pytest.raises(ValueError, match=said):
+            served.Served(tmp_path)
+        return
+    network = served.Served(tmp_path)
+    assert network("the images") == (outputs[0], {"x": "the images"})
+    assert (network.input_shape, network.output_shape) == ((None, 2, 2, 1), (None, 3))
+    assert [one.name for one in network.variables] == ["a", "b"]
+    assert [one.name for one in network.trainable_variables] == ["a"]
+    specs["x"] = tf.TensorSpec([None, 2, 2, 1], tf.uint8)
+    with pytest.raises(ValueError, match="expected one float32 input"):
+        served.Served(tmp_path)
+
+
 def test_the_highest_version_that_is_whole_is_loaded(tmp_path):
     assert served.find(tmp_path) is None
     for name in ("2", "10", "9", "old"):
