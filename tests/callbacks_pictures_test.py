@@ -1,6 +1,7 @@
 """Laws of the pictures: the grid of images and the curves of activations."""
 
 import re
+import types
 
 import keras
 import numpy as np
@@ -224,3 +225,18 @@ def test_lines_run_from_blue_at_the_first_layer_to_red_at_the_last():
     assert first.argmax() == 2 and last.argmax() == 0
     assert (np.abs(middle - (first + last) / 2) <= 0.5).all()
     assert curves._colour(0, 1) == tuple(first) and curves._colour(1, 2) == tuple(last)
+
+
+def test_the_head_of_curves_names_each_kind_once_and_the_first_and_last_layer():
+    def written(names, num_layers):
+        layers = [keras.layers.Activation("relu", name=name) for name in names]
+        found = []
+        curves._header(
+            types.SimpleNamespace(text=lambda *x, **_: found.append(x[1:3])), layers, num_layers
+        )
+        return found
+
+    assert [text for text, _ in written(["a"], 1)] == ["relu in one layer"]
+    head, first, last = written(["a", "b", "c"], 4)
+    assert head[0] == "relu in 4 layers"
+    assert first == ("first: a", curves._colour(0, 3)) and last == ("last: c", curves._colour(2, 3))

@@ -145,6 +145,7 @@ def run(parse, monkeypatch):
 def test_every_flag_reaches_what_it_decides(run, parse, capsys):
     seen, report = run(*(f"--{name}={value}" for name, value in ASKED.items()))
     options, about = seen["Session.options"], seen["run.about"]
+    assert list(about["flags"]) == sorted(about["flags"])
     attacks, curve = seen["Session.attacks"], options.curve
     pgd = attacks[-1]
     path = pathlib.Path("there/mine.json")

@@ -206,6 +206,12 @@ def test_thresholds_of_what_attacks_found_are_those_of_the_document(name, outcom
     assert bool(found[name].consequence) != (passed is True)
 
 
+def test_what_square_broke_beyond_the_others_is_said_in_points():
+    outcomes = [outcome("apgd-t", 500), outcome("square", 475)]
+    found = {check.name: check for check in checks.after(outcomes, np.ones(1000, bool), {})}
+    assert found["square"].found.endswith("broke another 2.50 points")
+
+
 def shaky(spread):
     calls = []
 

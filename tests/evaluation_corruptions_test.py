@@ -15,6 +15,7 @@ from absl import flags
 from flags import evaluate as own_flags
 from sat_tf import data, evaluate
 from sat_tf.evaluation.corruptions import Kinds
+from sat_tf.evaluation.report import plots
 from sat_tf.evaluation.report.corruptions import CorruptionReport, read_baseline
 from sat_tf.runs import Interrupted
 from tests import programs
@@ -84,6 +85,25 @@ def test_the_page_and_the_heat_map_show_every_kind():
         assert name in page and f"{100 * correct.mean():.2f}" in page
     picture = tf.io.decode_png(found.heat_map(), 3).numpy()
     assert picture.shape[0] > 100 and len(np.unique(picture.reshape(-1, 3), axis=0)) > len(KINDS)
+    assert 0 < page.index("clean accuracy") < page.index("mean corruption error")
+
+
+def test_a_cell_of_the_heat_map_says_its_figure_readably():
+    figure = plots.heat_map(
+        np.array([[0.0, 59.9, 60.0], [12.34, 90.0, 100.0]]), ["a_b", "c"], [1, 3, 5]
+    )
+    axes, bar = figure.axes
+    assert bar.get_ylabel() == "accuracy in %"
+    assert [one.get_text() for one in axes.get_yticklabels()] == ["a b", "c"]
+    assert [one.get_text() for one in axes.get_xticklabels()] == ["1", "3", "5"]
+    shades = axes.images[0].to_rgba(axes.images[0].get_array())[..., :3].mean(-1)
+    assert axes.images[0].get_clim() == (0, 100)
+    said = [(*one.get_position(), one.get_text(), one.get_color()) for one in axes.texts]
+    assert said == [
+        (0, 0, "0.0", "white"), (1, 0, "59.9", "white"), (2, 0, "60.0", "black"),
+        (0, 1, "12.3", "white"), (1, 1, "90.0", "black"), (2, 1, "100.0", "black"),
+    ]  # fmt: skip
+    assert shades[0, 1] < 0.5 < shades[1, 1]
 
 
 @pytest.fixture
@@ -290,12 +310,15 @@ def test_every_flag_of_a_measurement_reaches_it(asked, pictures, monkeypatch):
 
 def test_severities_stand_in_rising_order_whatever_the_order_of_measuring():
     right = {("fog", 3): np.arange(4) < 1, ("fog", 1): np.arange(4) < 3}
+    right |= {("frost", 1): np.arange(4) < 2, ("frost", 3): np.arange(4) < 2}
     found = CorruptionReport(None, right, {}, 1.0)
     assert found.severities == [1, 3]
-    np.testing.assert_allclose(found.accuracies(), [[0.75, 0.25]])
-    assert found.rows()[:2] == [
+    np.testing.assert_allclose(found.accuracies(), [[0.75, 0.25], [0.5, 0.5]])
+    assert found.rows() == [
         ["corruption", "severity 1", "severity 3", "mean"],
         ["fog", "75.00", "25.00", "50.00"],
+        ["frost", "50.00", "50.00", "50.00"],
+        ["all", "62.50", "37.50", "50.00"],
     ]
 
 

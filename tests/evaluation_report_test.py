@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import re
 import sys
 import types
 
@@ -166,7 +167,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(report):
     assert len(pictures) == 3 and pictures["pictures"] != plots.grid(report)
     data = [base64.b64encode(png).decode() for png in pictures.values()]
     assert sorted(parser.links) == sorted(f"data:image/png;base64,{one}" for one in data)
-    assert "a &lt;title&gt;" in text and "&lt;b&gt;" in text and "<b></td>" not in text
+    assert text.count("a &lt;title&gt;") == 2 and "&lt;b&gt;" in text and "<b></td>" not in text
     kinds = ("failed", "not run", "passed")
     assert [f'class="{kind.replace(" ", "-")}">{kind}<' in text for kind in kinds] == [True] * 3
     for said in ("80.00 %", "30.00 %", "beware", "pixels in [0, 255]", "square", "52 %"):
@@ -475,3 +476,11 @@ def test_model_info_says_what_report_and_run_know_and_leaves_the_rest_to_its_aut
     assert (told["name"], told["architecture"], told["dataset"]) == ("n", "", None)
     content["checks"] = [{"passed": True}, {"passed": None}]
     assert artefacts.model_info(content, about)["unreliable"] is False
+
+
+def test_facts_are_written_as_the_command_line_has_them_and_without_those_that_have_no_value():
+    facts = {"a_b": 0, "none": None, "empty": "", "list": [1, "<"], "no_list": [],
+             "of": {"x": 1.5, "y": None, "z": [], "w": [2, 3], "v": 0, "u": False}}  # fmt: skip
+    cells = re.findall("<td>(.*?)</td>", page.facts_table(facts))
+    told = {"a b": "0", "list": "1,&lt;", "of": "x 1.5, w 2,3, v 0, u False"}
+    assert dict(zip(cells[::2], cells[1::2], strict=True)) == told

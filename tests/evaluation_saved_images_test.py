@@ -1,7 +1,9 @@
 """The adversarial images on the disk are those that the report judges."""
 
+import errno
 import json
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -235,6 +237,22 @@ def test_verdicts_without_their_images_are_refused_by_name(problem, tmp_path):
     with pytest.raises(ValueError, match="holds verdicts without their images"):
         run(problem, tmp_path, ATTACKS[:1])
     assert images.read_bytes() == whole
+
+
+def test_an_image_that_did_not_fit_on_the_disk_is_named_and_not_counted(tmp_path):
+    def broken(data):
+        raise OSError(errno.EIO, "the disk is broken")
+
+    kept = KeptImages(tmp_path / "kept.npy", (2, 1, 1, 3), "float32")
+    kept.checksums = np.zeros(2, np.uint32)
+    for write, said in (
+        (lambda data: len(data) - 1, "11 of 12 bytes fitted"),
+        (broken, "the disk is broken"),
+    ):
+        kept._file, kept._offset = types.SimpleNamespace(seek=lambda place: None, write=write), 0
+        with pytest.raises(OSError, match=f"cannot write .*kept.npy: {said}$"):
+            kept.put(1, np.ones((1, 1, 3), np.float32))
+    assert not kept.checksums.any()
 
 
 def test_kept_images_of_another_type_or_shape_are_refused(tmp_path):

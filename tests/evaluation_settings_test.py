@@ -94,6 +94,8 @@ def test_what_differs_from_an_older_evaluation_is_said_in_few_words(tmp_path):
     other = file(200, same)
     other.identity |= {"network": "cd", "batch_size": 64}
     assert refusal(other) == "batch_size 64 here, 128 there; other weights of the network"
+    other.identity = file(200, same).identity | {"order": "by rank"}
+    assert refusal(other) == 'order "by rank" here, null there'
 
 
 def test_several_machines_are_refused_before_anything_is_waited_for():

@@ -165,6 +165,10 @@ WRONG = {
         lambda arrays: arrays | {"bn1.weight": np.full(64, np.nan, np.float32)}, {},
         "tensor bn1.weight .* not finite",
     ),
+    "a number without end": (
+        lambda arrays: arrays | {"bn1.weight": np.full(64, -np.inf, np.float32)}, {},
+        "tensor bn1.weight .* not finite",
+    ),
     "no normalisation": (
         lambda arrays: without(arrays, "mu", "sigma"), {}, "give --normalization=none.half.cifar10",
     ),

@@ -156,10 +156,9 @@ def facts_table(facts: Mapping[str, Any]) -> str:
         if isinstance(value, dict):
             parts = (f"{key} {_text(one)}" for key, one in value.items() if one not in _NOTHING)
             value = ", ".join(parts)
-        rows.append((name.replace("_", " "), _text(value)))
-    cells = "".join(
-        f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows if b
-    )
+        if value not in _NOTHING:
+            rows.append((name.replace("_", " "), _text(value)))
+    cells = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows)
     return f'<div class="wide"><table class="text">{cells}</table></div>'
 
 
