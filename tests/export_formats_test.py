@@ -112,6 +112,7 @@ def test_every_flag_of_int8_is_stronger_than_the_run_and_reaches_the_plan(monkey
     for values, plan in (
         ({}, litert.int8.Plan(**of_run)),
         (told, litert.int8.Plan(norm="l2", eval_resize="whole", **told)),
+        ({"epsilon": 0.0}, litert.int8.Plan(**of_run | {"epsilon": 0.0})),
         ({"int8": False}, None),
     ):
         flags = types.SimpleNamespace(**NOTHING | common | values)
@@ -121,3 +122,11 @@ def test_every_flag_of_int8_is_stronger_than_the_run_and_reaches_the_plan(monkey
         assert seen == [*([trial] if plan else []), (source, output, trial)]
         seen.clear()
     assert set(told) == set(litert._OF_INT8)
+
+
+def test_a_file_is_tried_on_smooth_and_on_noisy_pictures_on_black_and_on_white():
+    found = formats.expectations.probes(12, 10, 3)
+    assert (found.dtype, found.shape) == (np.uint8, (16, 12, 10, 3))
+    steps = np.abs(np.diff(found.astype(float), axis=1)).mean((1, 2, 3))
+    assert 0 < steps[:7].min() and steps[:7].max() < steps[7:14].min()
+    assert (found[14] == 0).all() and (found[15] == 255).all()

@@ -89,3 +89,11 @@ def test_pictures_of_twice_the_size_must_be_allowed():
     checks.check_max_pixels(17 * 21, (8, 10, 3))
     with pytest.raises(ValueError, match="--max_pixels=356; .* 8 x 10 .*: give at least 357"):
         checks.check_max_pixels(17 * 21 - 1, (8, 10, 3))
+
+
+@pytest.mark.parametrize("resize", ["center_crop", "shorter_side"])
+def test_what_makes_squares_is_for_square_networks(resize):
+    checks.check_resize(resize, (8, 8, 3))
+    with pytest.raises(ValueError, match="makes squares"):
+        checks.check_resize(resize, (8, 10, 3))
+    checks.check_resize("fit", (8, 10, 3))

@@ -4,6 +4,7 @@ import http.server
 import json
 import math
 import pathlib
+import re
 import threading
 import types
 
@@ -212,3 +213,44 @@ def test_every_flag_of_the_client_reaches_what_it_decides(monkeypatch, capsys, t
     assert seen["connect"][0][1] == remote.Model("pets", 4, None)
     every = programs.parsed(client_flags.define).flag_values_dict().keys()
     assert every - {"status", "compare", "version_label"} == asked.keys()
+
+
+def test_a_status_shows_every_version_and_what_the_answering_one_takes_and_gives(capsys):
+    pixels = {"pixels": remote.Tensor("float32", (None, 2, 3, 1))}
+    gives = {"classes": remote.Tensor("int64", (None,)), "logits": remote.Tensor("float32", (4, 5))}
+    old, new = remote.Version(1, "END", ""), remote.Version(2, "AVAILABLE", "is slow")
+    server = types.SimpleNamespace(
+        versions=lambda: [new, old],
+        signatures=lambda: (2, {"mine": remote.Signature(pixels, gives)}),
+    )
+    asked = types.SimpleNamespace(json=False, model="pets", server="there:1")
+    assert client.status(server, asked) == 0
+    assert capsys.readouterr() == (
+        "version 1  END\nversion 2  AVAILABLE  is slow\nmine of version 2\n"
+        "  takes pixels float32 [N, 2, 3, 1]\n  gives classes int64 [N], logits float32 [4, 5]\n",
+        "",
+    )
+    server.versions = lambda: [old]
+    assert client.status(server, asked) == 2
+    out, err = capsys.readouterr()
+    assert out == "version 1  END\n" and "no version of pets is available at there:1" in err
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_answers_before_a_failure_are_shown_and_pictures_without_one_counted(
+    given, monkeypatch, capsys
+):
+    def answers(*_):
+        yield "a.png", {"probabilities": [0.25, 0.75]}
+        if given == 2:
+            yield "b.png", remote.Failed("INVALID_ARGUMENT", "no picture")
+        raise remote.Failed("UNAVAILABLE", "it is away")
+
+    monkeypatch.setattr(client.pictures, "classify", answers)
+    asked = types.SimpleNamespace(labels=None, signature="", batch_size=2, top=5, json=False)
+    assert client.predict(None, ["a.png", "b.png", "c.png", "d.png"], asked) == 2
+    out, err = capsys.readouterr()
+    assert re.sub(" +", " ", out.splitlines()[2]) == "a.png class 1 75.00 class 0 25.00"
+    *refused, stopped = err.splitlines()
+    assert [line.rpartition("b.png: ")[2] for line in refused] == ["no picture"] * (given - 1)
+    assert stopped.endswith(f"it is away; {4 - given} of 4 pictures have no answer")

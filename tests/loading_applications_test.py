@@ -34,6 +34,7 @@ def test_weights_come_from_a_file_and_grey_images_are_repeated(tmp_path):
     spec = f"{SMALLEST},weights={tmp_path}/mobile.weights.h5"
     made = applications.build(spec, weights=None, num_classes=4, image_size=32, num_channels=1)
     assert made.input_shape == (None, 32, 32, 1) and made.output_shape == (None, 4)
+    assert made.name.startswith("mobilenet")
     for own, theirs in zip(made.weights[:-2], reference.weights, strict=True):
         np.testing.assert_array_equal(own.value, theirs.value)
     grey = np.random.default_rng(2).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)

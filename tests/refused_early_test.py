@@ -143,7 +143,7 @@ def test_an_export_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
 
 
 def full_disk(*_, **__):
-    raise tf.errors.ResourceExhaustedError(None, None, "/some/where/.tmp; No space left on device")
+    raise tf.errors.ResourceExhaustedError(None, None, "/some; where/.tmp; No space left on device")
 
 
 def test_tensorflows_words_at_a_full_disk_become_ours(tmp_path, monkeypatch):
