@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from sat_tf import activations
+from sat_tf.activations import specs
 
 SPECS = (
     *activations.NAMES,
@@ -268,10 +269,16 @@ def make_leaky(slope=0.5):
     return keras.layers.LeakyReLU(negative_slope=slope)
 
 
+def by_place(x, /):
+    """A function whose tensor has no name to be given by; named by its dotted path below."""
+    return 3 * x
+
+
 @pytest.mark.parametrize(
     "spec, expected",
     [
         ("tensorflow:nn.selu", tf.nn.selu),
+        (f"{__name__}:by_place", lambda x: 3 * x),
         (f"{__name__}:doubled_relu", lambda x: 2 * tf.nn.relu(x)),
         (f"{__name__}:doubled_relu:slope=3", lambda x: 3 * tf.nn.relu(x)),
         (f"{__name__}:make_leaky:slope=0.25", lambda x: tf.nn.leaky_relu(x, 0.25)),
@@ -412,6 +419,7 @@ def looped():
         (".:x", "cannot be imported"),
         ("..a:b", "cannot be imported"),
         (f"{__name__}:stretched_near_zero", "not finite"),
+        ("tensorflow:math.log", "not finite"),  # its slopes are
         (f"{__name__}:looped", "calls itself"),
     ],
 )
@@ -419,6 +427,14 @@ def test_an_own_activation_is_tried_on_numbers_before_it_is_used(path, said):
     with pytest.raises(ValueError, match=said) as refusal:
         activations.parse(path)
     assert "\n" not in str(refusal.value)
+
+
+def test_an_own_activation_is_tried_once_a_process(monkeypatch):
+    monkeypatch.setattr(specs, "_external", lambda *tried: tried_on.append(tried) or tf.identity)
+    tried_on = []
+    for slope in (7, 7, 8):
+        activations.parse(f"{__name__}:doubled_relu:slope={slope}")
+    assert [parameters["slope"] for _, parameters in tried_on] == [7, 8]
 
 
 def test_trying_an_own_activation_leaves_the_weights_of_others_alone():

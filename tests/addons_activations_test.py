@@ -221,6 +221,12 @@ def test_wrong_names_and_parameters_are_named_whether_addons_is_there_or_not(spe
         activations.make(f"tfa:{spec}")
 
 
+def test_the_ends_of_what_is_shrunk_may_be_one(monkeypatch):
+    with without_addons(monkeypatch):
+        with pytest.raises(ValueError, match="-r requirements-addons.txt"):  # nothing else is wrong
+            activations.make("tfa:softshrink:lower=0.5")
+
+
 def test_addons_is_not_opened_for_other_names():
     opening.tensorflow_addons.cache_clear()
     activations.make("mish")

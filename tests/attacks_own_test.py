@@ -68,6 +68,17 @@ def unfinished(**_):
     return Unfinished()
 
 
+class Begun:
+    start = None
+
+    def __call__(self, *given):
+        """So it is callable, too."""
+
+
+def begun(**_):
+    return Begun()
+
+
 def positional(epsilon):
     return epsilon
 
@@ -131,6 +142,7 @@ def test_it_sees_only_what_stands_and_has_its_place_in_the_order(linear):
         ("positional", "it cannot be made .TypeError: "),
         ("nothing", "it returned NoneType; expected a stepped attack, or a callable"),
         ("other_ball", "it is of linf epsilon 16 pixels where linf epsilon 8 was asked for"),
+        ("begun", "Begun lacks name, norm, epsilon, num_steps, .*step"),
         ("unfinished", "Unfinished lacks name, norm, epsilon, num_steps, takes_gradients, which"),
     ],
 )

@@ -143,6 +143,8 @@ def test_a_flagfile_that_names_itself_or_what_is_not_there_is_refused(parse, tmp
     status, error = parse(f"--flagfile={tmp_path}/c.flags")
     assert status == 2 and len(error.splitlines()) == 1
     assert "d.flags" in error and f"named in {tmp_path}/c.flags" in error
+    (tmp_path / "e.flags").write_text("--flagfile=c.flags\n")
+    assert f"named in {tmp_path}/c.flags" in parse(f"--flagfile={tmp_path}/e.flags")[1]
     status, error = parse("--flagfile=~nobody-of-this-name/e.flags")
     assert status == 2 and "No such file or directory: '~nobody" in error
 

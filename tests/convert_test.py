@@ -331,3 +331,9 @@ def test_list_prints_every_tensor_and_writes_nothing(smooth_run, network, monkey
         assert sum(row.startswith(f"{name}  ") for row in printed.splitlines()) == 1
     assert "316 tensors used once each, 4 ignored" in printed
     assert set(os.listdir(smooth_run.path.parents[1])) == before
+
+
+def test_the_first_six_names_are_listed_and_the_others_counted():
+    assert released.some("abc") == "a, b, c" and released.some("abcdef") == "a, b, c, d, e, f"
+    assert released.some("abcdefgh") == "a, b, c, d, e, f and 2 more"
+    assert released.some(iter("abc"), 1) == "a and 2 more"

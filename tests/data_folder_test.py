@@ -258,6 +258,7 @@ def test_a_folder_is_cropped_as_images_of_its_sizes_are_unless_told(cats_and_dog
         )
     for folder, resize in ((one_size, "whole"), (cats_and_dogs, "center_crop")):
         default = batches(folder, "test", image_size=12)
+        assert default[0].shape[1:] == (12, 12, 3)
         same = batches(folder, "test", image_size=12, eval_resize=resize)
         np.testing.assert_array_equal(default, same)
     for resize in ("shorter_side", "whole"):

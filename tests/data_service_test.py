@@ -191,8 +191,8 @@ def test_extra_images_join_what_a_service_makes_as_they_join_what_one_process_ma
 
 def test_a_batch_that_the_workers_do_not_divide_is_refused_with_what_they_do(two):
     options = {"training": True, "data_service": two.address}
-    for batch, shard, said in ((15, data.WHOLE, 2), (20, data.Shard(0, 2, 2), 8)):
-        said = f"a batch of {batch} .* 2 workers .* a multiple of {said}, or"
+    for batch, shard, replicas, said in ((15, data.WHOLE, 1, 2), (20, data.Shard(0, 2, 2), 4, 8)):
+        said = f"{batch} .* 2 workers .* and {replicas} replicas; .* a multiple of {said}, or"
         with pytest.raises(ValueError, match=said):
             data.load("digits", "train", batch_size=batch, shard=shard, **options)
 

@@ -68,6 +68,8 @@ class _Subclassed(keras.Model):
         _Hidden(lambda x: keras.activations.gelu(x), name="culprit"),
         _Hidden(lambda x: keras.activations.mish(x), name="culprit"),
         _Hidden(tf.function(lambda x: tf.nn.elu(x)), name="culprit"),
+        _Hidden(lambda x: tf.function(tf.nn.elu)(tf.function(tf.identity)(x)), name="culprit"),
+        _Hidden(lambda x: tf.function(tf.identity)(tf.function(tf.nn.elu)(x)), name="culprit"),
         _Hidden(lambda x: tf.maximum(x, 0.0), name="culprit"),
         _Hidden(lambda x: x - tf.minimum(x, 0.0), name="culprit"),
         _Hidden(lambda x: 2.0 * x * tf.sigmoid(x), name="culprit"),

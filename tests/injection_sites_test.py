@@ -13,6 +13,10 @@ from sat_tf.injection import hidden_activations, inject
 layers, ops = keras.layers, keras.ops
 
 
+class OfMine(layers.ELU):
+    """A layer of somebody's own that is one of Keras."""
+
+
 @pytest.mark.parametrize(
     "function, name",
     [
@@ -28,6 +32,7 @@ layers, ops = keras.layers, keras.ops
         (layers.LeakyReLU(), "leaky_relu"),
         (layers.PReLU(), "prelu"),
         (layers.ELU(), "elu"),
+        (OfMine(), "elu"),
         (layers.Activation(tf.nn.relu), "relu"),
         (layers.Activation("mish"), "mish"),
         (layers.Dense(4, activation=layers.LeakyReLU()), "leaky_relu"),
@@ -102,8 +107,9 @@ def test_relu6_after_another_sum_than_plus_3_is_a_site():
 
 def test_hard_sigmoid_written_with_relu6_is_a_gate():
     inputs = keras.Input((4,))
-    x = layers.multiply([layers.Dense(4)(inputs), layers.ReLU(6.0)(inputs + 3.0) * (1 / 6)])
-    assert hidden_activations(keras.Model(inputs, x)) == {}
+    for relu6 in (layers.ReLU(6.0), ops.relu6):
+        x = layers.multiply([layers.Dense(4)(inputs), relu6(inputs + 3.0) * (1 / 6)])
+        assert hidden_activations(keras.Model(inputs, x)) == {}
 
 
 def test_shared_layer_stays_shared_with_its_activation_after_each_call():

@@ -179,6 +179,11 @@ def test_the_first_lines_of_a_run_say_what_is_trained_on_what_and_where():
     )
 
 
+def test_one_ball_is_told_with_the_parts_of_a_pixel_that_it_has():
+    give(**DATA, norm="l2", epsilon=127.5)
+    assert summary.balls(given()) == "l2 epsilon 127.5"
+
+
 def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, program):
     calls, _ = program
     give(dataset="cifar10")

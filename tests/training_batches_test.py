@@ -226,3 +226,7 @@ def test_the_first_batch_is_looked_at_after_every_change_of_the_steps_at_a_time(
         for _ in range(3):
             made.train_function(None)
         assert looks == [3] * seen
+
+
+def test_where_no_batch_was_seen_nothing_is_said():
+    batches.Watch().report(3)  # a warning is an error here

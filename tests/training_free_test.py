@@ -114,6 +114,13 @@ def test_the_stream_repeats_every_batch_and_begins_where_it_is_told():
     assert [int(x) for (x,) in free.replay(data.map(lambda x: (x,)), 2, 1)] == [0, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_batch_may_have_an_image_for_every_perturbation(size):
+    fitting = tf.function(lambda some: free._fitting(some, 4))
+    graph = fitting.get_concrete_function(tf.TensorSpec([size, 2]))
+    np.testing.assert_array_equal(graph(tf.ones([4, 2])), np.ones([4, 2]))
+
+
 def test_what_cannot_be_trained_for_free_is_named():
     with pytest.raises(ValueError, match="epsilon is -1"):
         free.FreeTrainer(

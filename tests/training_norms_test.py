@@ -96,6 +96,13 @@ def test_the_chance_of_a_norm_is_its_share_of_the_robust_errors(counts, expected
     assert (np.abs(found - mean) <= 5 * np.sqrt(mean * (1 - np.array(expected)))).all()
 
 
+def test_chances_that_rounding_leaves_below_one_draw_no_attack_beyond_the_last(monkeypatch):
+    drawn = several.Biased(MADE)
+    monkeypatch.setattr(drawn, "probabilities", lambda: tf.fill([len(MADE)], 0.01))
+    found = [int(drawn.chosen(tf.constant([1, number]))) for number in range(8)]
+    assert max(found) == len(MADE) - 1
+
+
 def test_a_biased_draw_counts_what_it_broke_over_all_replicas():
     strategy, (images, labels) = distribution.strategy("mirrored"), examples()
     with strategy.scope():

@@ -9,7 +9,7 @@ from sat_tf import activations, injection
 from sat_tf.attacks import PGD, identity, noise
 from sat_tf.models.branches import StochasticDepth
 from sat_tf.runs import checkpoints, distribution
-from sat_tf.training import AdversarialTrainer, fitting
+from sat_tf.training import AdversarialTrainer, averages, fitting
 from sat_tf.training.objectives import adversarial_cross_entropy
 
 NUM_IMAGES, BATCH, LEARNING_RATE = 32, 16, 0.1
@@ -473,3 +473,11 @@ def test_an_image_whose_logits_are_not_finite_is_misclassified_in_training_and_v
 def test_smoothing_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="label_smoothing is 1"):
         adversarial_cross_entropy(1)
+
+
+def test_a_running_mean_is_over_the_images_that_it_has_seen_and_of_none_it_is_0():
+    means = [keras.metrics.Mean(name=name) for name in ("few", "many", "none")]
+    means[0].update_state([6.0])
+    means[1].update_state([1.0, 2.0, 3.0, 6.0])
+    found = averages.logs_over_replicas(means)
+    assert {name: float(one) for name, one in found.items()} == {"few": 6, "many": 3, "none": 0}
