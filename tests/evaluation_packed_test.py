@@ -430,11 +430,19 @@ def test_a_slot_holds_all_of_the_image_that_sits_in_it():
     assert slots.fill(arriving).tolist() == [True] * 3
     slots.occupied[[0, 2]] = False
     assert slots.fill(arriving).tolist() == [True, False, True]
-    sitting = [waiting[n] for n in (3, 1, 4)]
-    for found, name in zip(slots.arrays(), ("image", "label", "seed", "logits"), strict=True):
-        expected = np.stack([getattr(one, name) for one in sitting])
-        np.testing.assert_array_equal(found, expected.astype(found.dtype))
-    assert slots.index.tolist() == [3, 1, 4] and not slots.exhausted
+
+    def expect(*sitting):
+        for found, name in zip(slots.arrays(), ("image", "label", "seed", "logits"), strict=True):
+            expected = np.stack([getattr(waiting[n], name) for n in sitting])
+            np.testing.assert_array_equal(found, expected.astype(found.dtype))
+        assert slots.index.tolist() == list(sitting) and slots.num_slots == len(sitting)
+
+    expect(3, 1, 4)
+    assert not slots.exhausted
+    slots.occupied[0] = False
+    assert slots.shrink(2).tolist() == [1, 2]
+    expect(1, 4)
+    assert slots.occupied.all()
 
 
 @pytest.mark.parametrize("name", ["one_device", "mirrored"])
