@@ -141,7 +141,22 @@ def _run():
         "Attack with batch norm folded into the layers before it, which is faster; breaks are "
         "confirmed by the network as it is.",
     )
-    flags.DEFINE_string("strategy", "one_device", "one_device, mirrored or tpu.")
+    flags.DEFINE_string(
+        "strategy",
+        "one_device",
+        "one_device, mirrored, tpu or multi_worker: each worker attacks its share of the images "
+        "with the devices of its machine, and worker 0 writes the report.",
+    )
+    flags.DEFINE_string(
+        "cluster", "tf_config", "Where multi_worker finds the workers: tf_config or slurm."
+    )
+    numbers.real(
+        "worker_timeout",
+        600.0,
+        "Seconds that worker 0 waits for another from which nothing new comes.",
+        0.0,
+        86_400.0,
+    )
     numbers.whole("logical_cpus", 1, "Logical devices the CPU is split into, for mirrored.", 1, 64)
     flags.DEFINE_string(
         "json",

@@ -9,6 +9,7 @@ An evaluation that was stopped goes on with the same command.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from flags import evaluate as own_flags
 from sat_tf import cli
 from sat_tf.attacks import PGD, transfer
 from sat_tf.attacks import names as attack_names
-from sat_tf.evaluation import corruptions, verdicts
+from sat_tf.evaluation import corruptions, shares, verdicts
 from sat_tf.evaluation.options import Options
 from sat_tf.evaluation.report import UNIT, Report, artefacts
 from sat_tf.evaluation.report.union import Union
@@ -67,6 +68,7 @@ def main() -> None:
     _refuse_without_corruptions(settings.flags)
     # Whatever can be refused is refused before an attack, in the order of what it costs to see.
     artefacts.check_names(settings.flags.write)
+    worker = shares.Worker.of(settings.flags)
     network, strategy = load_network(settings)
     each = settings.each() or [settings]
     surrogate = load_surrogate(settings, network, strategy)
@@ -75,29 +77,42 @@ def main() -> None:
     ]
     dataset, shape = load_images(settings, network)
     write, image_type = settings.flags.write, settings.flags.image_type
-    artefacts.require_space(write, [one.report for one in each], shape, image_type)
+    own = [dataclasses.replace(one, report=worker.place(one.report)) for one in each]
+    artefacts.require_space(write, [one.report for one in own], shape, image_type)
     # Held until all is written, so that two evaluations cannot mix their files.
     with contextlib.ExitStack() as held:
-        if settings.balls:
+        if settings.balls and worker.index == 0:
             _refuse_other_kind(settings, "norms")
             held.enter_context(artefacts.reserve({"html"} & set(write), settings.report))
-        for one in each:
+        for one in own:
             _refuse_other_kind(one, "attacks")
             held.enter_context(artefacts.reserve(write, one.report))
         held.enter_context(handling_stops(_stop))
         sessions = [
             _session(one, network, dataset, its_attacks, strategy)
-            for one, its_attacks in zip(each, attacks, strict=True)
+            for one, its_attacks in zip(own, attacks, strict=True)
         ]
-        reports = [_run(*pair) for pair in zip(each, sessions, strict=True)]
-        if settings.balls:
-            _write_union(settings, {one.norm: r for one, r in zip(each, reports, strict=True)})
+        _evaluate(settings, worker, list(zip(each, sessions, strict=True)))
 
 
 def _session(settings, network, dataset, attacks, strategy):
     """Prepares the evaluation in one ball, which reads what an earlier process left of it."""
     options = _options(settings, network, attacks, strategy)
     return Session(network, dataset, attacks[settings.epsilon], options).prepare()
+
+
+def _evaluate(settings, worker, balls):
+    """Attacks in all balls; all workers' verdicts are printed and written by worker 0."""
+    for one, session in balls:
+        worker.attack(session, one.report)
+    if worker.index:
+        print(f"worker {worker.index} is through; worker 0 writes {settings.report}")
+        return
+    for one, session in balls:
+        worker.collect(session, one.report)
+    reports = {one.norm: _run(one, session) for one, session in balls}
+    if settings.balls:
+        _write_union(settings, reports)
 
 
 def _run(settings, session):

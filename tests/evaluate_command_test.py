@@ -55,8 +55,11 @@ ASKED = {
     "save_every": "4.5",
 }
 # Of other ways to measure, which exclude these: evaluation_corruptions_test, evaluation_union_test;
-# and a law of its own below.
-APART = {"corruptions", "severities", "corruption_baseline", "norms", "epsilons", "surrogate"}
+# evaluation_shares_test; and a law of its own below.
+APART = {
+    "corruptions", "severities", "corruption_baseline", "norms", "epsilons", "surrogate", "cluster",
+    "worker_timeout",
+}  # fmt: skip
 
 
 @pytest.fixture

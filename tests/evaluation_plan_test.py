@@ -74,7 +74,7 @@ def test_what_a_smaller_ball_broke_stays_broken_on_the_curve():
     alone = {1.0: bits("11101"), 4.0: bits("11011")}
     seen = []
 
-    def attack(stage, standing, store, reported):
+    def attack(stage, standing, share, reported):
         assert not reported
         seen.append(standing.tolist())
         return [types.SimpleNamespace(standing=standing & alone[stage.radius])]
@@ -86,8 +86,9 @@ def test_what_a_smaller_ball_broke_stays_broken_on_the_curve():
     curve = {0.0: [], 1.0: stages(1.0), 2.0: [], 4.0: stages(4.0)}
     planned = types.SimpleNamespace(curve=curve, own_radii={2.0})
     outcomes = [types.SimpleNamespace(standing=bits(text)) for text in ("11111", "10110")]
-    session = types.SimpleNamespace(_attack=attack)
-    points = Session._curve(session, planned, bits("11110"), outcomes, None)
+    clean = types.SimpleNamespace(correct=bits("11110"))
+    session = types.SimpleNamespace(_attack=attack, planned=planned, clean=clean)
+    points = Session._curve(session, outcomes, bits("11111"))
     expected = ["11110", "11100", "10100", "10000"]
     assert [point.epsilon for point in points] == [0.0, 1.0, 2.0, 4.0]
     for point, text in zip(points, expected, strict=True):
@@ -104,10 +105,10 @@ def test_an_image_is_settled_once_no_attack_is_left_for_it():
     first.done[:], first.broken[:] = bits("1101"), bits("1000")
     second.done[:] = bits("0100")
     # Of the others one fell to the first, one was wrong when clean; the last has the second left.
-    settled = Store._settled(types.SimpleNamespace(plan=planned, clean=clean))
+    settled = Store.settled(types.SimpleNamespace(plan=planned, clean=clean))
     assert settled.tolist() == [True, True, True, False]
     second.done[3] = True
-    assert Store._settled(types.SimpleNamespace(plan=planned, clean=clean)).all()
+    assert Store.settled(types.SimpleNamespace(plan=planned, clean=clean)).all()
 
 
 def test_every_option_reaches_the_part_that_it_is_for(tmp_path):

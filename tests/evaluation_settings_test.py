@@ -1,6 +1,8 @@
 """Every evaluation of a run has a report of its own, named after what was asked."""
 
+import contextlib
 import pathlib
+import types
 
 import pytest
 
@@ -98,11 +100,24 @@ def test_what_differs_from_an_older_evaluation_is_said_in_few_words(tmp_path):
     assert refusal(other) == 'order "by rank" here, null there'
 
 
-def test_several_machines_are_refused_before_anything_is_waited_for():
+def test_a_strategy_that_is_not_known_is_refused_with_the_list():
     values = programs.parsed(own_flags.define, "--network=zoo:digits_resnet8_swish")
-    values.strategy = "multi_worker"
-    with pytest.raises(ValueError, match="multi_worker is of training; .* --strategy=mirrored"):
+    values.strategy = "mirorred"
+    with pytest.raises(ValueError, match="one of: one_device, mirrored, tpu, multi_worker$"):
         settings.load_network(settings.complete(values))
-    values.strategy = "mirorred"  # and what is refused is not offered
-    with pytest.raises(ValueError, match="use one of: one_device, mirrored, tpu$"):
-        settings.load_network(settings.complete(values))
+
+
+@pytest.mark.parametrize("devices, made", [(["/gpu:0"], []), (["/gpu:0", "/gpu:1"], ["mirrored"])])
+def test_a_worker_takes_the_devices_of_its_machine(monkeypatch, devices, made):
+    asked, network = [], object()
+    values = programs.parsed(own_flags.define, "--network=n.keras", "--strategy=multi_worker")
+    values.dataset, values.epsilon = "digits", 1.0
+    strategy = types.SimpleNamespace(scope=contextlib.nullcontext)
+    monkeypatch.setattr(settings.distribution, "devices_here", lambda: devices)
+    monkeypatch.setattr(
+        settings.distribution, "strategy", lambda name: asked.append(name) or strategy
+    )
+    for name in ("load", "image_form", "adapt"):
+        monkeypatch.setattr(settings.loading, name, lambda *given: network)
+    found = settings.load_network(settings.complete(values))
+    assert found == (network, strategy if made else None) and asked == made

@@ -16,8 +16,8 @@ from sat_tf.evaluation.stream import Stream
 from sat_tf.runs import sealed, workdir
 
 _OF_ATTACKS = (
-    "attacks curve epsilon epsilons fold_batch_norm image_type last_iterate norm norms restarts "
-    "save_every step_size steps_curve surrogate"
+    "attacks cluster curve epsilon epsilons fold_batch_norm image_type last_iterate norm norms "
+    "restarts save_every step_size steps_curve surrogate worker_timeout"
 ).split()
 
 
@@ -50,6 +50,11 @@ class Kinds:
                     f"--{name} is of attacks, and --corruptions measures without any; give two "
                     "commands"
                 )
+        if flags.strategy == "multi_worker":
+            raise ValueError(
+                "--strategy=multi_worker shares attacks out, and --corruptions measures without "
+                "any; take one_device, mirrored or tpu"
+            )
         names = corruptions.parse(flags.corruptions)
         severities = tuple(sorted(corruptions.parse_severities(flags.severities)))
         if corruptions.is_stored(settings.dataset):

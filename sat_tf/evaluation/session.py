@@ -15,6 +15,7 @@ import numpy as np
 from sat_tf import loading, quiet
 from sat_tf.evaluation import checks, folding, landscape, outcome, plan
 from sat_tf.evaluation.options import Options
+from sat_tf.evaluation.outcome import CurvePoint, Outcome
 from sat_tf.evaluation.progress import Countdown
 from sat_tf.evaluation.report import Report
 from sat_tf.evaluation.runner import Runner
@@ -72,13 +73,7 @@ class Session:
           about: facts of the report that only the caller knows, such as the data set's name.
         """
         clean, planned, store = self.clean, self.planned, self.store
-        outcomes, standing = [], clean.correct
-        for stage in planned.stages:
-            outcomes += self._attack(stage, standing, store)
-            standing = outcomes[-1].standing
-        # After the stages, as it takes their verdicts at their own radius.
-        curve = self._curve(planned, clean.correct, outcomes, store)
-        store.save()
+        outcomes, curve = self.attack(np.ones_like(clean.correct))
         found = self.found + checks.after(outcomes, clean.correct, planned.left_out)
         return Report(
             labels=clean.labels,
@@ -95,21 +90,39 @@ class Session:
             positions=self.stream.positions,
         )
 
-    def _curve(self, planned, correct, outcomes, store):
-        points, standing = [], correct
-        for epsilon, stages in planned.curve.items():
-            if epsilon in planned.own_radii:
+    def attack(self, share: np.ndarray) -> tuple[list[Outcome], list[CurvePoint]]:
+        """Runs every sweep that is not done on some of the images, and saves what it found.
+
+        Args:
+          share: bool [N], which images; of the others nothing new is found.
+
+        Returns:
+          An outcome for each attack, and a point for each radius of the curve.
+        """
+        outcomes, standing = [], self.clean.correct
+        for stage in self.planned.stages:
+            outcomes += self._attack(stage, standing, share)
+            standing = outcomes[-1].standing
+        # After the stages, as it takes their verdicts at their own radius.
+        curve = self._curve(outcomes, share)
+        self.store.save()
+        return outcomes, curve
+
+    def _curve(self, outcomes, share):
+        points, standing = [], self.clean.correct
+        for epsilon, stages in self.planned.curve.items():
+            if epsilon in self.planned.own_radii:
                 # What a smaller ball broke stays broken.
                 standing = standing & outcomes[-1].standing
             for stage in stages:
-                standing = self._attack(stage, standing, store, reported=False)[-1].standing
+                standing = self._attack(stage, standing, share, reported=False)[-1].standing
             seconds = sum(sweep.seconds for sweep in plan.sweeps_of(stages))
-            points.append(outcome.CurvePoint(epsilon, standing, seconds))
+            points.append(CurvePoint(epsilon, standing, seconds))
         return points
 
-    def _attack(self, stage, standing, store, reported=True):
+    def _attack(self, stage, standing, share, reported=True):
         """Runs a stage on the images it is for; returns an outcome for each of its attacks."""
-        candidates = stage.candidates(standing)
+        candidates, store = stage.candidates(standing) & share, self.store
         for number, sweep in enumerate(stage.sweeps):
             left = int((candidates & ~sweep.done).sum())
             if not left:
@@ -117,7 +130,7 @@ class Session:
             countdown = self._countdown(sweep, left)
             clock = time.monotonic()
             try:
-                for verdict in self.runner.run(sweep, candidates, countdown.in_flight):
+                for verdict in self.runner.run(sweep, candidates, self._watch(countdown)):
                     countdown.advance(sweep.attack.num_steps)
                     if reported:
                         # Before it is noted: an image that cannot be kept is not done.
@@ -158,6 +171,15 @@ class Session:
             lambda done: f"{done // steps}/{num_images} images",
             quiet=not self.options.show_progress,
         )
+
+    def _watch(self, countdown):
+        """Returns what is called at every look at an attack, be there a verdict or not."""
+
+        def watch(steps):
+            countdown.in_flight(steps)
+            self.store.save_if_due()  # by which other workers see that this one is at work
+
+        return watch
 
     def _folded(self):
         """Returns what is attacked in the network's place, or None."""

@@ -115,21 +115,18 @@ def load_network(settings: Settings) -> tuple[Any, tf.distribute.Strategy | None
     """Returns the network, fed with pixels, and the strategy in whose scope it was made or None.
 
     Raises:
-      ValueError: a strategy of several processes; a network or a strategy that is not there.
+      ValueError: a network or a strategy that is not there.
+
+    A worker of `multi_worker` takes the devices of its own machine (see `shares`).
     """
     name = settings.flags.strategy
-    if name == "multi_worker":
-        raise ValueError(
-            "--strategy=multi_worker is of training; an evaluation takes the devices of one "
-            "machine, and all its GPUs with --strategy=mirrored"
-        )
-    if name not in (valid := [one for one in distribution.NAMES if one != "multi_worker"]):
-        raise ValueError(f"--strategy is {name!r}; use one of: {', '.join(valid)}")
     if settings.input_range is not None or settings.flags.preprocessing != "none":
         loading.refuse_prepared(settings.source)
     if settings.flags.logical_cpus > 1:
         # Before TensorFlow looks at the devices, which it does once.
         distribution.split_cpu(settings.flags.logical_cpus)
+    if name == "multi_worker":
+        name = "mirrored" if len(distribution.devices_here()) > 1 else "one_device"
     strategy = None if name == "one_device" else distribution.strategy(name)
     scope = strategy.scope() if strategy else contextlib.nullcontext()
     with scope, quiet.waiting(f"loading {settings.source}"):

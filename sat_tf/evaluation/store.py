@@ -70,7 +70,7 @@ class Store:
         if self.images is None:
             return
         if resumed:
-            self.images.check(self.verdicts.images, self._settled())
+            self.images.check(self.verdicts.images, self.settled())
         else:
             attack = self.plan.sweeps[0].attack
             self.images.create(
@@ -117,6 +117,19 @@ class Store:
         if self.images:
             self.images.close()
 
+    def settled(self) -> np.ndarray:
+        """Returns which images no attack reported is left for, bool [N].
+
+        The others may have been written to between the last save and a kill.
+        """
+        settled, standing = np.ones_like(self.clean.correct), self.clean.correct
+        for stage in self.plan.stages:
+            candidates = stage.candidates(standing)
+            for sweep in stage.sweeps:
+                settled &= sweep.done | ~candidates
+            standing = outcome.of_stage(stage, standing)[-1].standing
+        return settled
+
     def pictures(self, forward: Callable[[Any], tf.Tensor], batch: Batch) -> outcome.Examples:
         """Returns the first images, what the attacks made of them and what the network says.
 
@@ -156,19 +169,6 @@ class Store:
             "attacks": [[one.key, plan.describe(one.attack)] for one in self.plan.sweeps],
         }
         return json.loads(json.dumps(identity))
-
-    def _settled(self):
-        """Returns which images no attack reported is left for, bool [N].
-
-        The others may have been written to between the last save and a kill.
-        """
-        settled, standing = np.ones_like(self.clean.correct), self.clean.correct
-        for stage in self.plan.stages:
-            candidates = stage.candidates(standing)
-            for sweep in stage.sweeps:
-                settled &= sweep.done | ~candidates
-            standing = outcome.of_stage(stage, standing)[-1].standing
-        return settled
 
     def _typed(self, images, adversarial, attack):
         if self.images.image_type == "float32":

@@ -72,6 +72,21 @@ class Sweep:
             in_top5=np.ones(num_images, bool),
         )
 
+    def emptied(self) -> "Sweep":
+        """Returns the same attack with the same noise, which has seen no image."""
+        columns = self.misclassified.shape[1]
+        named = {"title": self.title, "noise": self.noise, "columns": columns}
+        return Sweep.blank(self.key, self.attack, len(self.done), **named)
+
+    def take(self, other: "Sweep", images: np.ndarray) -> None:
+        """Takes over what another process noted of some images, bool [N]; its cost is its own."""
+        for name in ("done", "broken", "steps", "distance", "unconfirmed", "misclassified"):
+            getattr(self, name)[images] = getattr(other, name)[images]
+        if self.in_top5 is None or other.in_top5 is None:
+            self.in_top5 = None
+        else:
+            self.in_top5[images] = other.in_top5[images]
+
     def note(self, verdict: Verdict, seconds: float) -> None:
         """Takes down the verdict of an image, and the time since the one before."""
         index = verdict.index

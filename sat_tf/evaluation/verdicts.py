@@ -40,6 +40,8 @@ class VerdictFile:
     Attributes:
       images: uint32 [N], CRC-32 of each image that is kept beside; None where none are, or where
         an older version kept them.
+      through: [worker, number of workers] where all attacks on a worker's share are in it (see
+        `shares`), else None.
     """
 
     path: pathlib.Path
@@ -48,6 +50,7 @@ class VerdictFile:
     image_type: str | None = None
     asked: str = ""
     images: np.ndarray | None = dataclasses.field(default=None, init=False)
+    through: list[int] | None = dataclasses.field(default=None, init=False)
     _restored: tuple[int, str | None] = dataclasses.field(default=(0, None), init=False)
 
     def restore(self, sweeps: list[Sweep], examples: np.ndarray) -> bool:
@@ -88,7 +91,7 @@ class VerdictFile:
                     setattr(sweep, name, stored[f"{number}/{name}"].item())
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
-        self.images = stored.get("images")
+        self.images, self.through = stored.get("images"), header.get("through")
         # Asked for the report alone, without images, an evaluation that finds nothing new to do
         # leaves the note of the images that an earlier one kept.
         self._restored = (_num_done(sweeps), header.get("image_type"))
@@ -100,7 +103,7 @@ class VerdictFile:
         if image_type is None and self._restored[0] == _num_done(sweeps):
             image_type = self._restored[1]
         header = {"format": FORMAT, "identity": self.identity, "image_type": image_type}
-        header["asked"] = self.asked
+        header |= {"asked": self.asked, "through": self.through}
         arrays = {"header": np.array(json.dumps(header)), "examples": examples}
         if image_type is not None and self.images is not None:
             arrays["images"] = self.images

@@ -37,15 +37,18 @@ def strategy(name: str) -> tf.distribute.Strategy:
         device = "/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0"
         return tf.distribute.OneDeviceStrategy(device)
     if name == "mirrored":
-        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        return tf.distribute.MirroredStrategy(
-            [device.name for device in tf.config.list_logical_devices(kind)]
-        )
+        return tf.distribute.MirroredStrategy(devices_here())
     if name == "tpu":
         return tf.distribute.TPUStrategy(_connect_to_tpu())
     if name == "multi_worker":
         return _join_workers()
     raise ValueError(f"--strategy is {name!r}; use one of: {', '.join(NAMES)}")
+
+
+def devices_here() -> list[str]:
+    """Names all GPUs of this machine, where it has none all its logical CPUs."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
 def has_workers(strategy: tf.distribute.Strategy) -> bool:

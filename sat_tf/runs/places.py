@@ -64,6 +64,12 @@ def size(place: pathlib.Path) -> int:
     return found.length if is_remote(place) else found.st_size
 
 
+def modified(place: pathlib.Path) -> float:
+    """Returns when a file was written, by the clock of where it lies."""
+    found = place.stat()
+    return found.mtime if is_remote(place) else found.st_mtime
+
+
 def read(path: str | os.PathLike) -> bytes:
     """Reads a whole file.
 
