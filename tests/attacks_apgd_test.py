@@ -264,6 +264,26 @@ def test_targets_are_the_runners_up_of_the_clean_image_in_turn():
     assert ranks.tolist() == np.repeat(range(5), 8).tolist()
 
 
+@pytest.mark.parametrize("draws", [1, 2, 3])
+def test_a_gradient_is_the_mean_of_as_many_draws_and_the_logits_are_the_last(draws):
+    network, factors = linear_network.LinearNetwork(3), []
+
+    def drawn(points, training=False):
+        factors.append(len(factors) + 1.0)
+        return factors[-1] * network(points)
+
+    def evaluated(some, count):
+        points = tf.constant(linear_network.images(4))
+        labels = tf.zeros(4, tf.int32)
+        return losses.loss_and_gradient(some, points, lambda z: losses.logit(z, labels), count)
+
+    plain_logits, _, plain = evaluated(network, 1)
+    logits, _, gradient = evaluated(drawn, draws)
+    assert factors == [1.0, 2.0, 3.0][:draws]
+    np.testing.assert_allclose(gradient, (draws + 1) / 2 * plain, rtol=1e-5)
+    np.testing.assert_allclose(logits, draws * plain_logits, rtol=1e-5)
+
+
 def test_gradients_of_a_random_network_are_averaged():
     class Noisy(linear_network.LinearNetwork):
         def __call__(self, images, training=False):

@@ -236,6 +236,13 @@ def test_every_attack_of_every_version_is_there_in_l1():
         assert autoattack.left_out(version, norm="l1", num_classes=10) == {}
 
 
+def test_attacks_keep_the_order_in_which_they_and_versions_are_named():
+    ball = {"epsilon": 8.0, "norm": "linf", "num_classes": 10}
+    for names in (["pgd-3", "quick", "square"], ["square", "pgd-3", "quick"], ["quick", "pgd-3"]):
+        made = [attacks.names.name_of(attack) for attack in attacks.parse(names, **ball)]
+        assert " ".join(made) == " ".join(names).replace("quick", "apgd-ce apgd-t")
+
+
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square"):
         autoattack.make("pgd", epsilon=1.0, num_classes=10)

@@ -256,6 +256,15 @@ def test_the_list_of_programs_is_whole_and_needs_no_tensorflow():
     assert listed.returncode == 0 and "tensorflow" not in err
 
 
+def test_what_an_installed_package_lists_is_what_is_inside_it():
+    found = set(listing.starts(installed=True))
+    names = {name for name in PROGRAMS if not name.startswith("benchmarks.")}
+    modules = {name.replace("export.", "sat_tf.export.") for name in names}
+    others = modules - set(quiet.COMMANDS.values())
+    assert found == {*quiet.COMMANDS, *(f"python -m {name}" for name in others)}
+    assert len(found) == len(names)
+
+
 # As a script that imports the library first: none of TensorFlow's lines either.
 SCRIPT = """
 import sat_tf

@@ -358,7 +358,7 @@ def test_links_that_put_an_image_in_two_classes_are_refused(tmp_path):
         data.describe(f"folder:{tmp_path / 'up'}")
     fill(tmp_path / "twice", ("a", "b"), 3)
     (tmp_path / "twice" / "c").symlink_to("a")
-    with pytest.raises(ValueError, match="are one, or one lies in the other"):
+    with pytest.raises(ValueError, match="folders (a and c|c and a) in .* are one, or one lies"):
         data.describe(f"folder:{tmp_path / 'twice'}")
     fill(tmp_path / "apart", ("a",), 20)
     (tmp_path / "apart" / "d").symlink_to(tmp_path / "up" / "b")

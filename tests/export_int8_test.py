@@ -91,7 +91,10 @@ def test_accuracies_count_each_network_on_clean_and_on_attacked_images(
         assert list(figures[kind].values()) == pytest.approx(np.array(counts[kind]) / 40)
     assert figures["largest_logit_difference"] == pytest.approx(20, abs=1e-4)
     assert figures["float32_operations"] == {"ERF": 2}
-    assert "operations that stay float32, but for pixels and logits: 2 ERF" in int8.told(figures)
+    said, head, *_, left = int8.told(figures).splitlines()
+    assert said == "40 images of digits test, accuracy in percent:"
+    assert head.split() == ["clean", "PGD-20", "linf", "epsilon", "32"]
+    assert left == "operations that stay float32, but for pixels and logits: 2 ERF"
     monkeypatch.setattr(int8.Trial, "adversarial", lambda trial, _: trial.images)
     for logits, kind, words in (
         (np.full((80, 10), np.nan), "CONV_2D int8", "not verified: its logits are nan off"),

@@ -299,6 +299,7 @@ def test_a_version_that_answers_otherwise_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("key", "wrong", "words"),
     [
+        ("logits", lambda x: x + 2, "logits of serving_default for 1 images are 2 off"),
         ("probabilities", lambda p: p[:, ::-1], "probabilities of serving_default are .* off"),
         ("probabilities", lambda p: p + np.nan, "probabilities of serving_default are nan off"),
         ("classes", lambda c: (c + 1) % 3, "classes of serving_default are not where"),
