@@ -56,17 +56,32 @@ def _dotted(path):
 
 
 @functools.cache
+def syntax(name):
+    """Returns a module's imports when it is loaded, those at any time, and its constants.
+
+    A file is parsed and walked once for all tests, and its tree is not kept.
+    """
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    nodes, kinds = list(ast.walk(tree)), (ast.Import, ast.ImportFrom)
+    return (
+        [node for node in tree.body if isinstance(node, kinds)],
+        [node for node in nodes if isinstance(node, kinds)],
+        {node.value for node in nodes if isinstance(node, ast.Constant)},
+    )
+
+
+@functools.cache
 def imports(name, when_loaded=False):
     """Returns what a module imports: our modules, and the top-level names of other packages.
 
     `when_loaded` leaves out what its functions import when they are called.
     """
     known, found = modules(), set()
-    tree = ast.parse(known[name].read_text(encoding="utf-8"))
-    for node in tree.body if when_loaded else ast.walk(tree):
+    loaded, ever, _ = syntax(name)
+    for node in loaded if when_loaded else ever:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in known else node.module)
@@ -166,8 +181,7 @@ def _with_what_it_needs(name):
 def test_what_a_test_starts_by_name_is_among_what_it_needs():
     for name, (kind, files, *_) in targets().items():
         if kind == "py_test":
-            tree = ast.parse((ROOT / files[0]).read_text(encoding="utf-8"))
-            words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            *_, words = syntax(_dotted(pathlib.PurePath(files[0])))
             started = {_programs()[word] for word in words & _programs().keys() if "." in word}
             assert started <= _with_what_it_needs(name), name
 
@@ -190,8 +204,8 @@ def test_only_programs_and_flags_know_flags():
 
 
 def test_flags_and_export_are_imported_as_setup_py_rewrites_them_for_the_wheel():
-    for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in modules():
+        for node in syntax(name)[1]:
             named = node.names if isinstance(node, ast.Import) else ()
             folders = {alias.name.partition(".")[0] for alias in named} & {"flags", "export"}
             assert name.startswith("tests.") or not folders, (
