@@ -95,7 +95,7 @@ def test_iterates_are_those_of_the_paper_step_by_step(norm):
     attack = APGD(epsilon=epsilon, norm=norm, loss="dlr")
     seeds = tf.random.stateless_uniform([count, 2], [1, 2], None, None, tf.int32)
     state = attack.start(images, np.zeros(count, np.int32), seeds, None)
-    step, points = tf.function(lambda state: attack.step(network, state)), []
+    step, points = tf.function(lambda state: attack.step(network, state), autograph=False), []
     for k in range(attack.num_steps):
         network.step.assign(k)
         points.append(state["iterate"].numpy())
@@ -139,6 +139,38 @@ def test_the_first_l1_step_moves_a_fifth_or_with_wide_what_the_start_moved(wide)
     np.testing.assert_allclose(state["share"], expected, rtol=1e-6)
 
 
+class Compiled:
+    """An attack that is traced once for all radii and all linear networks of so many classes."""
+
+    def __init__(self, num_classes, **options):
+        self.options = options
+        attack, self.epsilon = APGD(epsilon=1.0, **options), tf.Variable(1.0)
+        attack.epsilon = self.epsilon
+        self.weights = tf.Variable(tf.zeros([linear_network.DIMENSION, num_classes]))
+        self.bias = tf.Variable(tf.zeros([num_classes]))
+
+        def network(images, training=False):
+            return tf.reshape(images, [-1, linear_network.DIMENSION]) @ self.weights + self.bias
+
+        # As evaluations run it: without AutoGraph.
+        self.function = tf.function(
+            lambda images, labels: attack(network, images, labels, SEED),
+            input_signature=[
+                tf.TensorSpec([None, *linear_network.SHAPE]), tf.TensorSpec([None], tf.int32)
+            ],
+            autograph=False,
+        )  # fmt: skip
+
+    def __call__(self, network, images, labels, epsilon):
+        self.epsilon.assign(APGD(epsilon=epsilon, **self.options).epsilon)
+        self.weights.assign(network.weights)
+        self.bias.assign(network.bias)
+        return self.function(images, labels).numpy()
+
+
+compiled = functools.cache(Compiled)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss,num_classes", [("ce", 2), ("dlr", 3), ("dlr-targeted", 5)])
 def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(loss, num_classes, norm):
@@ -148,8 +180,9 @@ def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(loss, num
     distances = linear_network.distances(network, images, labels, norm)
     epsilon = float(np.quantile(distances, 0.5))
     num_targets = num_classes - 1 if loss == "dlr-targeted" else None
-    attack = APGD(epsilon=epsilon, norm=norm, loss=loss, num_targets=num_targets, wide=norm == "l1")
-    adversarial = tf.function(attack)(network, images, labels, SEED)
+    options = {"loss": loss, "num_targets": num_targets, "wide": norm == "l1"}
+    attack = compiled(num_classes, norm=norm, **options)
+    adversarial = attack(network, images, labels, epsilon)
     broken = network.labels(adversarial) != labels
     assert broken.any() and not broken.all()
     # Nothing beyond the radius can break; nothing well within it may stand. In L1 a step moves two
@@ -165,8 +198,8 @@ def test_on_a_linear_network_the_loss_reaches_its_optimum(norm):
     images = linear_network.images(6, low=0.0, high=255.0)
     labels = network.labels(images)
     epsilon = 0.5 * linear_network.distances(network, images, labels, norm).min()
-    attack = tf.function(APGD(epsilon=epsilon, norm=norm))
-    adversarial = attack(network, images, labels, SEED)
+    attack = compiled(2, norm=norm, loss="ce", num_targets=None, wide=False)
+    adversarial = attack(network, images, labels, epsilon)
     moved = network.logits(adversarial) - network.logits(images)
     for n, label in enumerate(labels):
         weights = network.weights[:, 1 - label] - network.weights[:, label]
@@ -175,34 +208,26 @@ def test_on_a_linear_network_the_loss_reaches_its_optimum(norm):
         assert best * (0.75 if norm == "l1" else 0.99) <= gain <= best * 1.001
 
 
-@functools.cache
-def compiled(norm, quantile):
-    """Returns a traced attack, and a network whose weights can be set between calls."""
-    network = linear_network.LinearNetwork(3)
-    epsilon = float(np.quantile(linear_network.distances(*sample(network), norm), quantile))
-    attack = APGD(epsilon=epsilon, norm=norm, iterations=20, wide=norm == "l1")
-    weights = tf.Variable(network.weights, dtype=tf.float32)
-
-    def changing(images, training=False):
-        return tf.reshape(images, [-1, linear_network.DIMENSION]) @ weights
-
-    function = tf.function(lambda images, labels, seed: attack(changing, images, labels, seed))
-    return epsilon, weights, function
-
-
 def sample(network, seed=1):
     images = linear_network.images(16, seed=seed, low=0.0, high=255.0)
-    return network, images, network.labels(images)
+    return images, network.labels(images)
+
+
+@functools.cache
+def radius_of(norm, quantile):
+    """Returns how far such a share of the images of one network is from the boundary."""
+    network = linear_network.LinearNetwork(3)
+    return float(np.quantile(linear_network.distances(network, *sample(network), norm), quantile))
 
 
 def attacked(norm, quantile, seed):
     """Returns a random linear network, random images, their labels, epsilon and the result."""
     network = linear_network.LinearNetwork(3, seed=seed)
     network.bias[:] = 0
-    _, images, labels = sample(network, seed)
-    epsilon, weights, function = compiled(norm, quantile)
-    weights.assign(network.weights)
-    return network, images, labels, epsilon, function(images, labels, SEED).numpy()
+    images, labels = sample(network, seed)
+    epsilon = radius_of(norm, quantile)
+    attack = compiled(3, norm=norm, iterations=20, wide=norm == "l1")
+    return network, images, labels, epsilon, attack(network, images, labels, epsilon)
 
 
 @settings(max_examples=15, deadline=None)
@@ -227,11 +252,15 @@ def test_a_larger_epsilon_breaks_no_fewer_images(seed, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_epsilon_zero_returns_the_image(norm):
-    network = linear_network.LinearNetwork(4)
-    images = linear_network.images(4, low=0.0, high=255.0)
-    attack = APGD(epsilon=0.0, norm=norm, iterations=10)
-    adversarial = attack(network, images, network.labels(images), SEED)
+    network = linear_network.LinearNetwork(3)
+    images, labels = sample(network)
+    attack = compiled(3, norm=norm, iterations=20, wide=norm == "l1")
+    adversarial = attack(network, images, labels, 0.0)
     np.testing.assert_allclose(adversarial, images, atol=2e-5)
+
+
+# With a radius that is a tensor it is traced once.
+project = tf.function(functools.partial(geometry.project, norm="l1"), autograph=False)
 
 
 @settings(max_examples=30, deadline=None)
@@ -240,7 +269,7 @@ def test_l1_projection_is_the_nearest_point_of_ball_and_range(seed, radius, spre
     rng = np.random.default_rng(seed)
     center = linear_network.images(1, seed=seed, low=0.0, high=255.0)
     point = (center + spread * rng.normal(size=center.shape)).astype(np.float32)
-    nearest = geometry.project(point, center, radius, "l1").numpy().astype(np.float64)
+    nearest = project(point, center, tf.constant(radius)).numpy().astype(np.float64)
     assert nearest.min() >= -1e-4 and nearest.max() <= 255 + 1e-4
     assert linear_network.sizes(nearest - center, "l1")[0] <= radius * (1 + 1e-5) + 1e-3
     # A point of a convex set is the nearest one if no other lies further along the residual.
@@ -296,7 +325,9 @@ def test_gradients_of_a_random_network_are_averaged():
     def loss(logits):
         return losses.logit(logits, tf.zeros(4, tf.int32))
 
-    function = tf.function(lambda: losses.loss_and_gradient(network, images, loss, eot_steps=400))
+    function = tf.function(
+        lambda: losses.loss_and_gradient(network, images, loss, eot_steps=400), autograph=False
+    )
     _, _, gradient = function()
     mean = gradient.numpy().reshape(4, -1)[0] / network.weights[:, 0]
     np.testing.assert_allclose(mean, 1.0, atol=0.12)  # a single draw is off by .58

@@ -1,5 +1,7 @@
 """FAB finds the exact distance on linear networks, and its projections are the nearest points."""
 
+import functools
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -19,7 +21,7 @@ def final_state(attack, network, images, labels):
     logits = network(tf.constant(images))
     seeds = tf.random.stateless_uniform([len(images), 2], [5, 6], None, None, tf.int32)
     state = attack.start(images, labels, seeds, logits)
-    step = tf.function(lambda state: attack.step(network, state))
+    step = tf.function(lambda state: attack.step(network, state), autograph=False)
     for _ in range(attack.num_steps):
         state = step(state)
     return {key: value.numpy() for key, value in state.items()}
@@ -31,15 +33,31 @@ def problem(count=24, num_classes=4):
     return network, images, network.labels(images)
 
 
+@functools.cache
+def traced_once(norm, targeted):
+    """Returns an attack of the problem's network whose step is traced once for all radii."""
+    network, *_ = problem()
+    targets = 3 if targeted else None
+    attack = FAB(epsilon=1.0, norm=norm, targeted=targeted, num_targets=targets, iterations=40)
+    attack.epsilon, step = tf.Variable(1.0), attack.step
+    traced = tf.function(lambda state: step(network, state), autograph=False)
+    attack.step = lambda network, state: traced(state)
+    return attack
+
+
+def attack_of(norm, epsilon, targeted=True):
+    attack = traced_once(norm, targeted)
+    attack.epsilon.assign(FAB(epsilon=epsilon, norm=norm).epsilon)
+    return attack
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("targeted", [True, False])
 def test_the_distance_found_is_the_exact_distance_to_the_boundary(norm, targeted):
     network, images, labels = problem()
     exact = linear_network.distances(network, images, labels, norm)
-    targets = 3 if targeted else None
     # An epsilon of 0 counts no hit, so every image is searched to the end.
-    attack = FAB(epsilon=0.0, norm=norm, targeted=targeted, num_targets=targets, iterations=40)
-    state = final_state(attack, network, images, labels)
+    state = final_state(attack_of(norm, 0.0, targeted), network, images, labels)
     assert (state["distance"] >= exact * (1 - 1e-4)).all()
     # Overshooting by eta leaves the hits within a percent of the boundary.
     np.testing.assert_allclose(state["distance"], exact, rtol=0.01)
@@ -49,10 +67,10 @@ def test_the_distance_found_is_the_exact_distance_to_the_boundary(norm, targeted
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(norm):
-    network, images, labels = problem(48)
+    network, images, labels = problem()
     distances = linear_network.distances(network, images, labels, norm)
     epsilon = float(np.median(distances))
-    attack = tf.function(FAB(epsilon=epsilon, norm=norm, num_targets=3, iterations=40))
+    attack = tf.function(attack_of(norm, epsilon), autograph=False)
     adversarial = attack(network, images, labels, SEED).numpy()
     broken = network.labels(adversarial) != labels
     certain = np.abs(distances / epsilon - 1) > 0.01
@@ -235,7 +253,9 @@ def plane_problem(seed, share, power):
 
 def test_a_flat_network_keeps_the_image_and_stays_finite():
     def network(images, training=False):
-        return tf.stack([tf.reduce_sum(0.0 * images, [1, 2, 3]) + 1.0, tf.zeros(len(images))], 1)
+        return tf.stack(
+            [tf.reduce_sum(0.0 * images, [1, 2, 3]) + 1.0, tf.zeros(tf.shape(images)[0])], 1
+        )
 
     images = linear_network.images(3)
     labels = np.zeros(3, np.int32)
