@@ -43,7 +43,7 @@ def test_points_of_the_unit_ball_have_a_uniform_radius_that_no_direction_knows(k
     if kind == "hashed":
         points = noise.hashed_unit_ball(seeds, 3, shape)
     else:
-        points = tf.function(noise.unit_ball)(seeds, tf.zeros([COUNT, *shape]))
+        points = tf.function(noise.unit_ball, autograph=False)(seeds, tf.zeros([COUNT, *shape]))
     flat = points.numpy().reshape(COUNT, -1).astype(np.float64)
     radius = np.linalg.norm(flat, axis=1)
     assert_uniform(radius**4)
@@ -88,7 +88,7 @@ def test_seeds_that_are_folded_differ_and_draw_alike_alone_and_in_a_batch(seed, 
 def test_whether_a_start_is_random_says_nothing_about_where():
     images = tf.fill([COUNT, 1, 1, 2], 127.5)
     attack = PGD(epsilon=10, step_size=1, steps=1, norm="l2", random_start=0.5)
-    moves = tf.function(attack.start)(images, per_image_seeds()).numpy() - 127.5
+    moves = tf.function(attack.start, autograph=False)(images, per_image_seeds()).numpy() - 127.5
     radius = np.linalg.norm(moves.reshape(COUNT, 2), axis=1) / 10
     assert 0.42 < (radius > 0).mean() < 0.58
     assert_uniform(radius[radius > 0] ** 2)

@@ -134,7 +134,7 @@ def test_neither_weights_nor_statistics_change(mode, steps):
     images, labels = batch(num_classes=3)
     before = [v.numpy() for v in network.variables]
     attack = PGD(epsilon=8, step_size=2, steps=steps, batch_norm=mode)
-    tf.function(attack)(network, tf.constant(images), tf.constant(labels))
+    tf.function(attack, autograph=False)(network, tf.constant(images), tf.constant(labels))
     for old, variable in zip(before, network.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
 
@@ -328,7 +328,7 @@ def test_the_graph_does_not_grow_with_the_number_of_steps():
     images, labels = map(tf.constant, batch(num_classes=3))
 
     def num_operations(steps):
-        attack = tf.function(PGD(epsilon=8, step_size=2, steps=steps))
+        attack = tf.function(PGD(epsilon=8, step_size=2, steps=steps), autograph=False)
         graph = attack.get_concrete_function(network, images, labels).graph.as_graph_def()
         return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
 

@@ -46,15 +46,15 @@ def cross_entropy(logits, labels):
 def test_a_batch_has_one_attack_which_its_seed_alone_draws():
     net, (images, labels) = network(), examples()
     drawn = several.Drawn(MADE)
-    chosen = tf.function(drawn.chosen)
+    chosen = tf.function(drawn.chosen, autograph=False)
     seeds = [tf.constant([7, step]) for step in range(300)]
     numbers = np.array([int(chosen(seed)) for seed in seeds])
     # 100 each, five standard deviations of a binomial.
     assert np.abs(np.bincount(numbers, minlength=3) - 100).max() < 5 * np.sqrt(300 * 2 / 9)
     pairs = np.histogram2d(numbers[1:], numbers[:-1], 3)[0]
     assert np.abs(pairs - 299 / 9).max() < 5 * np.sqrt(300 * 8 / 81)
-    attack = tf.function(drawn)
-    alone = [tf.function(one) for one in MADE]
+    attack = tf.function(drawn, autograph=False)
+    alone = [tf.function(one, autograph=False) for one in MADE]
     for number in range(3):
         seed = seeds[int(np.flatnonzero(numbers == number)[0])]
         found = attack(net, images, labels, seed).numpy()
@@ -90,7 +90,7 @@ def test_the_chance_of_a_norm_is_its_share_of_the_robust_errors(counts, expected
     drawn = several.Biased(MADE)
     drawn.counts.assign(np.array(counts))
     np.testing.assert_allclose(drawn.probabilities(), expected, atol=1e-6)
-    chosen = tf.function(lambda seeds: tf.map_fn(drawn.chosen, seeds))
+    chosen = tf.function(lambda seeds: tf.map_fn(drawn.chosen, seeds), autograph=False)
     numbers = chosen(tf.constant([[7, step] for step in range(600)])).numpy()
     found, mean = np.bincount(numbers, minlength=3), 600 * np.array(expected)
     assert (np.abs(found - mean) <= 5 * np.sqrt(mean * (1 - np.array(expected)))).all()
@@ -110,7 +110,7 @@ def test_a_biased_draw_counts_what_it_broke_over_all_replicas():
     replicas = strategy.num_replicas_in_sync
     parts, truth = np.arange(16).reshape(replicas, -1), np.zeros((2, 2), int)
 
-    @tf.function
+    @tf.function(autograph=False)
     def attacked(step):
         def of_replica():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
