@@ -153,3 +153,23 @@ def test_every_number_of_a_seed_is_drawn_for_one_thing(monkeypatch):
     attack(lambda x, training: tf.reshape(x, [-1, 4]), images, [0, 1], tf.constant([1, 2]))
     # Which attack, which class, how far the start is, and whether there is one.
     assert len(folded) == len(set(folded)) == 4
+
+
+@pytest.mark.parametrize("seed", [(3, 4), (-(2**31), 5), (6, -1)])
+def test_numbers_are_those_of_tensorflow_and_the_same_in_a_compiled_step(seed):
+    shape = [1, 3, 3, 1]
+    like, seed = tf.zeros(shape), tf.constant(seed)
+
+    def draw():
+        draws = [one(seed, like) for one in (noise.normal, noise.unit_ball, noise.l1_unit_ball)]
+        return [noise.fold_in(seed, 7), noise.uniform(seed, like, -8.0, 8.0), *draws]
+
+    found, compiled = draw(), tf.function(draw, jit_compile=True, autograph=False)()
+    np.testing.assert_array_equal(
+        found[0], tf.random.experimental.stateless_fold_in(seed, tf.constant(7))
+    )
+    np.testing.assert_array_equal(found[1], tf.random.stateless_uniform(shape, seed, -8.0, 8.0))
+    kernel = tf.random.stateless_normal(shape, seed)
+    np.testing.assert_allclose(found[2], kernel, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(compiled, found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,11 @@
 A seed is an int32 tensor of shape [2], one for the whole batch (one fast operation: training), or
 of shape [N, 2], one for each image (an image's numbers then do not depend on its batch:
 evaluation).
+
+Numbers in one seed's name are those of TensorFlow's stateless operations on a CPU, made so that XLA
+makes them too. By those operations a step compiled with XLA would begin its attack elsewhere: of
+the same 32 bits they take the lower 23 where a step is not compiled and the upper 23 where it is,
+normal numbers by another transform, and a negative seed loses its sign.
 """
 
 import math
@@ -15,34 +20,68 @@ def fresh_seed() -> tf.Tensor:
     return tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
 
 
+def bits(seed: tf.Tensor, shape: tf.Tensor | list[int]) -> tf.Tensor:
+    """Draws 32 random bits from a seed of shape [2] for each number, uint32 of a shape.
+
+    Those of `tf.random.stateless_uniform(shape, seed, None, None, tf.uint32)` on a CPU: Philox,
+    whose key and counter are a block that it makes of the seed under a key of TensorFlow's.
+    """
+    seed = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)  # with its sign
+    block = _philox([2, 2], tf.constant([0x02461E293EC8F720], tf.uint64), seed)
+    key, counter = tf.split(tf.bitcast(block, tf.uint64), 2)
+    return _philox(shape, key, tf.concat([tf.zeros_like(counter), counter], 0))
+
+
+def _philox(shape, key, counter):
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=shape, key=key, counter=counter, alg=1, dtype=tf.uint32
+    )
+
+
+def unit(seed: tf.Tensor, shape: tf.Tensor | list[int]) -> tf.Tensor:
+    """Draws uniform numbers in [0, 1) from a seed of shape [2], float32 of a shape."""
+    whole = tf.bitwise.bitwise_and(bits(seed, shape), tf.constant(2**23 - 1, tf.uint32))
+    return tf.cast(whole, tf.float32) * 2.0**-23
+
+
 def fold_in(seed: tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:
     """Derives another seed of the same shape from a seed and an integer (scalar or [N])."""
     seed = tf.convert_to_tensor(seed, tf.int32)
     data = tf.cast(data, tf.int32)
     if seed.shape.rank == 1:
-        return tf.random.experimental.stateless_fold_in(seed, data)
+        return _folded(seed, data)
     data = tf.broadcast_to(data, tf.shape(seed)[:1])
     return tf.map_fn(
-        lambda pair: tf.random.experimental.stateless_fold_in(pair[0], pair[1]),
-        (seed, data),
-        fn_output_signature=tf.int32,
+        lambda pair: _folded(*pair), (seed, data), fn_output_signature=tf.TensorSpec([2], tf.int32)
     )
+
+
+def _folded(seed, data):
+    return tf.stack([tf.bitcast(bits(seed, []), tf.int32), data])
 
 
 def uniform(seed: tf.Tensor, like: tf.Tensor, minval: float, maxval: float) -> tf.Tensor:
-    """Draws uniform numbers in [minval, maxval) of the shape and dtype of `like`."""
-    return _draw(
-        lambda shape, key: tf.random.stateless_uniform(shape, key, minval, maxval, like.dtype),
-        seed,
-        like,
-    )
+    """Draws uniform numbers in [minval, maxval), float32 of the shape of `like`."""
+    low, high = (tf.convert_to_tensor(end, tf.float32) for end in (minval, maxval))
+    return _draw(lambda shape, key: unit(key, shape) * (high - low) + low, seed, like)
 
 
 def normal(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Draws standard normal numbers of the shape and dtype of `like`."""
-    return _draw(
-        lambda shape, key: tf.random.stateless_normal(shape, key, dtype=like.dtype), seed, like
-    )
+    """Draws standard normal numbers, float32 of the shape of `like`.
+
+    Box and Muller's `sqrt(-2 log u) (sin(2 pi v), cos(2 pi v))`, as `tf.random.stateless_normal` on
+    a CPU but for rounding.
+    """
+    return _draw(_normal, seed, like)
+
+
+def _normal(shape, key):
+    size = tf.reduce_prod(shape)
+    first, second = tf.unstack(unit(key, [(size + 1) // 2, 2]), axis=1)
+    radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(first, 1e-7)))
+    angle = 2.0 * math.pi * second
+    pairs = tf.stack([radius * tf.sin(angle), radius * tf.cos(angle)], 1)
+    return tf.reshape(tf.reshape(pairs, [-1])[:size], shape)
 
 
 def unit_ball(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -88,7 +127,7 @@ def _draw(sample, seed, like):
     drawn = tf.map_fn(
         lambda key: sample(shape[1:], key),
         seed,
-        fn_output_signature=tf.TensorSpec(like.shape[1:], like.dtype),
+        fn_output_signature=tf.TensorSpec(like.shape[1:], tf.float32),
     )
     return tf.ensure_shape(drawn, like.shape)
 

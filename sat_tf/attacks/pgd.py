@@ -132,7 +132,7 @@ class PGD:
         """Draws the number in [0, 1) that decides on a random start, of the batch or each image."""
         seed = noise.fold_in(seed, 2)  # 0 and 1 are those of the offset
         if seed.shape.rank == 1:
-            return tf.random.stateless_uniform([], seed)
+            return noise.unit(seed, [])
         return noise.uniform(seed, tf.zeros([tf.shape(seed)[0], 1, 1, 1]), 0.0, 1.0)
 
     def step(

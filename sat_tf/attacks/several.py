@@ -38,7 +38,8 @@ class Drawn:
     def chosen(self, seed: tf.Tensor) -> tf.Tensor:
         """Returns the number of the attack that a seed draws, int32 []."""
         seed = noise.fold_in(seed, _DRAW)
-        return tf.random.stateless_uniform([], seed, 0, len(self.attacks), tf.int32)
+        drawn = tf.cast(noise.bits(seed, []), tf.int64)
+        return tf.cast(drawn % len(self.attacks), tf.int32)
 
 
 class Biased(Drawn):
@@ -95,7 +96,7 @@ class Biased(Drawn):
     def chosen(self, seed: tf.Tensor) -> tf.Tensor:
         """Returns the number of the attack that a seed draws now, int32 []."""
         limits = tf.cumsum(self.probabilities())
-        point = tf.random.stateless_uniform([], noise.fold_in(seed, _DRAW))
+        point = noise.unit(noise.fold_in(seed, _DRAW), [])
         # Rounding may leave the last limit below 1.
         return tf.reduce_sum(tf.cast(point >= limits[:-1], tf.int32))
 

@@ -97,7 +97,7 @@ def targets(target: str, logits: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) 
         logits = tf.cast(logits, tf.float32)
         return tf.argmin(tf.where(own, logits.dtype.max, logits), 1, tf.int32)
     if seed.shape.rank == 1:
-        drawn = tf.random.stateless_uniform(tf.shape(labels), noise.fold_in(seed, _COUNTER))
+        drawn = noise.unit(noise.fold_in(seed, _COUNTER), tf.shape(labels))
     else:
         drawn = noise.hashed_uniform(seed, _COUNTER, [1])[:, 0]
     offset = 1 + tf.cast(drawn * (num_classes - 1), tf.int32)
