@@ -29,33 +29,41 @@ class Scales(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         copies = self.model.distribute_strategy.experimental_local_results
         optimizer, network = self.model.optimizer, self.model.network
-        self.scales.append([float(c) for c in copies(optimizer.dynamic_scale.value)])
+        scale = getattr(optimizer, "dynamic_scale", None)  # there is none in bfloat16
+        self.scales.append([1.0] if scale is None else [float(c) for c in copies(scale.value)])
         self.kernels.append([c.numpy() for c in copies(network.layers[1].kernel.value)])
 
 
-def fitted(strategy, bright, pieces=1, scale=SCALE, growth=2000):
-    """Trains a linear float16 network on dim images, but for the rows that are bright."""
+def batches_of(images, labels):
+    """Makes batches of which each of several workers gets its part."""
+    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options)
+
+
+def fitted(strategy, bright, pieces=1, scale=SCALE, growth=2000, precision="mixed_float16"):
+    """Trains a linear network of 16 bits on dim images, but for the rows that are bright."""
     images, labels = DIM.copy(), LABELS.copy()
     images[list(bright)] = 200.0
     labels[list(bright)] = (KERNEL.sum(0).argmax() + 1) % 3  # surely wrong
-    keras.mixed_precision.set_global_policy("mixed_float16")
+    keras.mixed_precision.set_global_policy(precision)
     try:
         with distribution.strategy(strategy).scope():
             inputs = keras.Input((4,))
             network = keras.Model(inputs, keras.layers.Dense(3)(inputs))
             network.set_weights([KERNEL, np.zeros(3)])
             trainer = AdversarialTrainer(network, identity)
-            scaled = keras.optimizers.LossScaleOptimizer(
-                keras.optimizers.SGD(0.1, momentum=0.9), scale, dynamic_growth_steps=growth
-            )
-            trainer.compile(scaled, gradient_accumulation=pieces, ema_decay=0.5)
+            optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+            if precision == "mixed_float16":
+                optimizer = keras.optimizers.LossScaleOptimizer(
+                    optimizer, scale, dynamic_growth_steps=growth
+                )
+            trainer.compile(optimizer, gradient_accumulation=pieces, ema_decay=0.5)
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     scales = Scales()
-    trainer.fit(batches.with_options(options), shuffle=False, verbose=0, callbacks=[scales])
+    trainer.fit(batches_of(images, labels), shuffle=False, verbose=0, callbacks=[scales])
     return trainer, scales
 
 
@@ -85,6 +93,17 @@ def test_an_overflow_on_one_replica_or_in_one_piece_skips_the_step_on_all(strate
     for ours, theirs in zip(trainer.state, state_of_one_device(row), strict=True):
         # Sums in another order; float16 has 11 bits.
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-3, atol=1e-4)
+
+
+def test_bfloat16_which_has_no_scale_learns_from_rows_that_overflow_in_float16():
+    trainer, seen = fitted("mirrored", [13], precision="mixed_bfloat16")
+    assert not isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+    for before, after in zip(seen.kernels, seen.kernels[1:], strict=False):
+        for old, new in zip(before, after, strict=True):
+            assert np.isfinite(new).all() and not np.array_equal(old, new)
+    one_device, _ = fitted("one_device", [13], precision="mixed_bfloat16")
+    for ours, theirs in zip(trainer.state, one_device.state, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0.02, atol=0.05)  # 8 bits
 
 
 def test_a_scale_that_grows_until_one_replica_overflows_falls_on_both():
