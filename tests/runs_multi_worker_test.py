@@ -1,5 +1,6 @@
 """Workers train in step: two processes learn what one process with two replicas learns."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -96,20 +97,19 @@ def combined(tmp_path_factory):
     """What each of two workers, and two replicas here, learn by every combination."""
     folder = tmp_path_factory.mktemp("combined")
     files = [folder / f"{index}.npz" for index in range(2)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.combinations", "multi_worker", str(file)], cwd=ROOT,
-            env=os.environ | {"TF_CONFIG": json.dumps(tf_config)},
-            stderr=file.with_suffix(".txt").open("w"),
-        )
-        for file, tf_config in zip(files, cluster(2), strict=True)
-    ]  # fmt: skip
-    try:
+    with contextlib.ExitStack() as stack:
+        running = []
+        for file, tf_config in zip(files, cluster(2), strict=True):
+            errors = stack.enter_context(file.with_suffix(".txt").open("w"))
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.combinations", "multi_worker", str(file)],
+                    cwd=ROOT, env=os.environ | {"TF_CONFIG": json.dumps(tf_config)}, stderr=errors,
+                )
+            )  # fmt: skip
+            stack.callback(running[-1].kill)
         replicas = combinations.learn("mirrored")
         statuses = [worker.wait(1200) for worker in running]
-    finally:
-        for worker in running:
-            worker.kill()
     assert statuses == [0, 0], [file.with_suffix(".txt").read_text() for file in files]
     return [dict(np.load(file)) for file in files], replicas
 
