@@ -244,6 +244,14 @@ def test_a_set_that_is_not_there_is_refused_with_where_it_was_sought_and_how_to_
     ) as error:
         data.describe("cifar10", str(tmp_path))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).endswith("fetch it")
+
+
+@pytest.mark.parametrize("name", ["cifar10_corrupted", "imagenet2012_corrupted/fog_3"])
+def test_corrupted_images_that_are_not_there_can_be_computed(name, tmp_path):
+    own = name.partition("_")[0]
+    with pytest.raises(ValueError, match=f"--corruptions=all computes .* of --dataset={own}$"):
+        data.describe(name, str(tmp_path))
 
 
 def test_a_set_that_cannot_be_downloaded_says_why(tmp_path):

@@ -288,6 +288,12 @@ def test_restarts_of_pgd_are_said_where_there_is_pgd(run, capsys):
     assert capsys.readouterr().out.splitlines()[1].endswith("epsilon 2 (pixels in [0, 255])")
 
 
+@pytest.mark.parametrize("attacks, said", [("quick", True), ("pgd-2,quick", True), ("rand", False)])
+def test_a_first_verdict_is_called_one(run, capsys, attacks, said):
+    run("--network=n.keras", "--dataset=digits", "--epsilon=2", f"--attacks={attacks}")
+    assert ("standard can break more" in capsys.readouterr().out) == said
+
+
 def test_what_a_norm_leaves_out_is_said(run):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=autoattack")
     seen, _ = run(*asked, "--norm=l1")

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from sat_tf.data import encoded, memory, order
+from sat_tf.data import corruptions, encoded, memory, order
 from sat_tf.data.info import Info, Request, check_validation_examples
 from sat_tf.data.records import Records
 
@@ -151,10 +151,16 @@ def _prepared(name: str, data_dir: str | None):
     """
     builder = _builder_of(name, data_dir)
     if not builder.info.splits:
+        computed, kind = "", name.partition("/")[0]
+        if corruptions.is_stored(kind):
+            computed = (
+                "; --corruptions=all computes corrupted images from those of "
+                f"--dataset={kind.removesuffix('_corrupted')}"
+            )
         raise ValueError(
             f"data set {name} is not in {builder.data_dir}; point --data_dir or TFDS_DATA_DIR to "
             "the directory that holds it, or let python -m sat_tf.train "
-            f"--dataset={name} --download fetch it"
+            f"--dataset={name} --download fetch it{computed}"
         )
     return builder
 
