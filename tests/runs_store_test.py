@@ -69,6 +69,17 @@ def test_what_is_put_is_read_and_a_block_that_fails_puts_nothing(store):
         sealed.read_json(place)
 
 
+def test_what_a_store_answers_at_length_is_said_in_one_line():
+    answer = tf.errors.InternalError(
+        None, None, "Error executing\n  a request:" + "\t<html>\n" * 99
+    )
+    with pytest.raises(OSError) as raised, places._said("gs://bucket/run", "write"):
+        raise answer
+    said = str(raised.value)
+    assert said.startswith("cannot write gs://bucket/run: Error executing a request: <html> <html>")
+    assert said.isprintable() and len(said) < 400
+
+
 def test_what_is_not_there_is_said(store, monkeypatch):
     monkeypatch.setattr(places, "_reached", set())
     with pytest.raises(ValueError, match="^there is no bucket gs://another; make it"):
