@@ -109,15 +109,20 @@ def _use_threads(given) -> None:
 
 
 def report(times: Mapping[str, Times], memory: Mapping[str, float]) -> list[list[str]]:
-    """Lays out the table; every ratio is taken within its round before the median."""
-    rows = [["activation", "ms", "/ relu", "quartiles", "processor / relu", "MiB", "/ relu"]]
+    """Lays out the table; every ratio is taken within its round before the median.
+
+    Without memory (an empty mapping) its columns are left out.
+    """
+    rows = [["activation", "ms", "/ relu", "quartiles", "processor / relu"]]
+    rows[0] += ["MiB", "/ relu"] if memory else []
     baseline = times[BASELINE]
     for spec, (wall, processor, _) in times.items():
         median, lower, upper = timing.quartiles(wall / baseline.wall)
         rows.append([spec, f"{1000 * np.median(wall):.1f}", f"{median:.3f}"])
         rows[-1] += [f"{lower:.3f} to {upper:.3f}"]
         rows[-1] += [f"{np.median(processor / baseline.processor):.3f}"]
-        rows[-1] += [f"{memory[spec]:.0f}", f"{memory[spec] / memory[BASELINE]:.3f}"]
+        if memory:
+            rows[-1] += [f"{memory[spec]:.0f}", f"{memory[spec] / memory[BASELINE]:.3f}"]
     return rows
 
 
@@ -131,7 +136,7 @@ def measure(given) -> tuple[dict[str, Times], dict[str, float]]:
     cases = {spec: timing.of_step(step) for spec, step in steps.items()}
     timing.interleaved(cases, 1)
     times = timing.interleaved(cases, given.rounds)
-    memory = measure_memory(given, steps) if given.memory else dict.fromkeys(steps, float("nan"))
+    memory = measure_memory(given, steps) if given.memory else {}
     return times, memory
 
 

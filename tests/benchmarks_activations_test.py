@@ -15,6 +15,8 @@ def test_ratios_are_taken_within_a_round_before_the_median():
     }
     *_, swish = activations.report(times, {"relu": 100.0, "swish": 150.0})
     assert swish == ["swish", "360.0", "1.200", "1.200 to 1.200", "1.200", "150", "1.500"]
+    header, *rows = activations.report(times, {})  # with --nomemory
+    assert "MiB" not in header and [len(row) for row in rows] == [len(header)] * 2
 
 
 def test_working_memory_is_that_of_the_step_alone():
