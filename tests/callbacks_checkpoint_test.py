@@ -2,6 +2,7 @@
 
 import json
 import signal
+import zipfile
 
 import keras
 import numpy as np
@@ -113,6 +114,8 @@ def test_the_average_of_the_later_best_epoch_under_attack_is_kept(tmp_path):
     ]
     assert [one["best"]["epoch"] for one in saved] == [1, 2, 2, 4, 4]
     assert steps_of(tmp_path) == [12, 15]
+    with zipfile.ZipFile(tmp_path / "network.keras") as archive:
+        assert archive.comment.startswith(b"sha256 ")
     run(tmp_path / "plain", Scripted(average=False))
     assert kept(tmp_path / "plain") == 4
 
@@ -250,14 +253,14 @@ def test_the_step_to_go_on_from_is_agreed_by_all_workers(tmp_path, monkeypatch):
 
 def test_both_streams_are_shared_out_batch_by_batch(tmp_path):
     class Sees(Scripted):
-        def fit(self, batches, *, validation_data, shuffle, **options):
-            seen.append((batches, validation_data, shuffle))
+        def fit(self, batches, *, validation_data, shuffle, verbose, **options):
+            seen.append((batches, validation_data, shuffle, verbose))
             super().fit(batches, **options)
 
     seen = []
     run(tmp_path, Sees(SCRIPT[:1]))
-    ((batches, validation, shuffle),) = seen
+    ((batches, validation, shuffle, verbose),) = seen
     data = tf.data.experimental.AutoShardPolicy.DATA
     for stream in (batches, validation):
         assert stream.options().experimental_distribute.auto_shard_policy == data
-    assert shuffle is False
+    assert shuffle is False and verbose == 0  # the progress line is the one that is shown

@@ -184,7 +184,7 @@ def test_one_ball_is_told_with_the_parts_of_a_pixel_that_it_has():
     assert summary.balls(given()) == "l2 epsilon 127.5"
 
 
-def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, program):
+def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, program, monkeypatch):
     calls, _ = program
     give(dataset="cifar10")
     module.train()
@@ -200,6 +200,22 @@ def test_what_is_not_given_has_its_default_and_what_is_given_stays(module, progr
     assert calls["download"] == [(("cifar10", "there"), {})]
     assert list(calls).index("download") < list(calls).index("describe")
     assert "test" not in calls and calls["claim"][0][0][3] is False
+    assert settled.image_size is None
+    # Images of no one size are cut to the network's.
+    anyhow = dataclasses.replace(INFO, image_shape=(None, None, 1))
+    monkeypatch.setattr(module.datasets, "describe", lambda *_: anyhow)
+    calls.clear()
+    module.train()
+    assert calls["fit"][0][0][0].image_size == 4
+    assert {options["image_size"] for _, options in calls["load"]} == {4}
+
+
+def test_a_store_that_cannot_be_reached_is_said_before_all_that_takes_time(module, program):
+    calls, _ = program
+    give(dataset="digits", workdir="s3://bucket/run")
+    with pytest.raises(ValueError, match="s3:// is no store"):
+        module.train()
+    assert list(calls) == ["set_up_process"]
 
 
 def test_only_the_chief_speaks_and_tests(module, program, monkeypatch, capsys):
@@ -301,7 +317,8 @@ def test_metrics_json_tells_what_the_run_was(module, noted, tmp_path, monkeypatc
     told = {
         "unit": "pixels (0-255)", "num_parameters": 34, "dataset": "folder:my/cats", "seed": 3,
         "num_examples": SIZES, "num_classes": 2, "class_names": ["cat", "dog"], "image_size": 4,
-        "eval_resize": "fit", "history": [{"epoch": 1}], "best": {"epoch": 2}, **values,
+        "eval_resize": "fit", "history": [{"epoch": 1}], "best": {"epoch": 2}, "schema": 1,
+        **values,
     }  # fmt: skip
     assert {name: metrics[name] for name in told} == told
     assert {"versions", "machine", "commit"} <= metrics.keys()
@@ -414,14 +431,18 @@ def test_the_best_network_is_tested_once_on_the_test_images(module, noted, tmp_p
     (attack,) = tested[2]
     expected = attacks.PGD(epsilon=12, step_size=4, steps=3, norm="l2")
     assert vars(attack) == vars(expected)
-    assert (tested[3].batch_size, tested[3].seed) == (8, 3)
+    assert (tested[3].batch_size, tested[3].seed, tested[3].show_progress) == (8, 3, True)
     assert named == {"about": {"network": {"source": str(tmp_path / "network.keras")}}}
     assert (tmp_path / "test_pgd_3.json").read_text() == "saved"
     found = {"clean_accuracy": 0.75, "adversarial_accuracy": 0.5}
     assert written["write_test"] == [((tmp_path / "logs", 40, found), {})]
-    assert "the table\n9 test images, l2 epsilon 12 pixels" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("testing with PGD-3 on 9 images\n")
+    assert "the table\n9 test images, l2 epsilon 12 pixels" in out
     module.test(given(), INFO, tmp_path)
-    assert len(calls["evaluate"]) == 1
+    assert len(calls["evaluate"]) == len(written["write_test"]) == 1
+    path = tmp_path / "test_pgd_3.json"
+    assert capsys.readouterr().out == f"already trained and tested: {path}\n"
 
 
 def test_several_balls_are_tested_each_and_count_together(module, noted, tmp_path, monkeypatch):

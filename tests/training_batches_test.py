@@ -199,6 +199,10 @@ def test_images_look_like_ones_in_0_to_1_if_all_of_them_do(dark):
     with expected:
         watch.report(3)
     watch.look(pixels, labels, 3, 1)
+    watch.report(3)
+    watch.look(pixels - 128, labels, 3, 1)
+    with pytest.warns(UserWarning, match="pixels leave"):
+        watch.report(3)
     watch.report(3)  # what was seen before is forgotten
 
 

@@ -263,7 +263,10 @@ def test_a_named_network_of_another_size_takes_the_weights_of_its_architecture(t
         ({"initial_network": "tests.training_finetuning_test:make", "image_size": 9},
          "takes images of 8 x 8 pixels and --image_size=9"),
         ({"model": "tests.training_finetuning_test:make"}, "has 5 classes and pets has 3"),
+        ({"model": "tests.training_finetuning_test:make", "image_size": 9},
+         "takes images of 8 x 8 pixels and --image_size=9"),
         ({"model": "mine.keras"}, "give --initial_network=mine.keras"),
+        ({"model": "tests"}, "give --initial_network=tests"),  # a directory, as a run's
         ({"model": "resnet8"}, "has none to keep"),
         ({"model": "resnet8", "freeze": ["conv"]}, "--freeze is of a network that was trained"),
         ({"model": "resnet8", "body_learning_rate_multiplier": 0.1}, "random weights: give"),

@@ -246,6 +246,8 @@ def test_the_flags_reach_the_attack_and_the_validation(given, combination):
         ({"norms": ["l1", "l1"], "epsilons": ["9", "8"]}, "give each norm once"),
         ({"norms": ["l1", "l3"], "epsilons": ["9", "8"]}, "'l3'; use one of: linf, l2, l1"),
         ({"norms": ["l1", "l2"], "epsilons": ["9", "x"]}, "'x' is no radius in pixels"),
+        ({"norms": ["l1", "l2"], "epsilons": ["9", "0"]}, "'0' is no radius in pixels"),
+        ({"norms": ["l1", "l2"], "epsilons": ["inf", "8"]}, "'inf' is no radius in pixels"),
         ({"norms": ["l1", "l2"], "epsilons": ["9", "8"], "step_size": 3.0}, "of one ball"),
     ],
 )

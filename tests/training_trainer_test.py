@@ -483,9 +483,12 @@ def test_smoothing_outside_its_range_is_refused():
         adversarial_cross_entropy(1)
 
 
-def test_a_running_mean_is_over_the_images_that_it_has_seen_and_of_none_it_is_0():
+def test_a_running_mean_is_over_the_images_that_it_has_seen_and_of_none_it_is_0(monkeypatch):
     means = [keras.metrics.Mean(name=name) for name in ("few", "many", "none")]
     means[0].update_state([6.0])
     means[1].update_state([1.0, 2.0, 3.0, 6.0])
     found = averages.logs_over_replicas(means)
     assert {name: float(one) for name, one in found.items()} == {"few": 6, "many": 3, "none": 0}
+    monkeypatch.setattr(distribution, "has_workers", lambda strategy: True)
+    joined = averages.logs_over_replicas(means)  # Keras joins those of several workers
+    assert [one.numpy().tolist() for one in joined.values()] == [[6.0], [3.0], [0.0]]
