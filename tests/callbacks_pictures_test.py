@@ -36,7 +36,7 @@ def test_the_grid_holds_the_enlarged_images_and_the_amplified_perturbation(shape
             left, top, right, bottom = pictures.cell(row, column, height, width)
             scale = (right - left) // width
             assert (right - left, bottom - top) == (width * scale, height * scale)
-            assert min(right - left, bottom - top) >= 64
+            assert min(right - left, bottom - top) >= 128
             boxes.append((left, top, right, bottom))
             shown = page[top:bottom, left:right]
             if column == 1:
@@ -181,6 +181,37 @@ def test_equal_activations_share_a_line_and_trained_ones_do_not():
     assert colours(trained) == {"blue": True, "red": True}
 
 
+def test_each_panel_has_its_own_title_place_and_curves(monkeypatch):
+    seen = []
+    monkeypatch.setattr(curves, "_panel", lambda pen, *given: seen.append(given))
+    layer = Scale(name="scale")
+    layer.build([None, 4])
+    layer.factor.assign([3.0])
+    curves.draw([layer])
+    (top, title, points, (line,)), (below, other, same, (slope,)) = seen
+    assert (title, other) == ("f(x)", "f'(x)") and 0 < top < below
+    np.testing.assert_array_equal(points, same)
+    np.testing.assert_allclose(line, 3 * points, rtol=1e-6)
+    np.testing.assert_allclose(slope, np.full(len(points), 3.0), rtol=1e-6)
+
+
+def test_a_curve_stands_where_the_numbers_of_its_axes_say():
+    lines, texts = [], []
+    pen = types.SimpleNamespace(
+        line=lambda path, *_, **__: lines.append(path),
+        text=lambda place, text, *_, anchor="la": texts.append((anchor, text, place)),
+    )
+    points = np.linspace(-4, 4, 321, dtype=np.float32)
+    curves._panel(pen, 50, "f(x)", points, [2 - points])
+    across = {float(text): place[0] for anchor, text, place in texts if anchor == "ma"}
+    down = {float(text): place[1] for anchor, text, place in texts if anchor == "rm"}
+    assert sorted(across) == [-4, -2, 0, 2, 4] and sorted(down) == [-2, 0, 2, 4, 6]
+    path = dict(zip(points.tolist(), lines[-1], strict=True))
+    for x, place in across.items():
+        np.testing.assert_allclose(path[x], (place, down[2 - x]), rtol=1e-6)
+    assert across[-4] < across[4] and down[6] < down[-2]  # pixels count from the top
+
+
 def test_ticks_are_round_and_inside():
     for low, high in [(-4, 4), (-0.3, 1.1), (0, 1e-3), (-250.0, 900.0)]:
         ticks = curves.round_ticks(low, high)
@@ -202,6 +233,25 @@ def test_captions_say_the_class_how_far_the_attack_went_and_the_answer():
     assert said(0) == ["true 1", "says 1, 75 %"] and said(2) == ["says 0, 90 %"]
     assert said(1) == ["largest change 4", "L2 norm 5.0"]
     assert said(1, np.full([100, 100, 3], -4.0)) == ["largest change 4", "L2 norm 693"]
+
+
+def test_the_lines_under_a_picture_are_of_its_own_row(monkeypatch):
+    found = {}
+    pen = types.SimpleNamespace(text=lambda place, text, *_: found.update({text: place}))
+    monkeypatch.setattr(pictures.ImageDraw, "Draw", lambda page: pen)
+    clean = np.zeros([2, 8, 8, 1], np.float32)
+    moved = clean + np.reshape([3, 5], [2, 1, 1, 1])
+    chances = np.array([[[0.25, 0.75], [0.6, 0.4]], [[0.9, 0.1], [0.2, 0.8]]])
+    pictures.draw(clean, moved, np.array([0, 1]), chances, ["ox", "fly"])
+    assert "perturbation x 25" in found  # floor(127 / 5)
+    tops = [pictures.cell(row, 0, 8, 8)[3] + 1 for row in range(2)]
+    for row, texts in enumerate((
+        ("true ox", "says fly, 75 %", "largest change 3", "L2 norm 24.0", "says ox, 90 %"),
+        ("true fly", "says ox, 60 %", "largest change 5", "L2 norm 40.0", "says fly, 80 %"),
+    )):  # fmt: skip
+        columns = [pictures.cell(row, column, 8, 8)[0] for column in (0, 0, 1, 1, 2)]
+        lines = [tops[row] + line * pictures._LINE for line in (0, 1, 0, 1, 0)]
+        assert [found[text] for text in texts] == list(zip(columns, lines, strict=True))
 
 
 def test_the_perturbation_is_amplified_as_far_as_nothing_is_clipped():

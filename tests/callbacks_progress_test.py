@@ -227,7 +227,8 @@ def test_validation_inside_fit_is_shown_and_outside_is_not(monkeypatch):
     progress.on_test_end()
     clock.now += 2
     progress.on_test_batch_end(1)
-    assert "validation 2/5 [" in stream.getvalue()
+    (bar,) = re.findall(r"validation 2/5 \[(#*\.*)\]", stream.getvalue())
+    assert bar.count("#") == len(bar) * 2 // 5 > 0
 
 
 def test_summary_of_an_epoch_names_time_and_every_accuracy():

@@ -131,7 +131,7 @@ def test_images_per_second_is_batch_over_seconds_a_step(tmp_path):
 
     class Ticks(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            clock.now += 0.5
+            clock.now += (9, 0.5, 0.25, 0.75)[batch]  # the first of an epoch does not count
 
         def on_test_begin(self, logs=None):
             clock.now += 100
