@@ -200,3 +200,14 @@ def test_a_run_whose_best_network_is_damaged_is_refused_before_it_goes_on(tmp_pa
     file.write_bytes(content)
     with pytest.raises(ValueError, match="network.keras, the best .* is damaged .*--overwrite"):
         fitting.restore(trainer, tmp_path, {})
+
+
+def test_a_file_of_an_exported_network_that_is_gone_is_named(tmp_path):
+    (tmp_path / "assets.extra").mkdir()
+    for name in ("fingerprint.pb", "saved_model.pb"):
+        (tmp_path / name).write_text(name)
+    sealed.write_sums(tmp_path)
+    sealed.check_sums(tmp_path)
+    (tmp_path / "fingerprint.pb").unlink()
+    with pytest.raises(ValueError, match="is damaged: fingerprint.pb or its line in .*export it"):
+        sealed.check_sums(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from sat_tf.runs import lease, places
 
+REAL = {name: getattr(lease, name) for name in ("RENEWAL", "EXPIRY", "SETTLING", "_LOOK")}
 LOCK = pathlib.PurePosixPath("/gs/bucket/run/lock")
 
 
@@ -42,6 +43,11 @@ def test_who_finds_an_owner_alive_is_refused_and_told_who_it_is(objects, capsys)
     assert objects == {}
     with lease.held(LOCK, "no"):
         pass
+
+
+def test_an_owner_has_time_for_several_renewals_and_who_waits_for_several_looks():
+    assert 3 * REAL["RENEWAL"] < REAL["EXPIRY"] and 3 * REAL["_LOOK"] < REAL["RENEWAL"]
+    assert 0 < REAL["SETTLING"] < REAL["RENEWAL"]
 
 
 def test_one_that_is_stopped_while_it_looks_again_leaves_none(objects, monkeypatch):

@@ -148,3 +148,4 @@ def test_a_port_that_is_taken_is_refused_by_whose_it_is(index):
 def test_an_address_that_is_none_or_stands_twice_is_refused(other, said):
     with pytest.raises(ValueError, match=said):
         meeting.meet(["localhost:1", other], 0, [], 1.0)
+    assert meeting._pair("[::1]:65535") == ("::1", 65535)

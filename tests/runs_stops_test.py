@@ -23,3 +23,12 @@ def test_stops_are_handled_inside_the_block_and_as_before_after_it():
         for number in runs.STOPS:
             signal.raise_signal(number)
         assert len(heard) == 2 and outside == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_a_stop_is_no_error_that_one_may_pass_over():
+    with pytest.raises(runs.Interrupted) as stop:
+        try:
+            raise runs.Interrupted("stopped", signal.SIGTERM)
+        except Exception as error:  # as of a damaged file
+            pytest.fail(str(error))
+    assert stop.value.signal_number == signal.SIGTERM and str(stop.value) == "stopped"

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import types
+import zlib
 
 import keras
 import numpy as np
@@ -100,6 +101,16 @@ def test_another_worker_that_is_gone_is_the_answer_to_a_signal_or_an_error(
         assert error.value.signal_number == stop
 
 
+def test_an_error_of_the_store_is_no_worker_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(distribution, "agree", lambda *_: None)
+    monkeypatch.setattr(distribution, "has_workers", lambda _: True)
+    with (
+        pytest.raises(tf.errors.UnavailableError),
+        workers.claim(OtherWorkers, tmp_path, [], False),
+    ):
+        raise tf.errors.UnavailableError(None, None, "gs://bucket/run does not answer")
+
+
 @pytest.mark.parametrize("chief", [True, False])
 def test_all_workers_stop_after_one_step_once_it_is_saved_whichever_was_told_to(
     chief, tmp_path, monkeypatch
@@ -138,7 +149,15 @@ def test_all_workers_stop_after_one_step_once_it_is_saved_whichever_was_told_to(
 
 
 def test_workers_meet_before_tensorflow_connects_them_and_die_of_signals_meanwhile(monkeypatch):
-    noted = []
+    noted, kept = [], []
+
+    @contextlib.contextmanager
+    def killed_after(*given):
+        kept.append((*given, len(noted)))
+        yield
+        kept.append(len(noted))
+
+    monkeypatch.setattr(workers, "killed_after", killed_after)
     monkeypatch.setattr(distribution, "cluster", lambda: (["a:1", "b:2"], 1))
     monkeypatch.setattr(meeting, "meet", lambda *arguments: noted.append(arguments))
 
@@ -153,8 +172,73 @@ def test_workers_meet_before_tensorflow_connects_them_and_die_of_signals_meanwhi
     assert workers.strategy("multi_worker", settings, 9.0) == "multi_worker"
     assert noted == [(["a:1", "b:2"], 1, ["--seed=0"], 9.0), [signal.SIG_DFL] * 2]
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    # The time of both, as the first waits in TensorFlow for the second.
+    assert kept == [(9.0, "the other workers of ['a:1', 'b:2'] met and did not connect", 1), 2]
     monkeypatch.setattr(distribution, "strategy", str)
     assert workers.strategy("one_device", settings, 9.0) == "one_device" and len(noted) == 2
+
+
+class OfTwoDevices(tf.distribute.MultiWorkerMirroredStrategy):
+    """A strategy of workers that have two devices each, and this process is the first."""
+
+    extended = types.SimpleNamespace(worker_devices=("a", "b"), should_checkpoint=True)
+    num_replicas_in_sync = 2
+
+    def __init__(self, workers):
+        self.num_replicas_in_sync = 2 * workers
+
+
+def test_every_worker_gives_one_number_however_many_devices_it_has(monkeypatch):
+    gathered = iter([[7, 7, 9, 9], [5, 5, 5, 5]])
+    monkeypatch.setattr(
+        distribution, "_gathered", lambda strategy: lambda number: tf.constant(next(gathered))
+    )
+    alone, both = OfTwoDevices(1), OfTwoDevices(2)
+    assert [distribution.has_workers(one) for one in (alone, both)] == [False, True]
+    assert not distribution.has_workers(distribution.strategy("mirrored"))
+    assert distribution.of_all(alone, 3) == [3] and distribution.of_all(both, 7) == [7, 9]
+    distribution.agree(both, 5, "it")
+
+
+def test_the_workdir_is_claimed_once_all_have_the_flags_that_must_agree(monkeypatch, tmp_path):
+    noted = []
+
+    @contextlib.contextmanager
+    def claim(*given):
+        noted.append(given)
+        yield
+
+    def ending_within(grace, last_words):
+        noted.append((grace, last_words()))
+        return contextlib.nullcontext([])
+
+    monkeypatch.setattr(workers, "ending_within", ending_within)
+    monkeypatch.setattr(workers.workdir, "claim", claim)
+    monkeypatch.setattr(distribution, "agree", lambda _, *given: noted.append(given))
+    (tmp_path / "flags.txt").write_text("--seed=3\n")
+    settings = ["--seed=3\n", "--workdir=here\n"]
+    with workers.claim(OfTwoDevices(2), tmp_path, settings, True, ["--seed=0\n"]) as path:
+        assert path == tmp_path
+    assert noted == [
+        (tmp_path, settings, True, ["--seed=0\n"]),
+        (30.0, "nothing was saved yet"),  # seconds after a signal, as docs/scaling.md says
+        (zlib.crc32(b"--seed=3"), "their flags (checksums)"),  # a workdir may differ
+        (zlib.crc32(b"--seed=3\n"), f"the flags.txt in {tmp_path} (checksums)"),
+    ]
+
+
+def test_devices_that_there_are_not_are_refused_in_words(monkeypatch):
+    def connect():
+        raise ValueError("nothing answers")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", connect)
+    with pytest.raises(ValueError, match=r"no TPU was found \(nothing answers\); set TPU_NAME"):
+        distribution.strategy("tpu")
+    with pytest.raises(ValueError, match="the number of logical CPUs is 0; give at least 1"):
+        distribution.split_cpu(0)
+    tf.config.list_logical_devices()  # starts TensorFlow
+    with pytest.raises(ValueError, match="the CPU cannot be split any more: "):
+        distribution.split_cpu(7)
 
 
 def test_a_cluster_is_read_from_the_environment(monkeypatch):
