@@ -51,6 +51,9 @@ def test_an_image_depends_on_seed_position_and_kind_and_on_nothing_else(stub, na
     np.testing.assert_array_equal([one for one, _ in again], [one for one, _ in again])
     for other in (("snow", 2, 5), (name, 2, 6), (name, 3, 5)):
         assert (read(batches(7), *other)[0] != found).any((1, 2, 3)).all()
+    whole = np.maximum(IMAGES, 1)  # of an attack's images the pixels are none
+    rounded = read([(whole - np.float32(0.4), LABELS)], name, 2, 5)[0]
+    np.testing.assert_array_equal(rounded, read([(whole, LABELS)], name, 2, 5)[0])
     same = np.broadcast_to(IMAGES[:1], IMAGES.shape)
     noise = read([(same, LABELS)], name, 2, 5)[0]
     assert len(np.unique(noise.reshape(7, -1), axis=0)) == 7  # each position its own

@@ -12,6 +12,8 @@ from PIL import Image
 
 from export import signatures
 from sat_tf.data import crops, memory
+from sat_tf.data import encoded as encoded_sets
+from sat_tf.data.info import Info, Request
 from sat_tf.evaluation.stream import Stream
 
 SAMPLE = pathlib.Path(__file__).parents[1] / "../shared/data/imagenet_sample/images"
@@ -158,6 +160,21 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding():
         assert crops.decode(tf.constant(encoded), 3, 600).shape == (20, 30, 3)
         with pytest.raises(tf.errors.InvalidArgumentError, match="max_pixels=599"):
             crops.decode(tf.constant(encoded), 3, 599)
+
+
+def test_no_stream_decodes_what_claims_more_than_was_asked_for():
+    example = tf.constant(noise(10, 12)), tf.constant(1)
+    examples = tf.data.Dataset.from_tensors(example)
+    placed = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), *example))
+    varied = Info("varied", ("a", "b"), (None, None, 3), {})
+    request = Request(1, image_size=8, max_pixels=119)
+    for stream in (
+        encoded_sets.evaluation(examples, varied, request),
+        encoded_sets.training(placed, varied, "none", request),
+        encoded_sets.training(placed, varied, "inception", request),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="at most max_pixels=119"):
+            next(iter(stream))
 
 
 def test_whole_leaves_an_image_of_the_wanted_size_as_it_is():

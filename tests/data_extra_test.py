@@ -67,7 +67,9 @@ def batches(files, steps, name="plain.npz", batch_size=20, **options):
     [(0.0, 0), (0.02, 0), (0.05, 1), (0.33, 7), (0.5, 10), (None, 14), (0.97, 19), (1.0, 20)],
 )
 def test_every_batch_has_exactly_its_share_and_spread_evenly(files, fraction, count):
-    _, labels, numbers = batches(files, 9, extra_fraction=fraction)
+    # Twice the side leaves a flat image flat.
+    images, labels, numbers = batches(files, 9, extra_fraction=fraction, image_size=16)
+    assert images.shape == (9, 20, 16, 16, 1)
     is_extra = numbers >= 0
     assert is_extra.sum(1).tolist() == [count] * 9
     np.testing.assert_array_equal(labels[is_extra], LABELS[numbers[is_extra]])

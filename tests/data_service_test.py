@@ -173,8 +173,12 @@ def test_a_run_fed_by_a_service_ends_with_the_weights_of_one_that_feeds_itself(t
     (0.9, data.Shard(1, 2)), pytest.param(0.3, data.WHOLE, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_extra_images_join_what_a_service_makes_as_they_join_what_one_process_makes(
-    fraction, shard, two, tmp_path
+    fraction, shard, two, tmp_path, monkeypatch
 ):
+    asked, distributed = [], data.service.distributed
+    monkeypatch.setattr(
+        data.service, "distributed", lambda *given: asked.append(given[1]) or distributed(*given)
+    )
     more = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
     np.savez(tmp_path / "more.npz", image=more, label=np.arange(50) % 10)
 
@@ -187,6 +191,7 @@ def test_extra_images_join_what_a_service_makes_as_they_join_what_one_process_ma
         return shards.elements(batches, 6)
 
     shards.assert_together(read(None), [read(two.address)])
+    assert asked == [two.address]
 
 
 def test_a_batch_that_the_workers_do_not_divide_is_refused_with_what_they_do(two):

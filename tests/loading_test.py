@@ -205,7 +205,8 @@ def test_an_input_range_has_two_ends_that_rise(ends):
 
 def test_preprocessing_is_that_of_keras_applications():
     inputs = keras.Input((4, 4, 3))
-    identity = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))  # of training alone
+    identity = keras.Model(inputs, x)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
     scaled = pixels / 255
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -223,6 +224,8 @@ def test_preprocessing_is_that_of_keras_applications():
             tape.watch(variable)
             total = tf.reduce_sum(loading.adapt(identity, None, name)(variable))
         assert (np.abs(tape.gradient(total, variable)) > 0).all()
+    in_training = loading.adapt(identity, (0, 1))(tf.constant(pixels), training=True)
+    assert 0.2 < np.mean(in_training == 0) < 0.8
 
 
 def broken():
@@ -323,6 +326,8 @@ def test_images_of_a_folder_are_chosen_by_name(tmp_path):
     listed.write_text("bee/bee9.png")
     with pytest.raises(ValueError, match="1 images are not in the folder: bee/bee9.png"):
         selection.positions(str(listed), name, "test")
+    with pytest.raises(ValueError, match="8 x 8 pixels, more than --max_pixels=63"):
+        selection.positions(str(listed), name, "test", max_pixels=63)
 
 
 def formed(shapes, outputs):
