@@ -142,6 +142,7 @@ def test_every_flag_reaches_the_network_the_plan_and_what_is_told(values, monkey
     shape = {"activation": chosen.activation, "image_size": chosen.image_size}
     assert built == [(chosen.model, {**shape, "num_classes": 1000})]
     told = {**shape, "model": chosen.model, "eval_resize": chosen.eval_resize}
+    told["class_order"] = "sorted WordNet ids, n01440764 first"
     assert {name: facts[name] for name in told} == told
     assert facts["converted"] == {
         "channel_order": values.get("channel_order", "rgb"), "ema": values.get("ema", False)

@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from export import formats, int8, runtimes
 from flags import litert as litert_flags
@@ -39,6 +40,22 @@ def test_calibration_is_chosen_by_the_seed_and_the_test_images_are_the_first(net
         plan = int8.Plan("digits", 32.0, num_images=1, calibration_images=60, seed=seed)
         again = int8.Trial.read(network, None, plan).calibration
         assert np.array_equal(again, trial.calibration) == same
+
+
+def test_all_images_are_read_as_the_run_was_evaluated_and_none_is_augmented(network, monkeypatch):
+    asked, none = [], tf.data.Dataset.from_tensors((tf.zeros([1, 8, 8, 1]), tf.zeros([1])))
+    monkeypatch.setattr(
+        int8.data, "load", lambda *given, **options: asked.append((*given, options)) or none
+    )
+    plan = int8.Plan("digits", 32.0, data_dir="there", eval_resize="whole", num_images=7,
+                     calibration_images=9, seed=4)  # fmt: skip
+    int8.Trial.read(network, None, plan)
+    common = {"image_size": 8, "eval_resize": "whole", "data_dir": "there"}
+    shuffled = {"training": True, "seed": 4, "augment": "none"}
+    assert asked == [
+        ("digits", "train", {"batch_size": 9, **shuffled, **common}),
+        ("digits", "test", {"batch_size": 7, **common}),
+    ]
 
 
 def test_the_attack_is_on_the_float_network():

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sat_tf import convert, loading, models
-from sat_tf.robustbench import conversion
+from sat_tf.robustbench import conversion, files
 from sat_tf.robustbench.families import FAMILIES
 from sat_tf.robustbench.networks import Architecture, architecture, build
 from tests import pytorch_in_numpy
@@ -396,16 +396,64 @@ def test_a_file_without_statistics_takes_the_published_ones_by_name():
     )
 
 
+@pytest.mark.parametrize("names", [
+    ("mean", "std"), ("mu", "sigma"), ("normalize.mean", "normalize.std"),
+    ("normalizer.new_mean", "normalizer.new_std"),
+])  # fmt: skip
+def test_a_files_own_mean_and_deviation_are_told_apart(names):
+    mean, std = (0.5, 0.25, 0.125), (0.75, 1.5, 2.0)
+    arrays = {
+        name: np.reshape(one, (1, 1, 3, 1)) for name, one in zip(names, (mean, std), strict=True)
+    }
+    file = types.SimpleNamespace(tensors=arrays, read=arrays.get)
+    assert conversion._statistics(given(), file, 3) == (names, mean, std)
+
+
+def test_of_a_pickle_the_network_is_taken_and_its_halves_as_float32(monkeypatch, tmp_path):
+    class Tensor:
+        def __init__(self, values, dtype="float32"):
+            self.values, self.dtype = np.float32(values), dtype
+
+        def float(self):
+            return Tensor(self.values)
+
+        def numpy(self):
+            assert self.dtype != "bfloat16"  # which NumPy does not have
+            return self.values.astype(self.dtype)
+
+    network = {"w": Tensor([1.5, 2.0], "bfloat16"), "b": Tensor([3.0], "float16"), "epoch": 7}
+    other = {"w": Tensor([9.0]), "last": Tensor([9.0])}
+    loads = []
+    stand_in = types.SimpleNamespace(
+        Tensor=Tensor, float16="float16", bfloat16="bfloat16",
+        load=lambda *given, **options: loads.append((*given, options)) or content,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", stand_in)
+    for key in ("state_dict", "model_state_dict", "model", "net", "last"):
+        last = {} if key == "last" else {"last": other}
+        content = {"best": other, **last, "epoch": 3, key: network}
+        files.unpickle("a.pt", str(tmp_path / "arrays.npz"))
+        with np.load(tmp_path / "arrays.npz") as found:
+            arrays = dict(found)
+        assert {name: (one.dtype, one.tolist()) for name, one in arrays.items()} == {
+            "w": (np.float32, [1.5, 2.0]), "b": (np.float32, [3.0])
+        }  # fmt: skip
+    assert loads[0] == ("a.pt", {"map_location": "cpu", "weights_only": True})
+
+
+CIFARS = {"norm": "linf", "epsilon": 8.0, "class_order": "TFDS's"}
+
+
 @pytest.mark.parametrize(
     "family, num_classes, told",
     [
-        ("resnet", 10, {"dataset": "cifar10", "epsilon": 8.0, "norm": "linf"}),
-        ("resnet", 100, {"dataset": "cifar100", "epsilon": 8.0, "norm": "linf"}),
+        ("resnet", 10, {"dataset": "cifar10", **CIFARS}),
+        ("resnet", 100, {"dataset": "cifar100", **CIFARS}),
         ("resnet", 7, {}),
         (
             "torchvision-resnet", 1000,
             {"dataset": "imagenet2012", "epsilon": 4.0, "norm": "linf",
-             "eval_resize": "shorter_side"},
+             "eval_resize": "shorter_side", "class_order": "sorted WordNet ids, n01440764 first"},
         ),
     ],
 )  # fmt: skip
@@ -416,7 +464,6 @@ def test_what_a_file_is_for_is_told_by_its_classes(family, num_classes, told):
     facts = conversion._facts(found, "relu", 48, (0.5,), (0.25,))
     always = {"model": "x", "activation": "relu", "num_classes": num_classes, "image_size": 48,
               "normalization": {"mean": (0.5,), "std": (0.25,)}}  # fmt: skip
-    facts.pop("class_order", None)
     assert facts == always | told
 
 
