@@ -50,7 +50,10 @@ def written(tmp_path, text=PLAN):
 
 def report(clean=(1, 1, 0, 1), standing=(1, 0, 0, 0), last=(1, 0, 0, 1), **more):
     """Returns a report of four images as `sat_tf.evaluate` writes one of PGD."""
-    attack = {"name": "pgd-2", "adversarial_accuracy_last_iterate": float(np.mean(last))}
+    attacks = [
+        {"name": name, "adversarial_accuracy_last_iterate": float(np.mean(right))}
+        for name, right in (("pgd-1", clean), ("pgd-2", last))
+    ]
     images = {"clean_correct": list(clean), "standing": list(standing)}
     return {
         "network": {"weights_sha256": "w", "source": "/somewhere/relu_0"},
@@ -59,9 +62,9 @@ def report(clean=(1, 1, 0, 1), standing=(1, 0, 0, 0), last=(1, 0, 0, 1), **more)
         "num_images": len(clean),
         "clean_accuracy": float(np.mean(clean)),
         "adversarial_accuracy": float(np.mean(standing)),
-        "attacks": [attack],
+        "attacks": attacks,
         "curve": [],
-        "images": images | {"last_iterate_correct": {"pgd-2": list(last)}},
+        "images": images | {"last_iterate_correct": {"pgd-1": list(clean), "pgd-2": list(last)}},
     } | more
 
 
@@ -214,7 +217,11 @@ def test_each_row_gets_all_its_seeds_first_and_nothing_is_done_twice(tmp_path, c
     names = ["relu_0", "relu_1", "swish_0", "swish_1"]
     assert order == [f"--workdir={tmp_path}/runs/{name}" for name in names]
     assert [command[0] for command in commands] == ["sat_tf.train", "sat_tf.evaluate"] * 4
-    assert commands[0][1:4] == ["--model=resnet8", "--activation=relu", "--seed=0"]
+    at = f"{tmp_path}/runs/relu_0"
+    assert commands[0][1:] == ["--model=resnet8", "--activation=relu", "--seed=0",
+                               f"--workdir={at}", "--test_steps=0"]  # fmt: skip
+    assert commands[1][1:] == [f"--workdir={at}", f"--json={at}/study_pgd.json", "--write=",
+                               "--attacks=pgd-2"]  # fmt: skip
     del commands[:]
     main(tmp_path)  # the curves alone are missing
     assert [command[1] for command in commands] == [
@@ -223,6 +230,20 @@ def test_each_row_gets_all_its_seeds_first_and_nothing_is_done_twice(tmp_path, c
     del commands[:]
     main(tmp_path)
     assert not commands
+
+
+def test_the_seeds_asked_for_alone_are_run_and_each_result_is_said(
+    tmp_path, commands, monkeypatch, capsys
+):
+    monkeypatch.setattr(study, "draw", lambda *_: None)
+    main(tmp_path, "--evaluations=pgd", "--seeds=1")
+    names = ["relu_1", "swish_1"]
+    assert [command[-2] for command in commands[::2]] == [
+        f"--workdir={tmp_path}/runs/{name}" for name in names
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: clean 75.00 %, PGD-2 50.00 % of 4 images" for name in names
+    ]
 
 
 def test_a_run_that_is_there_is_taken_up_with_its_own_commit_and_no_time(tmp_path, commands):
@@ -305,6 +326,30 @@ def test_the_picture_has_a_dot_for_every_run():
         dots = [line.get_xdata() for line in panel.get_lines() if line.get_marker() == "o"]
         runs = [list(column.accuracies(found, row).values()) for row in asked.rows]
         assert [list(values) for values in dots] == [values for values in runs if values]
+        bars = [line.get_xdata() for line in panel.get_lines() if line.get_marker() == "None"]
+        np.testing.assert_allclose(bars, [[sum(x) / len(x)] * 2 for x in runs if x])
+
+
+def test_the_curve_is_the_mean_of_the_seeds_in_a_band_from_the_least_to_the_most(tmp_path):
+    asked = plan.read(written(tmp_path))
+    accuracies = np.array([[0.75, 0.25], [0.875, 0.25], [1.0, 0.75]])  # of seeds, at each radius
+    records = {
+        "swish": {
+            seed: types.SimpleNamespace(report=lambda name, each=each: {"curve": [
+                {"epsilon": epsilon, "adversarial_accuracy": one}
+                for epsilon, one in zip((0.0, 8.0), each, strict=True)
+            ]} if name == "curve" else None)
+            for seed, each in enumerate(accuracies)
+        }
+    }  # fmt: skip
+    figure = pictures.curve(asked, records, asked.evaluations["curve"], pictures.DARK)
+    (axes,) = figure.axes
+    ((x, y),) = (line.get_data() for line in axes.get_lines())
+    np.testing.assert_allclose([x, y], [[0, 8], [87.5, 125 / 3]])
+    (band,) = axes.collections
+    corners = {tuple(corner) for path in band.get_paths() for corner in path.vertices}
+    assert corners == {(0, 75), (0, 100), (8, 25), (8, 75)}
+    assert figure.get_facecolor()[:3] < (0.1, 0.1, 0.1)  # of a dark page
 
 
 def test_a_run_finds_modules_where_the_study_does(tmp_path, monkeypatch):
