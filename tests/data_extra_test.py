@@ -235,7 +235,7 @@ def test_files_that_are_damaged_or_of_another_kind_are_refused(files, tmp_path):
         (tmp_path / name).write_bytes(b"none of them")
         refuse(tmp_path, name, f"{name} cannot be read as")
     (tmp_path / "empty.tfrecord").touch()
-    refuse(tmp_path, "empty.tfrecord", "it holds no record")
+    refuse(tmp_path, "empty.tfrecord", "empty.tfrecord holds no record; expected pictures")
     write_records(tmp_path / "high.tfrecord", LABELS + 1)
     refuse(tmp_path, "high.tfrecord", "label of image 45 is 10; expected 0 to 9 of digits")
     write_records(tmp_path / "few.tfrecord", SOFT[:, :9])
@@ -262,7 +262,23 @@ def test_shards_that_do_not_make_one_set_are_refused(files, tmp_path):
     two = folder("two", ("plain", 0), ("plain", 1), ("plain", 2))
     write_records(two / "other.tfrecord-00000-of-00001", LABELS)  # as TFDS calls its files
     refuse(tmp_path, "two", "several sets, extra.tfrecord, other.tfrecord; .*two/extra[*].tfrecord")
+    for kept in (".extra-00000-of-00003.tfrecord", "extra.tfrecord.bak"):  # by other programs
+        (two / kept).write_bytes(b"half a file")
     assert (batches(tmp_path, 1, name="two/extra*.tfrecord")[2] >= 0).sum() == 14
+    (two / "extra-00003-of-00003.tfrecord").touch()
+    refuse(tmp_path, "two/extra*.tfrecord", "4 files of extra.tfrecord, which are 3 by their names")
+    (two / "extra-00003-of-00003.tfrecord").rename(two / "extra-00000-of-00001.tfrecord")
+    for name in ("two", "two/extra*.tfrecord"):
+        refuse(tmp_path, name, "files of extra.tfrecord in 1 and in 3 parts, of which one is older")
+
+
+def test_a_file_without_a_record_is_no_fault_beside_others(files, tmp_path):
+    for number, part in enumerate((slice(0, 0), slice(0, 20), slice(20, 20), slice(20, 50))):
+        write_records(tmp_path / f"extra-{number:05}-of-00004.tfrecord", LABELS, part)
+    whole = batches(files, 3, name="plain.tfrecord")
+    parts = batches(tmp_path, 3, name="extra-*.tfrecord")
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("options, said", [

@@ -71,22 +71,25 @@ class Examples:
     """Pictures of TFRecord files in a row, which are found by their offsets."""
 
     def __init__(self, paths: Sequence[pathlib.Path], info: Info):
-        self._paths, self._info = paths, info
-        indices = [_index(path, info.num_classes) for path in paths]
+        self._info = info
+        found = {path: _index(path, info.num_classes) for path in paths}
+        found = {path: index for path, index in found.items() if index is not None}
+        if not found:
+            raise ValueError(f"{paths[0]} holds no record; expected pictures with labels")
+        self._paths, indices = list(found), list(found.values())
         soft = [
-            _checked(labels, info, f"{path}: label")[1]
-            for path, (_, _, labels) in zip(paths, indices, strict=True)
+            _checked(labels, info, f"{path}: label")[1] for path, (_, _, labels) in found.items()
         ]
         if len(set(soft)) > 1:
             raise ValueError(
-                f"{paths[soft.index(True)]} has a float for each class as label, and "
-                f"{paths[soft.index(False)]} an integer; write all in one way"
+                f"{self._paths[soft.index(True)]} has a float for each class as label, and "
+                f"{self._paths[soft.index(False)]} an integer; write all in one way"
             )
         self.soft = soft[0]
         self._starts, self._sizes = (
             np.concatenate(column) for column in list(zip(*indices, strict=True))[:2]
         )
-        self._files = np.repeat(np.arange(len(paths)), [len(sizes) for _, sizes, _ in indices])
+        self._files = np.repeat(np.arange(len(indices)), [len(sizes) for _, sizes, _ in indices])
         self.num_examples = len(self._starts)
 
     def training(self, name: str, request: Request) -> tf.data.Dataset:
@@ -164,8 +167,12 @@ def _parsed(record: tf.Tensor, num_classes: int | None) -> tuple[tf.Tensor, tf.T
 
 
 @functools.cache
-def _index(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _index(
+    path: pathlib.Path, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Reads a TFRecord file once: where its records begin, their sizes, and the labels.
+
+    None of a file that holds no record, as one of several may.
 
     Raises:
       ValueError: no TFRecord file, a damaged one, or records without picture and label.
@@ -182,11 +189,11 @@ def _index(path: pathlib.Path, num_classes: int) -> tuple[np.ndarray, np.ndarray
         except tf.errors.OpError as error:
             failures.append(" ".join(error.message.split())[:200])
             continue
-        if columns:
-            sizes, labels = map(np.concatenate, zip(*columns, strict=True))
-            ends = np.cumsum(sizes.astype(np.int64) + 8 + 2 * _CRC)
-            return ends - _CRC - sizes, sizes, labels
-        failures.append("it holds no record")
+        if not columns:
+            return None
+        sizes, labels = map(np.concatenate, zip(*columns, strict=True))
+        ends = np.cumsum(sizes.astype(np.int64) + 8 + 2 * _CRC)
+        return ends - _CRC - sizes, sizes, labels
     raise ValueError(
         f"{path} cannot be read as records of tf.train.Example with image (bytes of a JPEG or PNG) "
         f"and label (one int64, or {num_classes} floats): {failures[0]}"
