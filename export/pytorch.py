@@ -52,10 +52,11 @@ def export(
     writer = torch_convnext if torch_convnext.is_convnext(network) else torch_module
     module, arrays = writer.source(network), writer.state_dict(network)
     atomic.require_space(directory, sum(one.nbytes for one in arrays.values()), "the weights")
+    told = torch_convnext.told(network) if writer is torch_convnext else {}
     with atomic.making(directory) as partial:
         files = partial / "files"
         files.mkdir()
-        _save(arrays, files / "network.safetensors")
+        _save(arrays, files / "network.safetensors", told)
         (files / "network.py").write_text(module, encoding="utf-8")
         (files / "model_info.json").write_text(json.dumps(info, indent=2) + "\n", "utf-8")
         if verified:
@@ -74,10 +75,10 @@ def _require_packages(verified):
         )
 
 
-def _save(arrays, path):
+def _save(arrays, path, told):
     from safetensors.numpy import save
 
-    path.write_bytes(save(arrays))  # its own save_file writes what only the owner may read
+    path.write_bytes(save(arrays, told))  # its own save_file writes what only the owner may read
 
 
 def _verify(network, files, answers, image_shape):

@@ -1,5 +1,6 @@
 """A ConvNeXt of ours as a PyTorch module and its state_dict, under timm's names."""
 
+import math
 import re
 
 import keras
@@ -8,7 +9,9 @@ import numpy as np
 import sat_tf
 from export.torch_convnext_template import TEMPLATE
 from export.torch_module import activation_of, as_torch, statistics, without_counterpart
+from sat_tf import injection
 from sat_tf.robustbench.families import FAMILIES
+from sat_tf.robustbench.files import TOLD
 
 _BLOCK = r"stage\d_block\d+_(?:depthwise|norm|expand|act|project|scale|drop|add)"
 _STEM = r"stem_(?:conv|norm|conv[123](?:_pad|_norm|_act)?)"
@@ -30,6 +33,18 @@ def state_dict(network: keras.Model) -> dict[str, np.ndarray]:
             value = value.swapaxes(2, 3)  # [h, w, C, 1] here, one input channel a group there
         arrays[family.tensor(weight.path)] = as_torch(value)
     return arrays | statistics(network)
+
+
+def told(network: keras.Model) -> dict[str, str]:
+    """Returns what the arrays do not show, as `robustbench.files.TorchCheckpoint.told` reads it."""
+    layers = _layers(network)
+    (activation,) = set(injection.hidden_activations(network).values())
+    strides = [one.strides[0] for one in _stem(layers)]
+    return {
+        f"{TOLD}activation": activation,
+        f"{TOLD}image_size": str(network.input_shape[1]),
+        f"{TOLD}patch_size": str(math.prod(strides)),
+    }
 
 
 def source(network: keras.Model) -> str:

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from export import expectations, pytorch, torch_convnext, torch_module
 from sat_tf import activations, convert, loading, models
 from sat_tf.robustbench import conversion, networks
+from sat_tf.robustbench.files import TorchCheckpoint
 from tests import pytorch_in_numpy
 from tests.released_graphs import given
 
@@ -138,18 +139,27 @@ def test_a_module_has_every_number_once_and_computes_the_logits(name, monkeypatc
 def test_a_convnext_can_be_read_as_timms_and_as_it_was(name, monkeypatch, tmp_path):
     network = randomised(NETWORKS[name]())
     arrays = torch_convnext.state_dict(network)
-    save_file(arrays, tmp_path / "network.safetensors")
+    half = {key: one.astype(np.float16) for key, one in arrays.items()}
+    pytorch._save(arrays, tmp_path / "told.safetensors", torch_convnext.told(network))
+    pytorch._save(arrays, tmp_path / "foreign.safetensors", {})
     images = expectations.probes(*network.input_shape[1:])[[0, 8, 14]]
     logits = expectations.logits_of(network, images)
-
-    stem = {"model": "convnext-convstem:patch_size=2"} if name.endswith("2 pixels") else {}
-    again = conversion.convert(
-        given(checkpoint=str(tmp_path / "network.safetensors"), image_size=32,
-              activation=network.get_layer("stage0_block0_act").function, **stem)
-    )  # fmt: skip
-    convert.fill(again.network, again.checkpoint, again.plan, "rgb")
     tolerance = {"rtol": 0, "atol": 1e-4 * max(1, np.abs(logits).max())}
-    np.testing.assert_allclose(again.network(images, training=False), logits, **tolerance)
+
+    with pytest.raises(ValueError, match="classes of cifar10, whose images have 32.*--image_size"):
+        conversion.convert(given(checkpoint=str(tmp_path / "foreign.safetensors")))
+    flags = {"image_size": 32, "activation": network.get_layer("stage0_block0_act").function}
+    if name.endswith("2 pixels"):
+        flags["model"] = "convnext-convstem:patch_size=2"
+    for file, said in (("told", {}), ("foreign", flags)):
+        path = str(tmp_path / f"{file}.safetensors")
+        again = conversion.convert(given(checkpoint=path, **said))
+        assert again.facts["image_size"] == 32 and "eval_resize" not in again.facts
+        convert.fill(again.network, again.checkpoint, again.plan, "rgb")
+        np.testing.assert_allclose(again.network(images, training=False), logits, **tolerance)
+    save_file(half, tmp_path / "half.safetensors")
+    read = TorchCheckpoint(str(tmp_path / "half.safetensors"))
+    assert not read.told and {one.dtype for one in read.tensors.values()} == {"float32"}
     if name != "ConvNeXt":  # which has timm's activation
         return
     for module, stand_in in pytorch_in_numpy.modules().items():

@@ -79,10 +79,13 @@ def convert(given: Any) -> Conversion:
         )
     family = FAMILIES[found_name]
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    told = checkpoint.told
+    if "patch_size" in family.options and "patch_size" in told:
+        options = {"patch_size": int(told["patch_size"]), **options}
     found = architecture(found_name, shapes, **options)
-    activation = _activation(given.activation, found, family)
+    activation = _activation(given.activation or told.get("activation"), found, family)
     statistics, mean, std = _statistics(given, checkpoint, found.num_channels)
-    image_size = given.image_size or (224 if found.for_imagenet else 32)
+    image_size = given.image_size or int(told.get("image_size", 0)) or _image_size(found, given)
     network = build(found, activation=activation, image_size=image_size, mean=mean, std=std)
     return Conversion(
         checkpoint,
@@ -91,6 +94,24 @@ def convert(given: Any) -> Conversion:
         _facts(found, activation, image_size, mean, std),
         f"{family.what}: {found.name}, {activation}, {image_size} pixels, mean {_list(mean)}, "
         f"deviation {_list(std)}{found.remark}",
+    )
+
+
+def _image_size(found, given):
+    """Returns the side of RobustBench's images for a network of that kind and classes.
+
+    Raises:
+      ValueError: a network for ImageNet's images with the classes of a set of smaller ones.
+    """
+    if not found.for_imagenet:
+        return 32
+    if (dataset := _DATASETS.get(found.num_classes, ("imagenet2012",))[0]) == "imagenet2012":
+        return 224
+    raise ValueError(
+        f"{given.checkpoint} holds {found.name}, a network for images of 224 pixels, with the "
+        f"{found.num_classes} classes of {dataset}, whose images have 32, and does not tell its "
+        "size; give --image_size, and of a convolutional stem --model=convnext-convstem:patch_size="
+        "… if it is not 4"
     )
 
 
@@ -199,7 +220,7 @@ def _facts(found, activation, image_size, mean, std):
         dataset, epsilon = _DATASETS[found.num_classes]
         facts |= {"dataset": dataset, "norm": "linf", "epsilon": epsilon}
         facts["class_order"] = _CLASS_ORDER[found.num_classes]
-    if found.for_imagenet:
+    if found.for_imagenet and facts.get("dataset", "imagenet2012") == "imagenet2012":
         facts["eval_resize"] = "shorter_side"
     return facts
 

@@ -13,6 +13,7 @@ import numpy as np
 from sat_tf.released.plan import Tensor
 from sat_tf.runs import sealed
 
+TOLD = "sat_tf."  # before the names of what a file of ours tells beside its arrays
 # Prefixes of names: DataParallel's, and those of a module around the network.
 _PREFIXES = ("module.", "model.", "base_model.")
 
@@ -29,6 +30,8 @@ class TorchCheckpoint:
 
     Attributes:
       tensors: shape and type of each array, by name.
+      told: what `python -m export.pytorch` wrote beside the arrays of a network of ours, of what
+        they do not show: `activation`, `image_size`, `patch_size`, as text. Else empty.
 
     Raises:
       ValueError: it is not there, cannot be read, or needs a package that is not installed.
@@ -40,9 +43,12 @@ class TorchCheckpoint:
             raise ValueError(
                 f"there is no file {path}; --checkpoint is a .safetensors or a .pt file of PyTorch"
             )
-        read = _safe if path.endswith(".safetensors") else _pickled
-        self._arrays = {}
-        for name, array in read(path).items():
+        self._arrays, self.told = {}, {}
+        if path.endswith(".safetensors"):
+            arrays, self.told = _safe(path)
+        else:
+            arrays = _pickled(path)
+        for name, array in arrays.items():
             short = _without_prefixes(name)
             if short in self._arrays:
                 raise ValueError(f"{path} holds {short} twice, once as {name}; keep one of them")
@@ -76,13 +82,22 @@ def _without_prefixes(name):
 
 def _safe(path):
     try:
-        from safetensors import SafetensorError, numpy
+        from safetensors import SafetensorError, numpy, safe_open
     except ImportError as error:
         raise ValueError(_missing(path, "safetensors")) from error
     try:
-        return numpy.load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+        told = {name.removeprefix(TOLD): one for name, one in said.items() if name.startswith(TOLD)}
+        arrays = numpy.load_file(path)
+        return {name: _float32(array) for name, array in arrays.items()}, told
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as .safetensors: {error}") from error
+
+
+def _float32(array):
+    """Returns numbers of 16 bits in 32, which have each of them."""
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def _pickled(path):
