@@ -312,6 +312,16 @@ def test_only_candidates_are_attacked(network, images, labels):
     np.testing.assert_array_equal(sweep.steps > 0, candidates)
 
 
+def test_a_sweep_is_looked_at_while_it_reads_batches_of_which_nothing_stands(
+    network, images, labels
+):
+    driver, looks = runner.Runner(network, Stream((images, labels), 16), seed=0), []
+    last = np.arange(COUNT) == COUNT - 1
+    next(driver.run(sweep_of(attack_of(), COUNT), last, looks.append))
+    num_batches = -(-COUNT // 16)
+    assert num_batches > 2 and looks[:num_batches] == [0] * num_batches
+
+
 def test_a_sweep_that_goes_on_adds_to_what_it_has_cost(network, images, labels):
     driver = runner.Runner(network, Stream((images, labels), 16), seed=0)
     candidates = np.arange(COUNT) < 9

@@ -231,10 +231,39 @@ def test_flags_and_tf_config_say_which_worker_this_is(monkeypatch):
         shares.Worker.of(flags_of("--cluster=slurm"))
     config = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    asked = ("--strategy=multi_worker", "--worker_timeout=7")
+    asked = ("--strategy=multi_worker", "--worker_timeout=7", "--save_every=6")
     assert shares.Worker.of(flags_of(*asked)) == shares.Worker(["a:1", "b:2"], 1, 7.0)
     with pytest.raises(ValueError, match="--overwrite does not go with --strategy=multi_worker"):
         shares.Worker.of(flags_of(*asked, "--overwrite"))
+    with pytest.raises(ValueError, match="--worker_timeout=7 is not longer than --save_every=7"):
+        shares.Worker.of(flags_of(*asked, "--save_every=7"))
+
+
+@pytest.mark.parametrize("stamps, calls", [([1, 2, 2], 2), ([1, 1], 1)])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(monkeypatch, stamps, calls):
+    answers = iter([ValueError("is damaged"), "part"])
+
+    def read(*_):
+        if isinstance(answer := next(answers), ValueError):
+            raise answer
+        return answer
+
+    stamps = iter(stamps)
+    monkeypatch.setattr(parts, "stamp", lambda place: next(stamps))
+    monkeypatch.setattr(parts, "_read", read)
+    if calls == 2:
+        assert parts.read(None, pathlib.Path("report.json")) == "part"
+    else:
+        with pytest.raises(ValueError, match="is damaged"):
+            parts.read(None, pathlib.Path("report.json"))
+
+
+def test_files_of_workers_are_known_by_their_whole_names(tmp_path):
+    for name in ("1.images.npy", "12.verdicts.npz", "3.verdicts.npz", "3.images.npy",
+                 "study.verdicts.npz", "0.verdicts.npz", "4.verdicts.npz.new"):  # fmt: skip
+        (tmp_path / f"report.worker-{name}").touch()
+    expected = [tmp_path / f"report.worker-{k}.json" for k in (1, 12, 3)]
+    assert parts.places_of(tmp_path / "report.json") == expected
 
 
 def test_corrupted_images_are_not_shared_out():

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,9 +38,10 @@ def place_of(report: pathlib.Path, worker: int) -> pathlib.Path:
 
 def places_of(report: pathlib.Path) -> list[pathlib.Path]:
     """Returns beside which names workers other than 0 have files."""
-    found = report.parent.glob(f"{glob.escape(report.stem)}.worker-*.verdicts.npz")
-    end = len(".verdicts.npz")
-    return [report.with_name(f"{path.name[:-end]}.json") for path in sorted(found)]
+    name = re.compile(rf"({re.escape(report.stem)}\.worker-[1-9]\d*)\.(verdicts\.npz|images\.npy)")
+    found = report.parent.glob(f"{glob.escape(report.stem)}.worker-*")
+    own = {match[1] for path in found if (match := name.fullmatch(path.name))}
+    return [report.with_name(f"{one}.json") for one in sorted(own)]
 
 
 def read(store: Store, place: pathlib.Path) -> Part | None:
@@ -48,6 +50,17 @@ def read(store: Store, place: pathlib.Path) -> Part | None:
     Raises:
       ValueError: it is damaged, or of another evaluation than the store's.
     """
+    while True:
+        before = stamp(place)
+        try:
+            return _read(store, place)
+        except ValueError:
+            # Where a file is no longer one while another machine puts a new one in its place.
+            if stamp(place) == before:
+                raise
+
+
+def _read(store, place):
     file = dataclasses.replace(store.verdicts, path=verdict_path(place), overwrite=False)
     sweeps = [one.emptied() for one in store.plan.sweeps]
     part = Part(place, file, sweeps, np.zeros_like(store.examples))

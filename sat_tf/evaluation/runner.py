@@ -113,7 +113,7 @@ class Runner:
         Args:
           sweep: which attack, with which noise, and what is done; it is left as it is.
           candidates: bool [N].
-          watch: see `Packed`.
+          watch: see `Packed`; called with 0 at each batch that is read, too.
 
         Raises:
           ball.OutsideBall: the attack left the ball or the pixel range.
@@ -123,7 +123,7 @@ class Runner:
         for network, rungs in self.attacked:
             engine = self._engine(network, rungs, sweep, count, watch)
             again = np.zeros_like(left)
-            for verdict in self._proved(engine.run(self._waiting(left, sweep.noise))):
+            for verdict in self._proved(engine.run(self._waiting(left, sweep.noise, watch))):
                 if network is not self.network and verdict.broken and not verdict.confirmed:
                     again[verdict.index] = True
                     continue
@@ -144,9 +144,11 @@ class Runner:
             rungs=rungs,
         )
 
-    def _waiting(self, images, noise):
+    def _waiting(self, images, noise, watch=None):
         noise_number = zlib.crc32(noise.encode()) & 0x7FFFFFFF  # not negative, as an int32
         for batch in self.stream:
+            if watch:
+                watch(0)  # where few images stand, many batches go by before there is a step
             inside = images[batch.indices[: batch.count]]
             if not inside.any():
                 continue

@@ -50,8 +50,14 @@ class Worker:
         if flags.overwrite:
             raise ValueError(
                 "--overwrite does not go with --strategy=multi_worker, where a worker could take "
-                "old verdicts of another one for new; remove report.verdicts.npz and "
-                "report.worker-*.verdicts.npz, or give another --json"
+                "old verdicts of another one for new; remove report.verdicts.npz and all "
+                "report.worker-*, or give another --json"
+            )
+        if flags.worker_timeout <= flags.save_every:
+            raise ValueError(
+                f"--worker_timeout={flags.worker_timeout:g} is not longer than --save_every="
+                f"{flags.save_every:g}, so a worker at work would be taken for a silent one; give "
+                "it several times as many seconds"
             )
         return cls(*distribution.cluster(), flags.worker_timeout)
 
@@ -87,6 +93,7 @@ class Worker:
         for place in (report, *there):
             if place != own:  # what was found before with another number of workers
                 parts.take(store, parts.read(store, place), share)
+        store.verdicts.through = None  # of another number of workers, or of an earlier start
         store.save()  # at once, for the others to see whose it is
         print(
             f"worker {self.index} of {num_workers} has {share.sum()} of {len(share)} images",
@@ -113,6 +120,8 @@ class Worker:
         there = parts.places_of(report)
         for place in there:
             part = parts.read(store, place)
+            if part is None:  # images of a worker that was killed before it had a verdict
+                continue
             parts.take(store, part, np.ones(len(store.clean.labels), bool))
             for ours, theirs in zip(store.plan.sweeps, part.sweeps, strict=True):
                 ours.seconds += theirs.seconds
