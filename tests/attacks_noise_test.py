@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sat_tf.attacks import PGD, noise, starts
+from sat_tf.attacks import PGD, noise, starts, stepped
 from sat_tf.attacks.divergence import DivergencePGD
 from sat_tf.attacks.pgd_restarts import RestartedPGD
 from sat_tf.attacks.several import Drawn
@@ -173,3 +173,26 @@ def test_numbers_are_those_of_tensorflow_and_the_same_in_a_compiled_step(seed):
     np.testing.assert_allclose(found[2], kernel, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(compiled, found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [(3, 4), (6, -1)])
+def test_a_stepped_attack_gives_images_the_same_seeds_in_a_compiled_step(seed):
+    class Seeds(stepped.Stepped):
+        num_steps = 0
+
+        def start(self, images, labels, seeds, logits):
+            told = tf.cast(seeds, tf.float32)[:, :, None, None]
+            return stepped.begin(images, labels, seeds, adversarial=told)
+
+        def step(self, network, state):
+            return state
+
+    def draw():
+        images = tf.zeros([3, 2, 1, 1])
+        return Seeds()(lambda x, training: x[:, :, 0, 0], images, [0, 1, 0], tf.constant(seed))
+
+    found = draw().numpy()
+    compiled = tf.function(draw, jit_compile=True, autograph=False)()
+    np.testing.assert_array_equal(compiled, found)
+    expected = tf.random.stateless_uniform([3, 2], seed, None, None, tf.int32)
+    np.testing.assert_array_equal(found[..., 0, 0], tf.cast(expected, tf.float32))

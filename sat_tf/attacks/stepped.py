@@ -103,7 +103,7 @@ class Stepped(abc.ABC):
         seed = noise.fresh_seed() if seed is None else tf.convert_to_tensor(seed, tf.int32)
         if seed.shape.rank == 1:
             shape = [tf.shape(images)[0], 2]
-            seed = tf.random.stateless_uniform(shape, seed, None, None, tf.int32)
+            seed = tf.bitcast(noise.bits(seed, shape), tf.int32)
         state = self.start(images, labels, seed, network(images, training=False))
         state = tf.while_loop(
             lambda state: tf.reduce_any(unfinished(state, self.num_steps)),
