@@ -70,7 +70,11 @@ def trained(
     finally:
         keras.mixed_precision.set_global_policy("float32")
     batches = loss_scale.batches_of(images.astype(np.float32), labels)
+    before = [v.numpy() for v in network.trainable_variables]
     history = trainer.fit(batches, shuffle=False, verbose=0).history
+    # A step that overflowed would leave the same weights everywhere.
+    after = [v.numpy() for v in network.trainable_variables]
+    assert all((new != old).any() for new, old in zip(after, before, strict=True))
     arrays = {f"{index:02}": v.numpy() for index, v in enumerate(trainer.state)}
     return arrays | {f"logs {name}": np.array(values) for name, values in history.items()}
 
@@ -80,7 +84,8 @@ def overflowed(strategy, row, precision):
     trainer, seen = loss_scale.fitted(strategy, [row], precision=precision)
     arrays = {f"{index:02}": v.numpy() for index, v in enumerate(trainer.state)}
     arrays["kernels"] = np.stack([copies[0] for copies in seen.kernels])
-    return arrays | {"scales": np.array([set(copies).pop() for copies in seen.scales])}
+    scales = [scale for (scale,) in map(set, seen.scales)]  # of all replicas the same
+    return arrays | {"scales": np.array(scales)}
 
 
 def learn(strategy):
