@@ -1,5 +1,6 @@
 """A network converted from RobustBench's names answers as the PyTorch module that they name."""
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -121,12 +122,25 @@ def saved(tmp_path, arrays):
     return str(tmp_path / "model.safetensors")
 
 
-def test_a_safetensors_file_becomes_the_network_of_ours_that_it_is(wide, monkeypatch, tmp_path):
+def test_a_safetensors_file_becomes_the_network_of_ours_that_it_is(
+    wide, monkeypatch, tmp_path, capsys
+):
     network, arrays = wide
     wrapped = {f"model.module.model.{name}": one for name, one in arrays.items()}
     wrapped |= {"model.module.model.bn1.num_batches_tracked": np.array(7)}
     output = tmp_path / "run"
     run(monkeypatch, checkpoint=saved(tmp_path, wrapped), output=str(output))
+    head, *ignored, account, last = capsys.readouterr().out.splitlines()
+    assert head == f"{len(network.weights)} tensors used once each, 3 ignored"
+    assert ignored == [
+        "ignored, normalisation, in the network as constants: mu, sigma",
+        "ignored, counter of the training: bn1.num_batches_tracked",
+    ]
+    assert account == (
+        "WideResNet (Carmon, Rice): wrn-10-1, relu, 32 pixels, mean 0.5 0.5 0.5, "
+        "deviation 0.5 0.5 0.5"
+    )
+    assert last == f"{output}: measure it with python -m sat_tf.evaluate --workdir={output}"
     found = loading.load(str(output))
     assert [(one.path, one.shape) for one in found.weights] == [
         (one.path, one.shape) for one in network.weights
@@ -358,6 +372,45 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("inner, name", [(64, "resnet50"), (128, "resnet50-2")])
+def test_a_resnet_of_imagenet_is_read_off_its_shapes_and_told(inner, name, monkeypatch):
+    shapes = {
+        f"layer{group}.{index}.conv1.weight": (1, 1, 64, inner)
+        for group, number in ((1, 3), (2, 4), (3, 6), (4, 3))
+        for index in range(number)
+    }
+    shapes |= {
+        "conv1.weight": (7, 7, 3, 48), "bn1.weight": (48,), "fc.weight": (2048, 1000),
+        "layer1.0.bn1.weight": (inner,), "layer1.0.conv2.weight": (3, 3, inner, inner),
+        "layer1.0.conv3.weight": (1, 1, inner, 256),
+    }  # fmt: skip
+    tensors = {one: types.SimpleNamespace(shape=shape) for one, shape in shapes.items()}
+    file, built = types.SimpleNamespace(tensors=tensors), []
+    monkeypatch.setattr(conversion, "TorchCheckpoint", {"m.pt": file}.get)
+    monkeypatch.setattr(
+        conversion, "build", lambda *found, **options: built.append((*found, options)) or "net"
+    )
+    monkeypatch.setattr(conversion, "_plan", lambda *given: given[::3])
+    asked = {"checkpoint": "m.pt", "normalization": ["imagenet"]}
+    expected = Architecture(
+        "torchvision-resnet", (3, 4, 6, 3), stem=48, stem_kernel=7, width=64, inner=inner,
+        last_norm=False, raw_shortcut=False, num_channels=3, num_classes=1000,
+    )  # fmt: skip
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for told, size in (({}, 224), ({"activation": "relu", "image_size": 96}, 96)):
+        found = conversion.convert(given(**asked, **told))
+        assert (found.checkpoint, found.network, found.plan) == (file, "net", ("net", ()))
+        options = {"activation": "relu", "image_size": size, "mean": mean, "std": std}
+        assert built.pop() == (expected, options)
+        assert (found.facts["model"], found.facts["image_size"]) == (name, size)
+        assert found.account == (
+            f"torchvision's ResNet (ImageNet): {name}, relu, {size} pixels, "
+            "mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225"
+        )
+    with pytest.raises(ValueError, match="--activation=swish does not apply .* relu alone"):
+        conversion.convert(given(**asked, activation="swish"))
+
+
 @pytest.mark.parametrize("family", FORMS)
 def test_every_family_has_the_blocks_of_its_modules(family):
     kernel, zeros, start, activation = FORMS[family]
@@ -378,6 +431,19 @@ def test_every_family_has_the_blocks_of_its_modules(family):
     assert len(pads) == (2 if kernel > 1 else 1)
     assert {layer.padding for layer in pads} == {(zeros, zeros)}
     assert ("last_bn" in [layer.name for layer in net.layers]) == before
+    stem, of_imagenet = net.get_layer("conv0"), family.startswith("torch")
+    assert (stem.kernel_size[0], stem.strides[0]) == ((7, 2) if of_imagenet else (3, 1))
+    assert shortcut.output.shape[1:3] == ((2, 2) if of_imagenet else (8, 8))
+    if of_imagenet:
+        pool = net.get_layer("pool0")
+        assert (pool.pool_size, pool.strides, pool.padding) == ((3, 3), (2, 2), "valid")
+        assert net.get_layer("pool0_pad").padding == ((1, 1), (1, 1))
+    is_wide = family.endswith("wideresnet")
+    published = dataclasses.replace(
+        found, num_blocks=(4, 4, 4) if is_wide else (2, 2, 2, 2), width=160 if is_wide else 64
+    )
+    kind = "preactresnet" if family.endswith("preactresnet") else "resnet"
+    assert published.name == ("wrn-28-10" if is_wide else f"{kind}18")
     x = np.random.default_rng(0).uniform(0, 255, (2, 3, 3, 3))
     np.testing.assert_allclose(
         net.get_layer("normalise")(x.astype(np.float32)), (x / 255 - mean) / std, atol=1e-4
