@@ -52,6 +52,26 @@ def test_weights_come_from_a_file_and_grey_images_are_repeated(tmp_path):
     np.testing.assert_allclose(features, maps.mean((1, 2)), rtol=1e-3, atol=1e-5)
 
 
+def test_the_whole_classifier_gives_logits_of_pixels_that_it_prepares(monkeypatch):
+    asked = []
+
+    def make(alpha=1.0, weights="imagenet", classifier_activation="softmax"):
+        asked.append((alpha, weights))
+        inputs = keras.Input((2, 3, 3))
+        dense = keras.layers.Dense(4, activation=classifier_activation, name="last")
+        return keras.Model(inputs, dense(keras.layers.Flatten()(inputs)), name="mobile")
+
+    make.__module__ = keras.applications.MobileNet.__module__
+    monkeypatch.setattr(keras.applications, "MobileNet", make)
+    made = applications.build("MobileNet:alpha=0.5", weights="a")
+    applications.build("MobileNet:weights=b", weights="a")
+    assert asked == [(0.5, "a"), (1.0, "b")] and made.name == "mobile"
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 2, 3, 3)).astype(np.float32)
+    kernel, bias = made.get_weights()
+    expected = (pixels / 127.5 - 1).reshape(2, -1) @ kernel + bias
+    np.testing.assert_allclose(made(pixels), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_grey_pixels_stay_float32_under_mixed_precision(policy):
     before = keras.mixed_precision.global_policy()
