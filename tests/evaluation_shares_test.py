@@ -19,6 +19,7 @@ from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
 from sat_tf.evaluate import Options
 from sat_tf.evaluation import corruptions, parts, runner, settings, shares, sweep
+from sat_tf.evaluation.report import artefacts
 from sat_tf.evaluation.session import Session
 from sat_tf.evaluation.verdicts import verdict_path
 from tests import engines, linear_network, programs
@@ -208,6 +209,17 @@ def test_one_device_that_begins_anew_leaves_nothing_of_workers(tmp_path, noted, 
     noted.clear()
     assert_as_alone(report, work(report, 0, 1, overwrite=True), alone)
     assert len(noted) == total(alone[0])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_one_device_leaves_the_files_of_a_worker_that_still_runs(tmp_path, noted, overwrite):
+    report = tmp_path / "report.json"
+    work(report, 1, 2)
+    place = parts.place_of(report, 1)
+    whole = verdict_path(place).read_bytes()
+    with artefacts.reserve((), place), pytest.raises(ValueError, match="still writes .*worker-1.v"):
+        work(report, 0, 1, overwrite=overwrite)
+    assert verdict_path(place).read_bytes() == whole
 
 
 def test_a_report_without_an_ending_has_files_of_its_own_for_each_worker(tmp_path):

@@ -12,7 +12,7 @@ from sat_tf.evaluation.kept_images import KeptImages
 from sat_tf.evaluation.store import Store
 from sat_tf.evaluation.sweep import Sweep
 from sat_tf.evaluation.verdicts import VerdictFile, verdict_path
-from sat_tf.runs import places
+from sat_tf.runs import atomic, places
 
 
 @dataclasses.dataclass
@@ -98,6 +98,18 @@ def stamp(place: pathlib.Path) -> tuple[float, int] | None:
     path = verdict_path(place)
     # The size too: a store tells seconds alone, and whoever is through writes more.
     return (places.modified(path), places.size(path)) if path.exists() else None
+
+
+def require_idle(those: Sequence[pathlib.Path]) -> None:
+    """Sees that no worker still writes beside some places.
+
+    Raises:
+      ValueError: one does.
+    """
+    for place in those:
+        refusal = f"a worker still writes {verdict_path(place)}; stop it, or let it come to its end"
+        with atomic.locked(place.with_suffix(".lock"), refusal):
+            pass
 
 
 def remove(those: Sequence[pathlib.Path]) -> None:

@@ -79,11 +79,14 @@ class Worker:
           report: where the report of all goes.
 
         Raises:
-          ValueError: another worker's file is damaged, or of another evaluation.
+          ValueError: another worker's file is damaged, of another evaluation, or still written
+            where there is to be one worker.
         """
         own, there, num_workers = self.place(report), parts.places_of(report), len(self.addresses)
         if num_workers == 1 and not there:
             return
+        if num_workers == 1:  # which takes their files over, or begins anew
+            parts.require_idle(there)
         store = session.store
         begun_anew = num_workers == 1 and session.options.overwrite
         if begun_anew or self._is_over(store, report):
