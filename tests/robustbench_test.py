@@ -385,7 +385,7 @@ def test_a_resnet_of_imagenet_is_read_off_its_shapes_and_told(inner, name, monke
         "layer1.0.conv3.weight": (1, 1, inner, 256),
     }  # fmt: skip
     tensors = {one: types.SimpleNamespace(shape=shape) for one, shape in shapes.items()}
-    file, built = types.SimpleNamespace(tensors=tensors), []
+    file, built = types.SimpleNamespace(tensors=tensors, told={}), []
     monkeypatch.setattr(conversion, "TorchCheckpoint", {"m.pt": file}.get)
     monkeypatch.setattr(
         conversion, "build", lambda *found, **options: built.append((*found, options)) or "net"
@@ -397,8 +397,11 @@ def test_a_resnet_of_imagenet_is_read_off_its_shapes_and_told(inner, name, monke
         last_norm=False, raw_shortcut=False, num_channels=3, num_classes=1000,
     )  # fmt: skip
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    for told, size in (({}, 224), ({"activation": "relu", "image_size": 96}, 96)):
-        found = conversion.convert(given(**asked, **told))
+    flags, own = {"activation": "relu", "image_size": 96}, {"image_size": "64"}
+    for file.told, said, size in (
+        ({}, {}, 224), (own, {}, 64), (own | {"activation": "swish"}, flags, 96)
+    ):  # fmt: skip
+        found = conversion.convert(given(**asked, **said))
         assert (found.checkpoint, found.network, found.plan) == (file, "net", ("net", ()))
         options = {"activation": "relu", "image_size": size, "mean": mean, "std": std}
         assert built.pop() == (expected, options)
