@@ -187,6 +187,30 @@ def test_every_flag_reaches_the_options_of_the_export(tmp_path, monkeypatch):
     assert [name for name in told if told[name] == defaults[name]] == []
 
 
+@pytest.mark.parametrize("verified", [True, False])
+def test_the_program_says_where_the_version_is_and_what_is_there(
+    verified, tmp_path, monkeypatch, capsys
+):
+    for number in (2, 10):
+        (tmp_path / "pets" / str(number)).mkdir(parents=True)
+    saved_model.labels.write(tmp_path / "pets", {"stable": 2, "canary": 10})
+
+    class Given(dict):
+        verify = verified
+
+    asked = Given(verbosity=types.SimpleNamespace(present=1))
+    monkeypatch.setattr(saved_model.flags, "FLAGS", asked)
+    monkeypatch.setattr(
+        saved_model, "from_flags", lambda given: tmp_path / "pets" / "10" if given is asked else 0
+    )
+    saved_model.main()
+    how = "verified in a fresh process" if verified else "not verified"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/pets/10 ({how})", "versions there: 2, 10; stable 2, canary 10",
+        f"look at it: saved_model_cli show --dir {tmp_path}/pets/10 --all",
+    ]  # fmt: skip
+
+
 def test_the_version_that_the_server_still_answers_with_stays(network, tmp_path, monkeypatch):
     def save(servable, path, *_):
         os.mkdir(path)

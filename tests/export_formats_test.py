@@ -122,6 +122,10 @@ def test_every_flag_of_int8_is_stronger_than_the_run_and_reaches_the_plan(monkey
         assert seen == [*([trial] if plan else []), (source, output, trial)]
         seen.clear()
     assert set(told) == set(litert._OF_INT8)
+    flags = types.SimpleNamespace(workdir=None, network=source, output=f"{tmp_path}/new.onnx")
+    monkeypatch.setattr(onnx.flags, "FLAGS", flags)
+    onnx.main()
+    assert seen == [(source, tmp_path / "new.onnx")]
 
 
 def test_a_file_is_tried_on_smooth_and_on_noisy_pictures_on_black_and_on_white():

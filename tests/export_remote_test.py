@@ -1,6 +1,7 @@
 """What a client does itself, against what TensorFlow does, and a server that counts requests."""
 
 import http.server
+import inspect
 import json
 import math
 import pathlib
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow.core.framework import tensor_pb2
 
-from export import client, comparison, remote
+from export import client, comparison, remote, signatures
 from export.remote import over_rest, pictures, tensors
 from flags import client as client_flags
 from tests import programs
@@ -198,6 +199,7 @@ def test_every_flag_of_the_client_reaches_what_it_decides(monkeypatch, capsys, t
     found = comparison.Comparison(4, "mine", "6 images", 0.5, 0.25)
     monkeypatch.setattr(remote, "connect", noted("connect", closed))
     monkeypatch.setattr(client.pictures, "classify", noted("classify", [("a.png", answer)]))
+    compare = comparison.compare
     monkeypatch.setattr(comparison, "compare", noted("compare", found))
     assert run() == 0
     model = remote.Model("pets", None, "canary")
@@ -211,8 +213,11 @@ def test_every_flag_of_the_client_reaches_what_it_decides(monkeypatch, capsys, t
     asked["model_version"] = asked.pop("version_label") and "4"
     assert run("--compare=runs/pets") == 1
     assert seen["connect"][0][1] == remote.Model("pets", 4, None)
-    every = programs.parsed(client_flags.define).flag_values_dict().keys()
-    assert every - {"status", "compare", "version_label"} == asked.keys()
+    unless_told = programs.parsed(client_flags.define).flag_values_dict()
+    assert unless_told.keys() - {"status", "compare", "version_label"} == asked.keys()
+    for name in options:  # alike in Python
+        assert unless_told[name] == inspect.signature(compare).parameters[name].default
+    assert unless_told["signature"] == signatures.ENCODED
 
 
 def test_a_status_shows_every_version_and_what_the_answering_one_takes_and_gives(capsys):

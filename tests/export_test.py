@@ -178,7 +178,9 @@ def test_labels_and_metadata_travel_along(network, loaded, version):
     extra = version / "assets.extra"
     assert (extra / "labels.txt").read_text(encoding="utf-8").splitlines() == NAMES
     metadata = json.loads((extra / "metadata.json").read_text(encoding="utf-8"))
-    assert metadata["class_names"] == NAMES
+    assert metadata["class_names"] == NAMES and metadata["num_classes"] == 3
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    assert {name: metadata["versions"][name] for name in versions} == versions
     assert metadata["weights_sha256"] == loading.weights_hash(network)
     assert metadata["training"] == {"epsilon": 4.0, "norm": "linf"}
     assert metadata["image"] == {"height": 12, "width": 10, "channels": 3, "layout": "NHWC"}
