@@ -17,12 +17,13 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_that_names_the_step(bad):
     model = types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=34))
     stop.set_model(model)
     stop.on_epoch_begin(3)
-    stop.on_train_batch_end(0, {"loss": 2.5})
+    stop.on_train_batch_end(0, {"loss": 3.5})
+    stop.on_train_batch_end(1, {"loss": 2.5})
     with pytest.raises(FloatingPointError) as raised:
-        stop.on_train_batch_end(1, {"loss": bad})
+        stop.on_train_batch_end(2, {"loss": bad})
     message = str(raised.value)
-    assert f"loss became {bad} in epoch 4, step 4 of 10, optimiser step 34" in message
-    assert "2.5" in message and "learning rate" in message and "\n" not in message
+    assert f"loss became {bad} in epoch 4, step 5 of 10, optimiser step 34" in message
+    assert "last finite loss 2.5)" in message and "learning rate" in message and "\n" not in message
 
 
 class Saves(keras.callbacks.Callback):

@@ -32,6 +32,11 @@ def test_a_collapse_under_a_training_attack_that_keeps_losing_raises_with_the_nu
         assert part in str(raised.value)
 
 
+def test_of_equal_epochs_the_later_is_named_which_is_the_one_that_is_kept():
+    with pytest.raises(overfitting.RobustnessCollapsed, match="after 41.0% in epoch 4"):
+        judge([*HEALTHY, HEALTHY[-1], COLLAPSED], action="raise")
+
+
 @pytest.mark.parametrize("action, stops", [("warn", False), ("stop", True)])
 def test_the_action_decides_whether_training_goes_on(action, stops, capsys):
     callback = judge([*HEALTHY, COLLAPSED], action=action)

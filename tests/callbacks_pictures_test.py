@@ -24,7 +24,7 @@ def test_pixels_between_whole_numbers_are_shown_as_the_nearest():
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (28, 20, 1), (64, 224, 3)])
 def test_the_grid_holds_the_enlarged_images_and_the_amplified_perturbation(shape):
     random = np.random.default_rng(1)
-    clean = random.integers(3, 252, [2, *shape]).astype(np.float32)
+    clean = random.integers(3, 256, [2, *shape]).astype(np.float32)
     labels = np.array([4, 7])
     adversarial = np.asarray(lower(None, tf.constant(clean), labels))
     chances = np.full([2, 10], 0.1)
@@ -141,6 +141,8 @@ def test_pictures_refuse_what_they_cannot_draw():
         PictureGrid(np.zeros([2, 8, 8, 1]), np.zeros(3), lower)
     with pytest.raises(ValueError, match=r"labels \[2, 1\] for 2 images"):
         PictureGrid(np.zeros([2, 8, 8, 1]), np.zeros([2, 1]), lower)
+    with pytest.raises(ValueError, match=r"labels \[2, 5, 5\] for 2 images"):
+        PictureGrid(np.zeros([2, 8, 8, 1]), np.zeros([2, 5, 5]), lower)
 
 
 def test_curves_are_the_function_and_its_derivative():

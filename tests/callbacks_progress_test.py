@@ -58,6 +58,9 @@ def test_time_left_counts_the_end_of_every_epoch_once_one_has_been_seen():
     clock.now += 3.0  # callbacks that came later, such as a checkpoint
     progress.on_epoch_begin(1)
     assert progress.seconds_left() == (10 * 2 + 10, 2 * (10 * 2 + 10))
+    clock.now += 2.0
+    progress.on_train_batch_end(0, {"loss": 1.0})  # the speed is still that of the epoch before
+    assert progress.seconds_left() == (9 * 2 + 10, 9 * 2 + 10 + 10 * 2 + 10)
 
 
 def test_time_left_shrinks_while_validation_runs():
@@ -155,8 +158,10 @@ def test_a_summary_is_broken_where_it_would_exceed_the_terminal(monkeypatch):
 
 def test_after_a_resume_the_first_epoch_is_shorter_and_the_next_one_whole():
     clock = Clock()
-    progress = progress_of(clock, initial_step=7)
+    stream = io.StringIO()
+    progress = progress_of(clock, stream, initial_step=7)
     progress.on_epoch_begin(1)
+    assert stream.getvalue() == "epoch 2/3 continues after step 7\n"
     for batch in range(2):
         clock.now += 2
         progress.on_train_batch_end(batch, {"loss": 1.0})

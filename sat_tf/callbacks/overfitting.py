@@ -72,7 +72,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         self._remember(robust, epoch + 1)
 
     def _remember(self, robust, epoch):
-        if robust > self.best:
+        if robust >= self.best:  # as `Checkpoint`, which keeps the network of this epoch
             self.best, self.best_epoch = robust, epoch
 
     def _message(self, epoch, training, robust):
