@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import json
 import pathlib
+import signal
 import types
 
 import keras
@@ -18,7 +19,7 @@ from sat_tf import data, evaluate, loading
 from sat_tf.attacks import PGD, autoattack, names
 from sat_tf.data import classes, selection
 from sat_tf.evaluation import settings, verdicts
-from sat_tf.runs import distribution
+from sat_tf.runs import Interrupted, distribution
 from tests import programs
 
 # Values unlike the defaults, and unlike what the data set or the network would say.
@@ -284,8 +285,17 @@ def test_restarts_of_pgd_are_said_where_there_is_pgd(run, capsys):
     asked = ("--network=n.keras", "--dataset=digits", "--epsilon=2", "--restarts=3")
     run(*asked, "--attacks=pgd-2,square")
     assert capsys.readouterr().out.splitlines()[1].endswith(", restarts of PGD 3")
-    run(*asked, "--attacks=square")
-    assert capsys.readouterr().out.splitlines()[1].endswith("epsilon 2 (pixels in [0, 255])")
+    run(*asked, "--attacks=square", "--curve=0.03,4")
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].endswith("epsilon 2 (pixels in [0, 255])")
+    (warning,) = err.splitlines()  # of the radius below a pixel alone
+    assert "epsilon is 0.03 pixels of 255" in warning and warning.endswith("give 7.65")
+
+
+def test_a_stopped_evaluation_promises_that_it_goes_on(run, monkeypatch):
+    monkeypatch.setattr(Session, "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped; the same command continues"):
+        run("--network=n.keras", "--dataset=digits", "--epsilon=2", "--attacks=pgd-2")
 
 
 @pytest.mark.parametrize("attacks, said", [("quick", True), ("pgd-2,quick", True), ("rand", False)])
@@ -402,7 +412,9 @@ def test_what_cannot_be_written_is_refused_before_a_network_is_loaded(parse, mon
         evaluate.main()
 
 
-def test_attacks_of_a_surrogate_are_computed_on_the_network_that_the_flag_names(run, monkeypatch):
+def test_attacks_of_a_surrogate_are_computed_on_the_network_that_the_flag_names(
+    run, monkeypatch, capsys
+):
     made = []
     monkeypatch.setattr(loading, "weights_hash", lambda network: "its weights")
     monkeypatch.setattr(
@@ -419,6 +431,8 @@ def test_attacks_of_a_surrogate_are_computed_on_the_network_that_the_flag_names(
         "source": "n.keras"
     }
     assert seen["Session.attacks"] == [one for one, *_ in made]
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == "n.keras on digits test, attacked on s.keras:"
     made.clear()
     run(*asked)
     assert not made
@@ -438,6 +452,8 @@ def test_the_library_and_the_program_evaluate_alike_unless_told(parse):
         "last_iterate": True, "batch_size": 128, "seed": 0, "severities": list("12345"),
         "write": ["html"], "preprocessing": "none", "strategy": "one_device", "curve": [],
         "fold_batch_norm": True, "image_type": "float32", "save_every": 30.0, "norms": [],
+        "worker_timeout": 600.0, "cluster": "tf_config", "logical_cpus": 1, "steps_curve": False,
+        "overwrite": False, "max_pixels": 16_777_216, "epsilons": [], "corruptions": [],
     }  # fmt: skip
     assert {name: getattr(flags_unset, name) for name in told} == told
 
