@@ -76,6 +76,8 @@ def test_a_baseline_that_does_not_fit_is_refused(tmp_path):
         read_baseline(path, ["fog"], [1, 2])
     with pytest.raises(ValueError, match="no error under fog to divide by"):
         read_baseline(path, ["fog"], [1])
+    fogs = {("fog", 1): 1.0, ("fog", 3): np.mean(perfect.correct["fog", 3])}
+    assert read_baseline(path, ["fog"], [1, 3]) == fogs  # one severity without an error does
 
 
 def test_the_page_and_the_heat_map_show_every_kind():
@@ -170,8 +172,15 @@ def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
     assert found["mean_corruption_error"] == pytest.approx(1 - np.mean(accuracies))
     assert found["num_images"] == 24 and "imagecorruptions-imaug" in found["corruptions_are"]
     assert (pictures / "found.heat_map.png").is_file()
-    assert "severity" in (pictures / "found.html").read_text()
-    assert f"{100 * accuracies[1]:.2f}" in capsys.readouterr().out
+    page = (pictures / "found.html").read_text()
+    assert "severity" in page and f"{pictures}/network.keras under corruptions</h1>" in page
+    assert "24 images of each kind, every one counted" in page
+    out = capsys.readouterr().out
+    assert f"{100 * accuracies[1]:.2f}" in out
+    assert out.startswith(f"{pictures}/network.keras on folder:{pictures}/set test, corrupted\n")
+    assert f"\nclean {100 * found['clean_accuracy']:.2f} (" in out
+    names = "\n".join(f"{pictures}/found.{end}" for end in ("json", "html", "heat_map.png"))
+    assert out.endswith(f"24 images of each kind, accuracies in percent:\n{names}\n")
     # The report of another network, or of other images, does not take its place; its own does.
     measured = []
     monkeypatch.setattr(evaluate.corruptions, "measure", lambda *_: measured.append(1) or 1 / 0)
@@ -180,6 +189,7 @@ def test_one_command_measures_every_kind(asked, pictures, monkeypatch, capsys):
     keras.Model(inputs, keras.layers.Dense(2)(pooled)).save(pictures / "other.keras")
     for more, said in (
         ((f"--network={pictures}/other.keras",), "other weights of the network; give another"),
+        (("--split=train",), "another evaluation: another data set; give"),
         (("--seed=3", "--severities=1"), "another evaluation: --seed, --severities; give"),
     ):
         asked(*command, *more)

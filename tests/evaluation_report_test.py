@@ -249,6 +249,10 @@ def test_pgd_of_one_run_is_one_line_with_a_mark_where_each_attack_ends(report):
     np.testing.assert_allclose(marks[0].get_xydata(), [(2, 70), (3, 60), (5, 40)])
     # The start is an image's first evaluation; iterate k is the one after k more.
     assert [line.get_xdata().tolist() for line in lines] == [[1, 5, 5], [1, 4, 4]]
+    # Four of ten stand after the longest, five after the other; eight are right when clean.
+    for line, heights in zip(lines, ([100, 40, 40], [100, 50, 50]), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), heights)
+    assert sum(list(line.get_ydata()) == [80, 80] for line in axes.lines) == 1
 
 
 @pytest.mark.parametrize("standing, bottom", [(990, 94), (978, 94), (300, 0)])
@@ -259,6 +263,7 @@ def test_the_axis_of_a_plot_spans_what_it_shows_and_says_where_it_begins(report,
         CurvePoint(4.0, np.arange(1000) < standing, 1.0),
     ]
     (axes,) = plots.curve(report).axes
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [(0, 99.2), (4, standing / 10)])
     low, high = axes.get_ylim()
     assert low < 100 * standing / 1000 and 99.2 < high <= 100.5
     assert (low == 0) == (bottom == 0) and low >= bottom
@@ -382,7 +387,11 @@ def test_every_cell_of_the_tables_is_a_figure_of_the_report(report):
         ["square", "8", "40.00"],
         ["square", "41", "30.00"],
     ]
+    report.facts["seed"] = 7
     text = page.write(report, "t")
+    assert ">10 images, every one counted; lengths in pixels in [0, 255]; seed 7<" in text
+    row = '<td>logits</td><td class="failed">failed</td><td>&lt;b&gt;</td><td>beware</td>'
+    assert row in text and '<td class="not-run">not run</td><td>absent</td><td>take it</td>' in text
     figures = text[text.index('class="figures"') : text.index("<h2>Attacks")]
     for value, name in (("80.00", "clean accuracy"), ("70.00", "pgd-3, last iterate"),
                         ("30.00", "stands after all attacks")):  # fmt: skip

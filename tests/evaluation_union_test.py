@@ -76,6 +76,10 @@ def test_the_union_is_the_and_of_the_single_commands(parse, run_of_digits, capsy
     assert [(one["norm"], one["epsilon"]) for one in union["norms"]] == list(BALLS.items())
     assert f"union {100 * both.mean():.2f}" in " ".join(printed.split())
     page = path.with_suffix(".html").read_text()
+    balls = "linf epsilon 4, l2 epsilon 15"
+    assert f"<h1>Robustness of {run_of_digits}: {balls}</h1>" in page
+    said = f"{balls} (pixels in [0, 255]), accuracies in percent:\n{path}\n"
+    assert printed.endswith(f"{said}{path.with_suffix('.html')}\n")
     assert 'href="all.l2.html"' in page and f"{100 * both.mean():.2f} %" in page
     # What the balls of one command say of each other is not lost to a command of one ball, nor
     # is the page of all refused only when all is attacked.
@@ -91,11 +95,13 @@ def test_the_union_is_the_and_of_the_single_commands(parse, run_of_digits, capsy
         evaluate.main()
     assert json.loads(path.read_text()) == union
     assert not list(run_of_digits.glob("other.*.json"))
-    # Given again, it takes up the verdicts of both and attacks nothing.
-    path.unlink()
+    # Given again, it takes up the verdicts of both and attacks nothing; a page is written if asked.
+    for written in (path, path.with_suffix(".html")):
+        written.unlink()
     monkeypatch.setattr(Runner, "run", lambda *_: pytest.fail("attacked again"))
-    parse(*command)
+    parse(*command, "--write=")
     evaluate.main()
+    assert capsys.readouterr().out.endswith(said) and not path.with_suffix(".html").exists()
     again = json.loads(path.read_text())
     assert again["images"] == union["images"]
     # What stands in the way of a later ball is seen before the first is attacked.
@@ -164,7 +170,8 @@ def test_the_union_tells_what_every_ball_cost_left_out_and_failed(tmp_path):
         "l2": report([1, 1, 0, 0], 2.25, {}, True, 90.0),
         "l1": report([0, 1, 1, 0], 4.5, {"apgd-t": "why"}, False, 300.0),
     }
-    told = Union(reports, {"l2": "a.l2.json", "l1": "a.l1.json"}).to_dict()
+    union = Union(reports, {"l2": "a.l2.json", "l1": "a.l1.json"})
+    told = union.to_dict()
     assert (told["seconds"], told["seed"], told["num_images"]) == (6.75, 7, 4)
     assert "more" not in told and told["images"]["standing"] == [0, 1, 0, 0]
     assert (told["clean_accuracy"], told["adversarial_accuracy"]) == (0.75, 0.25)
@@ -174,3 +181,14 @@ def test_the_union_tells_what_every_ball_cost_left_out_and_failed(tmp_path):
     assert (second["norm"], second["epsilon"], second["report"]) == ("l1", 300.0, "a.l1.json")
     assert (second["attacks_left_out"], second["checks_failed"]) == ({"apgd-t": "why"}, ["logits"])
     assert second["attacks"][0]["num_attacked"] == 4
+    assert union.rows()[1:] == [  # with Wilson's intervals of 3, 2, 2 and 1 of 4
+        ["clean", "", "", "75.00", "30.1 to 95.4"],
+        ["l2", "90", "pgd-2", "50.00", "15.0 to 85.0"],
+        ["l1", "300", "pgd-2", "50.00", "15.0 to 85.0"],
+        ["union", "", "", "25.00", "4.6 to 69.9"],
+    ]
+    page = union.html("<1>")
+    assert "<h1>&lt;1&gt;</h1>" in page and ">4 images, every one counted; lengths in pix" in page
+    assert "<b>75.00 %</b>clean accuracy<" in page and "<b>25.00 %</b>stands in every ball<" in page
+    assert '<a href="a.l2.html">l2</a>, <a href="a.l1.html">l1</a>' in page
+    assert "<td>seed</td><td>7</td>" in page and "<td>more</td>" not in page
