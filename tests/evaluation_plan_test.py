@@ -146,6 +146,23 @@ def test_every_option_reaches_the_part_that_it_is_for(tmp_path):
     assert verdicts.image_type is None and verdicts.overwrite is False
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_counts_the_steps_of_all_images_and_every_look_may_save(shown):
+    saved = []
+    session = types.SimpleNamespace(
+        options=types.SimpleNamespace(show_progress=shown),
+        store=types.SimpleNamespace(save_if_due=lambda: saved.append(1)),
+    )
+    sweep = types.SimpleNamespace(title="pgd-4", attack=types.SimpleNamespace(num_steps=5))
+    made, flying = Session._countdown(session, sweep, 8), []
+    told = made.label, made.total, made.quiet, made.note(14)
+    assert told == ("pgd-4", 40, not shown, "2/8 images")
+    watch = Session._watch(session, types.SimpleNamespace(in_flight=flying.append))
+    watch(3)
+    watch(0)
+    assert flying == [3, 0] and len(saved) == 2
+
+
 def test_verdicts_are_saved_once_the_time_between_two_saves_has_passed(monkeypatch):
     now, saved = [100.0], []
     monkeypatch.setattr(store, "time", types.SimpleNamespace(monotonic=lambda: now[0]))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -18,7 +19,15 @@ from sat_tf.attacks import PGD
 from sat_tf.attacks.apgd import APGD
 from sat_tf.attacks.square import Square
 from sat_tf.evaluate import Options
-from sat_tf.evaluation import corruptions, parts, runner, settings, shares, sweep
+from sat_tf.evaluation import (
+    corruptions,
+    kept_images,
+    parts,
+    runner,
+    settings,
+    shares,
+    sweep,
+)
 from sat_tf.evaluation.report import artefacts
 from sat_tf.evaluation.session import Session
 from sat_tf.evaluation.verdicts import verdict_path
@@ -220,6 +229,36 @@ def test_one_device_leaves_the_files_of_a_worker_that_still_runs(tmp_path, noted
     with artefacts.reserve((), place), pytest.raises(ValueError, match="still writes .*worker-1.v"):
         work(report, 0, 1, overwrite=overwrite)
     assert verdict_path(place).read_bytes() == whole
+
+
+def test_of_a_worker_is_taken_what_is_wanted_and_went_further_and_nothing_else(tmp_path):
+    """Images: ours is further; theirs is; theirs is, and not wanted; both are as far."""
+    place = tmp_path / "report.worker-1.json"
+    kept = [
+        kept_images.KeptImages(path, (4, 1, 1, 1), "float32")
+        for path in (tmp_path / "ours.npy", place.with_suffix(".images.npy"))
+    ]
+    sweeps = [
+        sweep.Sweep.blank("key", None, 4, title="", noise="") for _ in kept
+    ]  # of us and of them
+    for images, one, value, done in zip(kept, sweeps, (1, 2), ("1001", "0111"), strict=True):
+        images.create([np.full([4, 1, 1, 1], value, np.float32)])
+        one.done[:] = [letter == "1" for letter in done]
+        one.distance[:] = value
+    saved = kept[1].checksums.copy()
+    kept[1].put(0, np.full([1, 1, 1], 9, np.float32))  # after they saved last
+    kept[1].close()
+    examples = [np.full([2, 1, 1, 1], value, np.float32) for value in (1, 2)]
+    store = types.SimpleNamespace(
+        plan=types.SimpleNamespace(sweeps=sweeps[:1]), images=kept[0], examples=examples[0],
+        settled=lambda: sweeps[0].done,
+    )  # fmt: skip
+    part = parts.Part(place, types.SimpleNamespace(images=saved), sweeps[1:], examples[1])
+    parts.take(store, part, np.array([True, True, False, True]))
+    assert sweeps[0].done.tolist() == [True, True, False, True]
+    assert sweeps[0].distance.tolist() == kept[0].rows.ravel().tolist() == [1, 2, 1, 1]
+    assert examples[0].ravel().tolist() == [1, 2]
+    kept[0].close()
 
 
 def test_a_report_without_an_ending_has_files_of_its_own_for_each_worker(tmp_path):
