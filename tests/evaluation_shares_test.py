@@ -261,6 +261,29 @@ def test_of_a_worker_is_taken_what_is_wanted_and_went_further_and_nothing_else(t
     kept[0].close()
 
 
+def test_images_of_a_worker_that_was_killed_before_a_verdict_are_removed(tmp_path, alone):
+    report = tmp_path / "report.json"
+    (tmp_path / "report.worker-1.images.npy").write_bytes(b"begun")
+    assert_as_alone(report, work(report, 0, 1), alone)
+    assert not list(tmp_path.glob("report.worker-*"))
+
+
+def test_a_worker_that_begins_again_is_not_through_until_it_has_looked(tmp_path, monkeypatch):
+    report, found = tmp_path / "report.json", []
+    work(report, 1, 2)
+    worker = worker_of(1, 3)
+    session = prepared(worker.place(report))
+
+    def through(share=None):
+        found.append(parts.read(session.store, worker.place(report)).file.through)
+
+    through()
+    monkeypatch.setattr(session, "attack", through)
+    worker.attack(session, report)
+    through()
+    assert found == [[1, 2], None, [1, 3]]
+
+
 def test_a_report_without_an_ending_has_files_of_its_own_for_each_worker(tmp_path):
     places = [worker_of(index, 3).place(tmp_path / "epsilon.5") for index in range(3)]
     assert len({verdict_path(place) for place in places}) == 3

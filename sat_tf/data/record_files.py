@@ -29,6 +29,10 @@ def found(place: pathlib.Path) -> list[pathlib.Path]:
     for one in files:
         if match := _NUMBER.search(one.name):
             sets[_NUMBER.sub("", one.name), int(match[2])].append(int(match[1]))
+    names = {name for name, _ in sets}
+    for one in files:
+        if one.name in names:  # the whole set in one file, beside its parts
+            sets[one.name, 1].append(0)
     _check(sets, place)
     if place.is_dir() and len(sets) > 1:
         names = sorted(name for name, _ in sets)
